@@ -1,0 +1,10 @@
+"""Neural networks in functional JAX, every backward pass derived by hand and proved."""
+
+from funcnet import initializers as initializers
+from funcnet import layers as layers
+from funcnet import ops as ops
+from funcnet import training as training
+from funcnet.rule import RULES as RULES
+from funcnet.rule import Rule as Rule
+from funcnet.rule import autodiff as autodiff
+from funcnet.rule import rule as rule

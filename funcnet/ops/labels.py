@@ -1,0 +1,32 @@
+"""The two forms of labels: a number for each class, or the index of one class."""
+
+import jax
+import jax.numpy as jnp
+
+
+def is_index(f: str, y: jax.Array, t: jax.Array) -> bool:
+    """Whether t holds class indices; else it holds a number for each class."""
+    if y.ndim > 0 and t.shape == y.shape:
+        return False
+    if y.ndim > 0 and t.shape == y.shape[:-1] and jnp.issubdtype(t.dtype, jnp.integer):
+        return True
+    raise ValueError(
+        f"{f}: labels must have shape {y.shape}, or {y.shape[:-1]} and an integer dtype, "
+        f"got {t.shape} and {t.dtype}"
+    )
+
+
+def at(x: jax.Array, index: jax.Array) -> jax.Array:
+    """The element x_t of each row, shape (...); nan where there is none."""
+    return jnp.take_along_axis(x, index.astype(jnp.int32)[..., None], axis=-1)[..., 0]
+
+
+def one_hot(index: jax.Array, classes: int) -> jax.Array:
+    """The mask of x_t in each row, shape (..., classes); a negative t counts from the end."""
+    t = index.astype(jnp.int32)[..., None]
+    return jnp.where(t < 0, t + classes, t) == jnp.arange(classes, dtype=jnp.int32)
+
+
+def label_cotangent(t: jax.Array, dt: jax.Array) -> jax.Array | None:
+    """The cotangent dt in the dtype of the labels t; none if that is not a floating one."""
+    return dt.astype(t.dtype) if jnp.issubdtype(t.dtype, jnp.inexact) else None

@@ -1,0 +1,165 @@
+"""Losses of each example, over the last axis. The caller takes the mean over examples."""
+
+import jax
+import jax.numpy as jnp
+
+from funcnet.ops.labels import at, is_index, label_cotangent, one_hot
+from funcnet.rule import rule
+
+
+def _check_same(f: str, y: jax.Array, t: jax.Array) -> None:
+    if y.ndim == 0 or y.shape != t.shape:
+        raise ValueError(
+            f"{f}: t must have the shape of y, {y.shape} of rank 1 at least, got {t.shape}"
+        )
+
+
+@rule
+def mean_squared_error(y: jax.Array, t: jax.Array) -> jax.Array:
+    """The mean squared error of each example.
+
+        L = (1/C) ‖y − t‖²
+
+    Args:
+      y: The output, shape (..., C).
+      t: The target, the same shape.
+
+    Returns:
+      L ≥ 0, shape (...).
+
+    Raises:
+      ValueError: If the shapes differ.
+
+    Reference: Source A 3.1.1.
+
+    >>> float(mean_squared_error(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])))
+    2.0
+    """
+    _check_same("mean_squared_error", y, t)
+    return ((y - t) ** 2).mean(-1)
+
+
+def mean_squared_error_fwd(y, t):
+    """Saves the arguments."""
+    return mean_squared_error.__wrapped__(y, t), (y, t)
+
+
+def mean_squared_error_bwd(residuals, dloss):
+    """The cotangents of y and t.
+
+    From ∂L/∂y_j = (2/C)(y_j − t_j) = −∂L/∂t_j,
+
+        dy = dL (2/C) (y − t),   dt = −dy.                                                    (1)
+    """
+    y, t = residuals
+    dy = dloss[..., None] * (2 / y.shape[-1]) * (y - t)  # (1)
+    return dy.astype(y.dtype), label_cotangent(t, -dy)
+
+
+mean_squared_error.defvjp(mean_squared_error_fwd, mean_squared_error_bwd)
+
+
+@rule
+def sum_squared_error(y: jax.Array, t: jax.Array) -> jax.Array:
+    """Half the sum of squared errors of each example.
+
+        L = ½ Σ_k (y_k − t_k)²
+
+    Args:
+      y: The output, shape (..., C).
+      t: The target, the same shape.
+
+    Returns:
+      L ≥ 0, shape (...).
+
+    Raises:
+      ValueError: If the shapes differ.
+
+    Reference: Source B 5.5.7.
+
+    >>> float(sum_squared_error(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])))
+    2.0
+    """
+    _check_same("sum_squared_error", y, t)
+    return ((y - t) ** 2).sum(-1) / 2
+
+
+def sum_squared_error_fwd(y, t):
+    """Saves the arguments."""
+    return sum_squared_error.__wrapped__(y, t), (y, t)
+
+
+def sum_squared_error_bwd(residuals, dloss):
+    """The cotangents of y and t.
+
+    The ½ cancels the 2 of the derivative: ∂L/∂y_k = y_k − t_k = −∂L/∂t_k, and
+
+        dy = dL (y − t),   dt = −dy.                                                          (1)
+
+    Reference: Source B (5-24).
+    """
+    y, t = residuals
+    dy = dloss[..., None] * (y - t)  # (1)
+    return dy.astype(y.dtype), label_cotangent(t, -dy)
+
+
+sum_squared_error.defvjp(sum_squared_error_fwd, sum_squared_error_bwd)
+
+
+@rule
+def cross_entropy(y: jax.Array, t: jax.Array) -> jax.Array:
+    """The cross entropy of each example, from probabilities.
+
+        L = −Σ_j t_j log y_j,   where 0 · log 0 = 0
+
+    From logits use `softmax_cross_entropy`: it neither overflows nor cancels. The source scales the
+    loss by 1/C where it differentiates it (3.3.7); divide by C for that form.
+
+    Args:
+      y: Probabilities, shape (..., C).
+      t: Labels: probabilities or one-hot, of the shape of y; or class indices from −C to C − 1 (as
+        in indexing), of shape (...) and an integer dtype. Another index gives nan.
+
+    Returns:
+      L, shape (...), with the dtype of y.
+
+    Raises:
+      ValueError: If labels are of neither form.
+
+    Reference: Source A 3.1.2.
+
+    >>> float(cross_entropy(jnp.array([0.5, 0.5]), jnp.array([1.0, 0.0])))
+    0.6931471824645996
+    """
+    if is_index("cross_entropy", y, t):
+        return -jnp.log(at(y, t))
+    return -jax.scipy.special.xlogy(t.astype(y.dtype), y).sum(-1)
+
+
+def cross_entropy_fwd(y, t):
+    """Saves the arguments."""
+    return cross_entropy.__wrapped__(y, t), (y, t)
+
+
+def cross_entropy_bwd(residuals, dloss):
+    """The cotangents of y and t.
+
+    Each y_j occurs in one term, −t_j log y_j, so
+
+        dy = −dL t / y,   0 where t = 0,                                                      (1)
+        dt = −dL log y.                                                                       (2)
+
+    A class index is the one-hot t, and has no cotangent.
+
+    Reference: Source A 3.3.7, times C.
+    """
+    y, t = residuals
+    dl = dloss[..., None]
+    if is_index("cross_entropy", y, t):
+        return jnp.where(one_hot(t, y.shape[-1]), -dl / y, jnp.zeros_like(y)), None  # (1)
+    labels = t.astype(y.dtype)
+    dy = jnp.where(t == 0, jnp.zeros_like(y), -dl * labels / y)  # (1)
+    return dy, label_cotangent(t, -dl * jnp.log(y))  # (2)
+
+
+cross_entropy.defvjp(cross_entropy_fwd, cross_entropy_bwd)

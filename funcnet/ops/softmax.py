@@ -1,0 +1,115 @@
+"""Softmax and its logarithm."""
+
+import jax
+import jax.numpy as jnp
+
+from funcnet.ops.precision import widen
+from funcnet.rule import rule
+
+
+@rule
+def softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
+    """Turns real numbers into a probability distribution along an axis.
+
+        y_j = exp(x_j) / Σ_k exp(x_k)
+
+    The maximum is subtracted first: that leaves y unchanged and cannot overflow.
+
+    Args:
+      x: Any shape.
+      axis: The axis over which y sums to 1. Static.
+
+    Returns:
+      y in [0, 1], with the shape and dtype of x. A slice without a finite entry gives nan.
+
+    Reference: Source A 2.3.3; forward by rows, 2.5.
+
+    >>> softmax(jnp.array([0.0, 0.0])).tolist()
+    [0.5, 0.5]
+    """
+    wide = widen(x)
+    e = jnp.exp(wide - jax.lax.stop_gradient(wide.max(axis, keepdims=True)))
+    return (e / e.sum(axis, keepdims=True)).astype(x.dtype)
+
+
+def softmax_fwd(x, *, axis):
+    """Saves y alone, of the size of x."""
+    y = softmax.__wrapped__(x, axis=axis)
+    return y, y
+
+
+def softmax_bwd(y, dy, *, axis):
+    """The cotangent of x.
+
+    By the quotient rule ∂y_j/∂x_q = y_j (δ_jq − y_q), so that
+
+        dx = dy · (diag(y) − yᵀy),                      the source's matrix of C² elements,    (1)
+        dx_q = Σ_j dy_j y_j (δ_jq − y_q) = y_q (dy_q − ⟨dy, y⟩),             the same in O(C).  (2)
+
+    A constant c added to dy changes nothing, because Σ y = 1; so c = ⟨dy, y⟩ may be subtracted
+    first. It makes (2) exact to rounding where dy has a large mean, or one y_j is nearly 1: there
+    Σ y ≠ 1 by rounding, and dy_q − ⟨dy, y⟩ cancels.
+
+        g = dy − ⟨dy, y⟩,   dx = y ⊙ (g − ⟨g, y⟩)                                             (3)
+
+    Reference: Source A 3.3.6.
+    """
+    wide = widen(y)
+    g = widen(dy) - (widen(dy) * wide).sum(axis, keepdims=True)
+    dx = wide * (g - (g * wide).sum(axis, keepdims=True))  # (3)
+    return (dx.astype(y.dtype),)
+
+
+softmax.defvjp(softmax_fwd, softmax_bwd)
+
+
+@rule
+def log_softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
+    """The logarithm of `softmax`, without its underflow.
+
+        y_j = z_j − log Σ_k exp(z_k),   z = x − max x
+
+    For the loss of a classifier take `softmax_cross_entropy`: it is exact also where one y_j is so
+    close to 0 that this difference rounds to 0.
+
+    Args:
+      x: Any shape.
+      axis: The axis over which exp(y) sums to 1. Static.
+
+    Returns:
+      y ≤ 0, with the shape and dtype of x. A slice without a finite entry gives nan.
+
+    Reference: The logarithm of source A 2.3.3.
+
+    >>> log_softmax(jnp.array([0.0, -1000.0])).tolist()
+    [0.0, -1000.0]
+    """
+    return log_softmax_fwd(x, axis=axis)[0]
+
+
+def log_softmax_fwd(x, *, axis):
+    """Saves x, m = max x and s = Σ exp(x − m): two numbers per slice.
+
+    Saving log Σ exp x alone would do too, but lose the digits of x − m where x is far from 0.
+    """
+    m = jax.lax.stop_gradient(widen(x).max(axis, keepdims=True))  # y does not depend on it
+    z = widen(x) - m
+    s = jnp.exp(z).sum(axis, keepdims=True)
+    return (z - jnp.log(s)).astype(x.dtype), (x, m, s)
+
+
+def log_softmax_bwd(residuals, dy, *, axis):
+    """The cotangent of x.
+
+    With p = softmax(x) = eᶻ / s, ∂y_j/∂x_q = δ_jq − p_q, so that
+
+        dx_q = Σ_j dy_j (δ_jq − p_q) = dy_q − p_q Σ_j dy_j.                                   (1)
+    """
+    x, m, s = residuals
+    g = widen(dy)
+    p = jnp.exp(widen(x) - m) / s
+    dx = g - p * g.sum(axis, keepdims=True)  # (1)
+    return (dx.astype(x.dtype),)
+
+
+log_softmax.defvjp(log_softmax_fwd, log_softmax_bwd)

@@ -1,0 +1,253 @@
+"""Hand-written backward rules: declare them, look them up, and switch back to autodiff.
+
+This is the only file that builds a `jax.custom_vjp`. A rule is three plain functions of one
+signature, and stays visible as such: `f.__wrapped__`, `RULES["f"].fwd` and `RULES["f"].bwd`.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Rule(NamedTuple):
+    """A function and its hand-written vector-Jacobian product."""
+
+    name: str
+    primal: Callable[..., Any]  # (*args, **static) -> out; autodiff differentiates this one
+    fwd: Callable[..., Any]  # (*args, **static) -> (out, residuals)
+    bwd: Callable[..., Any]  # (residuals, dout, **static) -> (darg, ...)
+
+
+RULES: dict[str, Rule] = {}
+"""Every rule by the name of its function, filled when the function's module is imported."""
+
+_rules_on = jax.make_user_context(default_value=True)  # part of the key of jit's cache
+
+
+@runtime_checkable
+class Ruled(Protocol[P, R_co]):
+    """The type of a function decorated with `rule`: the same signature, plus `defvjp`."""
+
+    __name__: str
+    __wrapped__: Callable[..., Any]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Calls the function; under `jax.grad` and `jax.vjp` its hand-written rule is used."""
+        ...
+
+    def defvjp(self, fwd: Callable[..., Any], bwd: Callable[..., Any]) -> None:
+        """Registers the rule: see `rule`."""
+        ...
+
+
+def autodiff(f: Callable[P, R]) -> Callable[P, R]:
+    """`f` with every hand-written rule inside it replaced by JAX's own differentiation.
+
+    The switch is part of the key of `jax.jit`'s cache, so it works on functions that are compiled
+    already, and at any depth (scan, cond, vmap, remat, shard_map). Use it to compare the two kinds
+    of gradient, and wherever JAX needs forward mode, which a `custom_vjp` cannot give
+    (`jax.jvp`, `jax.jacfwd`, `jax.linearize`).
+
+    >>> import jax
+    >>> from funcnet import ops
+    >>> y, dy = jax.jvp(autodiff(ops.sigmoid), (0.0,), (1.0,))
+    >>> float(dy)
+    0.25
+    """
+
+    @functools.wraps(f)
+    def plain(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _rules_on(False):
+            return f(*args, **kwargs)
+
+    return plain
+
+
+def rule(primal: Callable[P, R_co]) -> Ruled[P, R_co]:
+    """Declares that `primal` has a hand-written rule, which `primal.defvjp(fwd, bwd)` gives next.
+
+    With the static options bound, and ⟨·,·⟩ the sum of products over all leaves, the rule says
+
+        primal : args ↦ out
+        fwd    : args ↦ (out, residuals)
+        bwd    : (residuals, dout) ↦ (darg for each arg),   Σ ⟨darg, ε⟩ = ⟨dout, ∂out·ε⟩ for any ε.
+
+    Positional parameters are arrays or pytrees of arrays, and are differentiated; they may be given
+    by name. Keyword-only parameters are static options: hashable, never traced, and handed to all
+    three functions. A leaf that is not of a floating or complex dtype (labels, a PRNG key) has the
+    cotangent `None`; so may a whole argument without such leaves.
+
+    Inside the three functions call only jnp, lax and `f.__wrapped__`, never another rule: that
+    keeps `jax.hessian` and the derivative of a gradient possible.
+
+    Args:
+      primal: The plain forward: `(*args, **static) -> out`, which JAX can differentiate itself.
+
+    Returns:
+      A function with the signature and docstring of `primal`, and a method `defvjp(fwd, bwd)`.
+
+    Raises:
+      RuntimeError: At a call, if `defvjp` was never called.
+      TypeError: At a call, if the arguments do not fit the signature, or an option is traced or
+        not hashable. At a differentiation, if `fwd` or `bwd` returns another structure, shape or
+        dtype than it must, or `None` for a floating argument; the message names the argument.
+      ValueError: At `defvjp`, if another module has a rule of the same name.
+
+    >>> import jax, jax.numpy as jnp
+    >>> @rule
+    ... def cube(x):
+    ...     return x**3
+    >>> cube.defvjp(lambda x: (cube.__wrapped__(x), x), lambda x, dy: (3 * x**2 * dy,))
+    >>> float(jax.grad(cube)(2.0))
+    12.0
+    """
+    name, signature = primal.__name__, inspect.signature(primal)
+
+    @functools.wraps(primal)
+    def ruled(*args: P.args, **kwargs: P.kwargs) -> R_co:
+        if not _rules_on.value:
+            return primal(*args, **kwargs)
+        own = ruled.__dict__["rule"]
+        if own is None:
+            raise RuntimeError(f"{name} has no rule yet: call {name}.defvjp(fwd, bwd) first")
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as e:
+            raise TypeError(f"{name}: {e}") from None
+        bound.apply_defaults()
+        for option, value in bound.kwargs.items():
+            _check_static(name, option, value)
+        f = _custom_vjp(own, _argument_names(signature, len(bound.args)), bound.args, bound.kwargs)
+        return f(*_vary_alike(bound.args))
+
+    def defvjp(fwd: Callable[..., Any], bwd: Callable[..., Any]) -> None:
+        where = lambda f: (f.__module__, f.__qualname__)  # a notebook cell may run twice
+        if name in RULES and where(RULES[name].primal) != where(primal):
+            raise ValueError(f"{name}: {RULES[name].primal.__module__} has a rule of this name")
+        ruled.__dict__["rule"] = RULES[name] = Rule(name, primal, fwd, bwd)
+
+    ruled.__dict__.update(rule=None, defvjp=defvjp)
+    return cast(Ruled[P, R_co], ruled)
+
+
+def _check_static(name: str, option: str, value: Any) -> None:
+    if isinstance(value, Tracer):
+        raise TypeError(f"{name}: keyword argument '{option}' is static, so it cannot be traced")
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"{name}: keyword argument '{option}' is static, so it must be hashable, "
+            f"got {type(value).__name__}"
+        ) from None
+
+
+def _argument_names(signature: inspect.Signature, count: int) -> list[str]:
+    """The names of `count` positional arguments; those of a `*args` are numbered."""
+    names = [p.name for p in signature.parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
+    rest = [p.name for p in signature.parameters.values() if p.kind == p.VAR_POSITIONAL]
+    return names[:count] + [f"{rest[0]}[{i}]" for i in range(count - len(names))]
+
+
+@functools.lru_cache(maxsize=1024)
+def _bind(r: Rule, static: tuple[tuple[str, Any], ...]) -> tuple[Callable[..., Any], ...]:
+    """The three functions of `r` without their options: the same objects for the same options.
+
+    JAX's caches, that of `eval_shape` among them, go by the identity of a function.
+    """
+    return tuple(functools.wraps(f)(functools.partial(f, **dict(static))) for f in r[1:])
+
+
+def _custom_vjp(r: Rule, names: list[str], args: tuple[Any, ...], static: dict[str, Any]) -> Any:
+    """`r` as a `jax.custom_vjp` for this call; what its two halves return is checked."""
+    primal, fwd, bwd = _bind(r, tuple(static.items()))
+    types = jax.tree.map(jax.typeof, args)
+
+    @functools.wraps(r.fwd)
+    def checked_fwd(*args: Any) -> Any:
+        pair = fwd(*args)
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise TypeError(f"{r.name}: fwd must return (out, residuals), got {_describe(pair)}")
+        _check_out(r.name, pair[0], jax.eval_shape(primal, *args))
+        return pair
+
+    @functools.wraps(r.bwd)
+    def checked_bwd(residuals: Any, dout: Any) -> Any:
+        dargs = bwd(residuals, dout)
+        if not isinstance(dargs, tuple) or len(dargs) != len(types):
+            raise TypeError(
+                f"{r.name}: bwd must return a tuple of {len(types)} cotangents, one for each "
+                f"argument, got {_describe(dargs)}"
+            )
+        for argument, darg, type_ in zip(names, dargs, types, strict=True):
+            _check_cotangent(r.name, argument, darg, type_)
+        return dargs
+
+    f = jax.custom_vjp(primal)
+    f.defvjp(checked_fwd, checked_bwd)
+    return f
+
+
+def _check_out(name: str, out: Any, expected: Any) -> None:
+    """The output of fwd must have the structure, shapes and dtypes of the primal's."""
+    if _describe(out) != _describe(expected):
+        raise TypeError(
+            f"{name}: fwd must return the output of the primal first, which is "
+            f"{_describe(expected)}, got {_describe(out)}"
+        )
+
+
+def _check_cotangent(name: str, argument: str, darg: Any, types: Any) -> None:
+    """`darg` must match `types` leaf by leaf; None stands for any subtree without float leaves."""
+    is_none = lambda d: d is None
+    try:
+        dleaves = jax.tree.leaves(jax.tree.broadcast(darg, types, is_leaf=is_none), is_leaf=is_none)
+    except ValueError:
+        raise TypeError(
+            f"{name}: bwd must return a cotangent of {argument} with the structure of the "
+            f"argument, {_describe(types)}, got {_describe(darg)}"
+        ) from None
+    for (path, type_), d in zip(jax.tree.leaves_with_path(types), dleaves, strict=True):
+        leaf = f"{argument}{jax.tree_util.keystr(path)}, which is {_describe(type_)}"
+        if jnp.issubdtype(type_.dtype, jnp.inexact):
+            if d is None or _describe(d) != _describe(type_):
+                raise TypeError(
+                    f"{name}: bwd must return a cotangent of the type of {leaf}, got {_describe(d)}"
+                )
+        elif d is not None and jax.typeof(d).dtype != jax.dtypes.float0:
+            raise TypeError(f"{name}: bwd must return None for {leaf}, got {_describe(d)}")
+
+
+def _describe(tree: Any) -> str:
+    """Structure, dtypes and shapes in one line: "float32[3,4]", "(float32[3], None)"."""
+
+    class Name(str):
+        __repr__ = str.__str__  # without quotes
+
+    def leaf(x: Any) -> Name:
+        t = x if hasattr(x, "dtype") and hasattr(x, "shape") else jax.typeof(x)
+        return Name(f"{t.dtype}[{','.join(map(str, t.shape))}]")
+
+    return repr(jax.tree.map(leaf, tree))
+
+
+def _vary_alike(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Under `shard_map`, casts each leaf to vary over every mesh axis that any leaf varies over.
+
+    The transpose of that cast is the sum over devices that the rule would else have to write.
+    """
+    varying = lambda x: jax.typeof(x).manual_axis_type.varying
+    axes = frozenset().union(*map(varying, jax.tree.leaves(args)))
+    if not axes:
+        return args
+    cast_leaf = lambda x: jax.lax.pcast(x, tuple(sorted(axes - varying(x))), to="varying")
+    return jax.tree.map(cast_leaf, args)
