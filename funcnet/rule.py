@@ -177,8 +177,9 @@ def _custom_vjp(r: Rule, names: list[str], args: tuple[Any, ...], static: dict[s
         pair = fwd(*args)
         if not isinstance(pair, tuple) or len(pair) != 2:
             raise TypeError(f"{r.name}: fwd must return (out, residuals), got {_describe(pair)}")
-        _check_out(r.name, pair[0], jax.eval_shape(primal, *args))
-        return pair
+        out, residuals = pair
+        _check_out(r.name, out, jax.eval_shape(primal, *args))
+        return _batch_alike(out, args), residuals
 
     @functools.wraps(r.bwd)
     def checked_bwd(residuals: Any, dout: Any) -> Any:
@@ -192,7 +193,15 @@ def _custom_vjp(r: Rule, names: list[str], args: tuple[Any, ...], static: dict[s
             _check_cotangent(r.name, argument, darg, type_)
         return dargs
 
-    f = jax.custom_vjp(primal)
+    @functools.wraps(r.primal)
+    def batched_primal(*args: Any) -> Any:
+        return _batch_alike(primal(*args), args)
+
+    signature = inspect.signature(r.primal)
+    positional = [p for p in signature.parameters.values() if p.kind <= p.VAR_POSITIONAL]
+    batched_primal.__dict__["__signature__"] = signature.replace(parameters=positional)
+
+    f = jax.custom_vjp(batched_primal)
     f.defvjp(checked_fwd, checked_bwd)
     return f
 
@@ -251,3 +260,25 @@ def _vary_alike(args: tuple[Any, ...]) -> tuple[Any, ...]:
         return args
     cast_leaf = lambda x: jax.lax.pcast(x, tuple(sorted(axes - varying(x))), to="varying")
     return jax.tree.map(cast_leaf, args)
+
+
+def _batch_alike(out: Any, args: tuple[Any, ...]) -> Any:
+    """Under `vmap`, makes every output batched if any argument is.
+
+    Else an output that depends on no batched argument is shared by all examples, and the cotangent
+    of an argument that is shared too, a sum over the examples, would count it once for each (jax
+    0.10 does that in silence, 0.12 refuses). The two cases of the select are the same, which XLA
+    sees and removes it.
+    """
+    leaves = jax.tree.leaves(args)
+    if len(jax.tree.leaves(out)) < 2 or len(leaves) < 2:
+        return out
+    which = functools.reduce(jnp.logical_or, map(_a_bit, leaves))
+    return jax.tree.map(lambda y: jax.lax.select_n(which, y, y), out)
+
+
+def _a_bit(x: Any) -> jax.Array:
+    """A boolean that depends on x."""
+    is_key = jnp.issubdtype(jax.typeof(x).dtype, jax.dtypes.prng_key)
+    x = jax.random.key_data(x) if is_key else x
+    return jnp.any(x != x)

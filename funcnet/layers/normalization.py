@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from funcnet import ops
 from funcnet.layers.base import Layer
+from funcnet.ops.precision import wide_dtype
 
 
 def BatchNorm(*, momentum: float = 0.9, eps: float = 1e-5) -> Layer:
@@ -36,7 +37,7 @@ def BatchNorm(*, momentum: float = 0.9, eps: float = 1e-5) -> Layer:
 
     def init(key, x):
         del key
-        shape, dtype = x.shape[-1:], jnp.promote_types(x.dtype, jnp.float32)
+        shape, dtype = x.shape[-1:], wide_dtype(x.dtype)
         params = {"scale": jnp.ones(shape, dtype), "bias": jnp.zeros(shape, dtype)}
         return params, {"mean": jnp.zeros(shape, dtype), "var": jnp.ones(shape, dtype)}
 

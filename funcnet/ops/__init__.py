@@ -12,6 +12,9 @@ from funcnet.ops.losses import mean_squared_error as mean_squared_error
 from funcnet.ops.losses import sum_squared_error as sum_squared_error
 from funcnet.ops.normalization import batch_norm as batch_norm
 from funcnet.ops.normalization import batch_norm_inference as batch_norm_inference
+from funcnet.ops.penalties import elastic_net_penalty as elastic_net_penalty
+from funcnet.ops.penalties import l1_penalty as l1_penalty
+from funcnet.ops.penalties import l2_penalty as l2_penalty
 from funcnet.ops.softmax import log_softmax as log_softmax
 from funcnet.ops.softmax import softmax as softmax
 from funcnet.ops.softmax_cross_entropy import softmax_cross_entropy as softmax_cross_entropy

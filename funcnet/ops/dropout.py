@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from funcnet.ops.sharding import explicit_sharding
 from funcnet.rule import rule
 
 
@@ -41,8 +42,9 @@ def _draw(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
     is rounded to a multiple of 2⁻¹⁶, which nobody can measure with fewer than 10⁹ elements.
     """
     *batch, n = shape or (1,)
-    words = jax.random.bits(key, (*batch, -(-n // 2)), jnp.uint32)
-    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*batch, -1)[..., :n]
+    pairs = -(-n // 2)
+    words = jax.random.bits(key, (*batch, pairs), jnp.uint32)
+    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*batch, 2 * pairs)[..., :n]
     return (halves.astype(jnp.int32) >= round(rate * 2**16)).reshape(shape)
 
 
@@ -56,6 +58,8 @@ def dropout_fwd(x, key, *, rate):
     if not 0 <= rate < 1:
         raise ValueError(f"dropout: rate must be in [0, 1), got {rate}")
     r = _draw(key, rate, x.shape)
+    if (sharding := explicit_sharding(x)) is not None:
+        r = jax.sharding.reshard(r, sharding)
     return _apply(r, x, rate), r
 
 

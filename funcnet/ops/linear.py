@@ -1,10 +1,9 @@
 """The affine layer."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
+from funcnet.ops.sharding import explicit_sharding
 from funcnet.rule import rule
 
 
@@ -76,15 +75,12 @@ def _contract(
     """Sum of products over the axes i of left and j of right, typed and sharded like `like`."""
     dtype = jnp.result_type(left, right)
     product = jax.lax.dot_general(
-        left.astype(dtype), right.astype(dtype), ((i, j), ((), ())), out_sharding=_sharding(like)
+        left.astype(dtype),
+        right.astype(dtype),
+        ((i, j), ((), ())),
+        out_sharding=explicit_sharding(like),
     )
     return product.astype(like.dtype)
-
-
-def _sharding(x: jax.Array) -> Any:
-    """The sharding of x where shardings are part of types (explicit meshes), else None."""
-    sharding = jax.typeof(x).sharding
-    return sharding if sharding.mesh.are_all_axes_explicit else None
 
 
 affine.defvjp(affine_fwd, affine_bwd)

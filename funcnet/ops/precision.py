@@ -1,13 +1,20 @@
 """The precision in which ops compute: never below float32."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 
+def wide_dtype(dtype: Any) -> Any:
+    """float32 for a narrower floating dtype (bfloat16, float16), else the dtype itself."""
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+
+
 def widen(x: jax.Array) -> jax.Array:
-    """`x` in float32 if its dtype is narrower (bfloat16, float16), else as it is.
+    """`x` in float32 if its dtype is narrower, else as it is.
 
     Sums and exponentials of narrow floats lose most of their digits; XLA fuses the two conversions
     into the loop that computes, so they cost no memory.
     """
-    return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.asarray(x, wide_dtype(x.dtype))

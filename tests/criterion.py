@@ -1,0 +1,96 @@
+"""When is a gradient right? One answer for all tests.
+
+In float64 two algebraically equal gradients differ by rounding alone, so `equal` asks for a few
+ulps of the largest element. In a narrower dtype a gradient is right if its error is not above what
+an error of one ulp in the arguments would cause (`error_ratio`), with truth from float64.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PERTURBATIONS = 12
+
+
+def split(f, args, static):
+    """f as a function of the floating leaves of args alone, and these leaves."""
+    leaves, tree = jax.tree.flatten(args)
+    floats = [i for i, x in enumerate(leaves) if jnp.issubdtype(jax.typeof(x).dtype, jnp.inexact)]
+
+    def g(*values):
+        merged = list(leaves)
+        for i, value in zip(floats, values, strict=True):
+            merged[i] = value
+        return f(*jax.tree.unflatten(tree, merged), **static)
+
+    return g, tuple(jnp.asarray(leaves[i]) for i in floats)
+
+
+def cast(values, dtype):
+    return tuple(v.astype(dtype) for v in values)
+
+
+def cotangents(g, values, seed=0):
+    """Random cotangents of the outputs of g, of both signs, independent of each other."""
+    random = np.random.default_rng(seed)
+    draw = lambda t: jnp.asarray(random.standard_normal(t.shape), t.dtype)
+    return jax.tree.map(draw, jax.eval_shape(g, *values))
+
+
+def pull(g):
+    """(values, dout) -> cotangents of values, compiled."""
+    return jax.jit(lambda values, dout: jax.vjp(g, *values)[1](dout))
+
+
+def equal(actual, expected, *, ulps=64):
+    """Structure, shape, dtype and nan equal; values to `ulps` of the largest finite element.
+
+    64 ulps are 1.4e-14 in float64. The rounding of a sum of n ≤ 64 terms stays below n/2 ulps of
+    its largest term, and no sum in the cases is longer.
+    """
+    actual_leaves, tree = jax.tree.flatten(actual)
+    expected_leaves, expected_tree = jax.tree.flatten(expected)
+    assert tree == expected_tree
+    for a, e in zip(actual_leaves, expected_leaves, strict=True):
+        a, e = jnp.asarray(a), jnp.asarray(e)
+        assert (a.shape, a.dtype) == (e.shape, e.dtype)
+        eps = float(jnp.finfo(a.dtype).eps)
+        a, e = np.asarray(a, np.float64), np.asarray(e, np.float64)
+        finite = np.isfinite(e)
+        np.testing.assert_array_equal(a[~finite], e[~finite])
+        scale = np.abs(e[finite]).max(initial=0.0)
+        np.testing.assert_allclose(a[finite], e[finite], rtol=0, atol=ulps * eps * scale)
+
+
+def error_ratio(g, values, dout, dtype, computed):
+    """The largest error of `computed` over what one ulp in the arguments explains.
+
+    With truth t (g's rule in float64, itself proved there), ε the dtype's, and `spread` the largest
+    change of t under ±1 ulp in all arguments and cotangents (of 12 random ones),
+
+        ratio = max |computed − t| / (8 ε |t| + 8 spread + smallest normal number).
+
+    At most 1 is right; only finite elements of t count.
+    """
+    info = jnp.finfo(dtype)
+    eps, tiny = float(info.eps), float(info.tiny)
+    random = np.random.default_rng(7)
+
+    def perturbed(x):  # x itself first
+        signs = random.choice([-1.0, 1.0], (PERTURBATIONS, *x.shape))
+        return np.asarray(x, np.float64) * (
+            1 + eps * np.concatenate([np.zeros((1, *x.shape)), signs])
+        )
+
+    pulled = jax.jit(jax.vmap(lambda values, dout: jax.vjp(g, *values)[1](dout)))
+    many = pulled(*jax.tree.map(perturbed, (values, dout)))
+    worst = 0.0
+    for c, p in zip(computed, many, strict=True):
+        c, p = np.asarray(c, np.float64), np.asarray(p)
+        t, spread = p[0], np.abs(p - p[0]).max(0)
+        allowed = 8 * eps * np.abs(t) + 8 * spread + tiny
+        with np.errstate(invalid="ignore"):
+            ratios = (np.abs(c - t) / allowed)[np.isfinite(t)]
+        assert np.isfinite(c[np.isfinite(t)]).all(), "not finite where the truth is"
+        worst = max(worst, ratios.max(initial=0.0))
+    return worst

@@ -1,0 +1,302 @@
+"""Every property, for every rule, on every case of `cases.py`."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES, RESIDUAL_BYTES
+from criterion import cast, cotangents, equal, error_ratio, pull, split
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from oracles import ORACLES
+
+from funcnet import RULES, autodiff, ops, optim  # noqa: F401  (the registry fills on import)
+
+ALL = [
+    pytest.param(name, i, id=f"{name}-{c.id}")
+    for name, cases in CASES.items()
+    for i, c in enumerate(cases)
+]
+FIRST = [pytest.param(name, cs[0], id=name) for name, cs in CASES.items()]
+NARROW = [  # float32 for all cases, the others for the first
+    pytest.param(name, i, dtype, id=f"{name}-{c.id}-{dtype.dtype.name}")
+    for name, cases in CASES.items()
+    for i, c in enumerate(cases)
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16)
+    if i == 0 or dtype == jnp.float32
+]
+
+
+def ruled(name):
+    return getattr(ops, name)
+
+
+def setup(name, case, dtype=jnp.float64):
+    """The rule as g, its autodiff twin, the floating leaves of the arguments, and cotangents."""
+    g, values = split(ruled(name), case.args, case.static)
+    values = cast(values, dtype)
+    return g, autodiff(g), values, cotangents(g, values)
+
+
+def test_every_rule_has_cases_and_oracle():
+    assert set(RULES) == set(CASES) == set(ORACLES) == set(RESIDUAL_BYTES)
+
+
+class Measured(NamedTuple):
+    """What one compiled program computes of a case in float64; `hand` and `auto` are gradients."""
+
+    value: Any
+    value_of_fwd: Any
+    value_of_autodiff: Any
+    hand: Any
+    auto: Any
+
+
+@functools.cache
+def measure(name, index):
+    g, plain, values, dout = setup(name, CASES[name][index])
+
+    @jax.jit
+    def run(values, dout):
+        of_fwd, hand = jax.vjp(g, *values)
+        _, auto = jax.vjp(plain, *values)
+        return Measured(g(*values), of_fwd, plain(*values), hand(dout), auto(dout))
+
+    return run(values, dout)
+
+
+@pytest.mark.parametrize(("name", "index"), ALL)
+def test_value(name, index):
+    """Called, differentiated, and by autodiff, the value is the same, and it is the oracle's."""
+    case, m = CASES[name][index], measure(name, index)
+    equal(m.value_of_fwd, m.value, ulps=0)
+    equal(m.value_of_autodiff, m.value, ulps=0)
+    with np.errstate(all="ignore"):
+        expected = ORACLES[name](*case.args, **case.static)
+    equal(m.value, jax.tree.map(lambda v, e: jnp.asarray(e, v.dtype), m.value, expected))
+
+
+@pytest.mark.parametrize(("name", "index"), ALL)
+def test_gradient_in_float64(name, index):
+    """The algebra: for random cotangents the rule is autodiff of the plain forward."""
+    m = measure(name, index)
+    equal(m.hand, m.auto)
+
+
+@pytest.mark.parametrize(("name", "index"), ALL)
+def test_a_rule_wrong_by_a_thousandth_is_refuted(name, index):
+    """The test of the tests: any one cotangent times 1.001 must fail the test above."""
+    m = measure(name, index)
+    for i, d in enumerate(m.auto):
+        if not np.any(np.nan_to_num(np.asarray(d))):
+            continue  # a zero gradient stays one
+        wrong = tuple(1.001 * h if i == j else h for j, h in enumerate(m.hand))
+        with pytest.raises(AssertionError):
+            equal(wrong, m.auto)
+
+
+@pytest.mark.parametrize(("name", "index", "dtype"), NARROW)
+def test_gradient_in_narrow_dtypes(name, index, dtype):
+    """The accuracy: rounding alone, or where autodiff's error is larger than that, less than it."""
+    g, plain, values, dout = setup(name, CASES[name][index], dtype)
+    hand = pull(g)(values, dout)
+    assert [h.dtype for h in hand] == [v.dtype for v in values]
+    ratio = error_ratio(g, values, dout, dtype, hand)
+    assert ratio <= 1 or ratio <= error_ratio(g, values, dout, dtype, pull(plain)(values, dout))
+
+
+@pytest.mark.parametrize(("name", "case"), FIRST)
+def test_not_less_accurate_than_autodiff(name, case):
+    """Over 8 seeds in float32: root mean square within 5 %, maximum within a factor 2, ± an ulp."""
+    g, plain, values, _ = setup(name, case, jnp.float32)
+    by_hand, by_autodiff = pull(g), pull(plain)
+    wide = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float64), tree)
+    flat = lambda leaves: np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in leaves])
+    errors = {"hand": [], "autodiff": []}
+    size = 0.0
+    for seed in range(8):
+        dout = cotangents(g, values, seed)
+        truth = flat(by_hand(wide(values), wide(dout)))
+        size = max(size, np.abs(truth).max(initial=0.0))
+        errors["hand"].append(flat(by_hand(values, dout)) - truth)
+        errors["autodiff"].append(flat(by_autodiff(values, dout)) - truth)
+    hand, auto = (np.concatenate(e) for e in errors.values())
+    ulp = 2.0**-23 * size
+    assert np.sqrt((hand**2).mean()) <= 1.05 * np.sqrt((auto**2).mean()) + 0.25 * ulp
+    assert np.abs(hand).max() <= 2 * np.abs(auto).max() + ulp
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-4, -1e3])
+@pytest.mark.parametrize(("name", "case"), FIRST)
+def test_linear_in_the_cotangent(name, case, scale):
+    g, _, values, dout = setup(name, case)
+    scaled = pull(g)(values, jax.tree.map(lambda d: scale * d, dout))
+    equal(scaled, tuple(scale * d for d in pull(g)(values, dout)))
+
+
+@pytest.mark.parametrize(("name", "case"), FIRST)
+def test_second_derivative(name, case):
+    """Forward over reverse (as in `jax.hessian`) and reverse over reverse equal autodiff's."""
+    g, plain, values, dout = setup(name, case)
+    direction = tuple(jnp.cos(jnp.arange(v.size, dtype=v.dtype)).reshape(v.shape) for v in values)
+
+    def products(g):
+        def objective(values):  # quadratic in the outputs, so that dy depends on x
+            square = lambda y, d: (d * y * y).sum()
+            return sum(jax.tree.leaves(jax.tree.map(square, g(*values), dout)))
+
+        gradient = jax.grad(objective)
+        along = lambda values: sum(
+            (a * b).sum() for a, b in zip(gradient(values), direction, strict=True)
+        )
+        return jax.jvp(gradient, (values,), (direction,))[1], jax.grad(along)(values)
+
+    equal(jax.jit(lambda: products(g))(), jax.jit(lambda: products(plain))(), ulps=512)
+
+
+def in_jit(pullback):
+    return lambda values, dout: jax.jit(lambda v, d: jax.jit(pullback)(v, d))(values, dout)
+
+
+def in_scan(pullback):
+    def run(values, dout):
+        _, stacked = jax.lax.scan(lambda c, _: (c, pullback(values, dout)), 0, length=2)
+        return jax.tree.map(lambda s: s[1], stacked)
+
+    return run
+
+
+def in_cond(pullback):
+    return lambda values, dout: jax.lax.cond(
+        True, pullback, lambda v, d: jax.tree.map(jnp.zeros_like, v), values, dout
+    )
+
+
+def in_vmap(pullback):
+    def run(values, dout):
+        batch = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), (values, dout))
+        return jax.tree.map(lambda s: s[0], jax.vmap(pullback)(*batch))
+
+    return run
+
+
+@pytest.mark.parametrize("transform", [in_jit, in_scan, in_cond, in_vmap])
+@pytest.mark.parametrize(("name", "case"), FIRST)
+def test_gradient_inside_a_transformation(name, case, transform):
+    g, plain, values, dout = setup(name, case)
+    pullback = lambda values, dout: jax.vjp(g, *values)[1](dout)
+    equal(jax.jit(transform(pullback))(values, dout), pull(plain)(values, dout))
+
+
+@pytest.mark.parametrize(("name", "case"), FIRST)
+def test_gradient_of_a_transformation(name, case):
+    """Differentiating through jit, remat, scan and vmap (each argument batched, or shared)."""
+    g, plain, values, dout = setup(name, case)
+    expected = pull(plain)(values, dout)
+    equal(pull(jax.jit(g))(values, dout), expected)
+    equal(pull(jax.checkpoint(g))(values, dout), expected)
+    scanned = lambda *v: jax.lax.scan(lambda c, _: (c, g(*v)), 0, length=3)[1]
+    equal(
+        pull(scanned)(values, jax.tree.map(lambda d: jnp.stack([d, d, 0 * d]), dout)),
+        tuple(2 * e for e in expected),
+    )
+    two = jax.tree.map(lambda d: jnp.stack([d, 0.5 * d]), dout)
+    for batched in range(len(values)):
+        axes = tuple(0 if i == batched else None for i in range(len(values)))
+        stacked = tuple(
+            jnp.stack([v, v]) if a == 0 else v for v, a in zip(values, axes, strict=True)
+        )
+        actual = pull(jax.vmap(g, in_axes=axes))(stacked, two)
+        for i, (d, e) in enumerate(zip(actual, expected, strict=True)):
+            equal(d, jnp.stack([e, 0.5 * e]) if i == batched else 1.5 * e)
+
+
+@pytest.mark.parametrize(("name", "case"), FIRST)
+def test_no_rule_inside_a_rule(name, case):
+    """Else `jax.hessian` and forward over reverse would break."""
+    r = RULES[name]
+    g, values = split(r.primal, case.args, case.static)
+    static = inspect_defaults(r.primal) | case.static
+    out, residuals = jax.eval_shape(lambda: r.fwd(*case.args, **static))
+    dout = jax.tree.map(lambda t: jnp.ones(t.shape, t.dtype), out)
+    whole = lambda: r.bwd(r.fwd(*case.args, **static)[1], dout, **static)
+    for f in (lambda: g(*values), whole):
+        assert "custom_vjp" not in str(jax.make_jaxpr(f)())
+
+
+def inspect_defaults(f):
+    return dict(f.__kwdefaults__ or {})
+
+
+@pytest.mark.parametrize(("name", "case"), FIRST)
+def test_residual_bytes(name, case):
+    """What fwd saves besides the arguments, as its docstring says."""
+    r = RULES[name]
+    static = inspect_defaults(r.primal) | case.static
+    floats, tree = jax.tree.flatten(case.args)
+    is_float = lambda x: jnp.issubdtype(jax.typeof(x).dtype, jnp.floating)
+    floats = [jnp.asarray(x, jnp.float32) if is_float(x) else x for x in floats]
+    jaxpr = jax.make_jaxpr(lambda *a: r.fwd(*jax.tree.unflatten(tree, a), **static)[1])(*floats)
+    saved = [v for v in jaxpr.jaxpr.outvars if v not in jaxpr.jaxpr.invars]
+    assert sum(v.aval.size * v.aval.dtype.itemsize for v in saved) == RESIDUAL_BYTES[name]
+
+
+def sharding_of(case, axis="d"):
+    """One spec per floating leaf of the arguments, in their order."""
+    specs = []
+    for arg, sharded in zip(case.args, case.shard, strict=True):
+        for leaf in jax.tree.leaves(arg):
+            if jnp.issubdtype(jax.typeof(leaf).dtype, jnp.inexact):
+                specs.append(P(axis) if sharded else P())
+    return tuple(specs)
+
+
+@pytest.mark.parametrize("check", [True, False], ids=["vma", "no-vma"])
+@pytest.mark.parametrize(("name", "case"), FIRST)
+def test_shard_map(name, case, check):
+    """On two devices, differentiated outside of `shard_map` and inside of it, as autodiff is."""
+    g, plain, values, _ = setup(name, case)
+    mesh, specs = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,)), sharding_of(case)
+
+    def mapped(g):
+        each = lambda *v: jax.tree.map(lambda y: y[None], g(*v))
+        return jax.shard_map(each, mesh=mesh, in_specs=specs, out_specs=P("d"), check_vma=check)
+
+    def inside(g):
+        def local(*v):
+            loss = lambda *v: sum(jnp.sum(jnp.sin(y)) for y in jax.tree.leaves(g(*v)))
+            return tuple(d[None] for d in jax.grad(loss, tuple(range(len(v))))(*v))
+
+        return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P("d"), check_vma=check)
+
+    dout = cotangents(mapped(g), values)
+    equal(pull(mapped(g))(values, dout), pull(mapped(plain))(values, dout))
+    if check and P() not in specs:  # a shared argument's gradient does not vary with the device
+        equal(jax.jit(inside(g))(*values), jax.jit(inside(plain))(*values))
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize(("name", "case"), FIRST)
+def test_sharded_jit(name, case, kind):
+    """`jax.jit` of sharded arguments gives the gradient of one device."""
+    g, plain, values, dout = setup(name, case)
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        put = lambda v, spec: jax.device_put(v, NamedSharding(mesh, spec))
+        sharded = tuple(put(v, s) for v, s in zip(values, sharding_of(case), strict=True))
+        out = jax.jit(g)(*sharded)
+        placed = jax.tree.map(lambda d, y: jax.device_put(d, y.sharding), dout, out)
+        actual = jax.tree.map(np.asarray, pull(g)(sharded, placed))
+    equal(actual, pull(plain)(values, dout))
+
+
+@pytest.mark.parametrize(("name", "case"), FIRST)
+def test_export(name, case):
+    """Exported for CPU, CUDA and TPU, serialised and read back, the gradient runs here."""
+    g, plain, values, dout = setup(name, case)
+    exported = jax.export.export(pull(g), platforms=("cpu", "cuda", "tpu"))(values, dout)
+    again = jax.export.deserialize(exported.serialize())
+    equal(tuple(again.call(values, dout)), pull(plain)(values, dout))
