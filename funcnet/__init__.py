@@ -1,8 +1,11 @@
 """Neural networks in functional JAX, every backward pass derived by hand and proved."""
 
+from funcnet import datasets as datasets
 from funcnet import initializers as initializers
 from funcnet import layers as layers
+from funcnet import numerical as numerical
 from funcnet import ops as ops
+from funcnet import optim as optim
 from funcnet import training as training
 from funcnet.rule import RULES as RULES
 from funcnet.rule import Rule as Rule

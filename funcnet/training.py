@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from funcnet.layers.base import Layer
+from funcnet.ops.precision import wide_dtype
 
 PerExample = Callable[[jax.Array, jax.Array], jax.Array]  # (y (n, ...), labels (n, ...)) -> (n,)
 
@@ -111,7 +112,7 @@ def make_step(
 
 def make_epoch(
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]], *, batch_size: int
-) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+) -> jax.stages.Wrapped:
     """Builds an epoch: all examples in a random order, in minibatches, as one compiled scan.
 
     The examples stay on the device, and only their indices are shuffled. If batch_size does not
@@ -122,8 +123,8 @@ def make_epoch(
       batch_size: Examples in a minibatch, from 1 to the number of examples.
 
     Returns:
-      `epoch(train_state, x, labels) -> (train_state, metrics)`, compiled, with metrics of shape
-      (steps,). It takes over the buffers of train_state, so use the returned one afterwards.
+      `epoch(train_state, x, labels) -> (train_state, metrics)`, a jitted function, with metrics of
+      shape (steps,). It takes over the buffers of train_state, so use the returned one afterwards.
 
     Raises:
       ValueError: If batch_size is out of range (from the epoch, if there are too few examples).
@@ -137,7 +138,7 @@ def make_epoch(
         if batch_size > n:
             raise ValueError(f"epoch: batch_size must be at most {n} examples, got {batch_size}")
         steps = n // batch_size
-        order = jax.random.permutation(_shuffle_key(train_state.key, train_state.step), n)
+        order = _shuffle(_shuffle_key(train_state.key, train_state.step), n)
         batches = order[: steps * batch_size].reshape(steps, batch_size)
         take = lambda i: jax.tree.map(lambda a: a[i], (x, labels))
         return jax.lax.scan(lambda ts, i: step(ts, *take(i)), train_state, batches)
@@ -168,7 +169,7 @@ def evaluate(
         size. It limits the memory, and does not change the result.
 
     Returns:
-      The mean of each metric, a float array of shape ().
+      The mean of each metric, shape (), in float32 at least.
 
     Raises:
       ValueError: If there are no examples, or x and labels disagree on their number.
@@ -185,7 +186,7 @@ def evaluate(
 def _evaluate(model, metrics, params, state, x, labels, *, batch_size):
     def total(x, labels):
         y, _ = model.apply(params, state, x)
-        return {name: f(y, labels).sum() for name, f in metrics}
+        return {name: _sum(f(y, labels)) for name, f in metrics}
 
     n = _examples("evaluate", x, labels)
     full = n - n % batch_size
@@ -204,6 +205,21 @@ def _examples(f: str, x: Any, labels: Any) -> int:
     if len(sizes) != 1:
         raise ValueError(f"{f}: x and labels must have as many examples, got {sorted(sizes)}")
     return sizes.pop()
+
+
+def _shuffle(key: Any, n: int) -> jax.Array:
+    """The numbers 0 to n − 1 in random order: that of n random words, of which hardly any are equal.
+
+    `jax.random.permutation` sorts twice, to be exact also where many are; on a CPU a sort of 60,000
+    takes as long as several steps.
+    """
+    return jnp.argsort(jax.random.bits(key, (n,), jnp.uint32))
+
+
+def _sum(values: jax.Array) -> jax.Array:
+    """The sum over all examples, which a narrow dtype could not hold; booleans are counted."""
+    wide = wide_dtype(values.dtype) if jnp.issubdtype(values.dtype, jnp.floating) else None
+    return values.sum(dtype=wide)
 
 
 def _step_key(key: Any, step: jax.Array) -> jax.Array:

@@ -3,6 +3,8 @@
 Floating arguments are written in float64, and cast by the tests. All values are reproducible.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +16,7 @@ class Case(NamedTuple):
 
     id: str
     args: tuple[Any, ...]
-    static: dict[str, Any] = {}
+    static: Mapping[str, Any] = MappingProxyType({})
     shard: tuple[bool, ...] = ()  # which arguments have a batch axis in front that can be sharded
 
 

@@ -219,8 +219,8 @@ def test_no_rule_inside_a_rule(name, case):
     """Else `jax.hessian` and forward over reverse would break."""
     r = RULES[name]
     g, values = split(r.primal, case.args, case.static)
-    static = inspect_defaults(r.primal) | case.static
-    out, residuals = jax.eval_shape(lambda: r.fwd(*case.args, **static))
+    static = inspect_defaults(r.primal) | dict(case.static)
+    out, _ = jax.eval_shape(lambda: r.fwd(*case.args, **static))
     dout = jax.tree.map(lambda t: jnp.ones(t.shape, t.dtype), out)
     whole = lambda: r.bwd(r.fwd(*case.args, **static)[1], dout, **static)
     for f in (lambda: g(*values), whole):
@@ -235,7 +235,7 @@ def inspect_defaults(f):
 def test_residual_bytes(name, case):
     """What fwd saves besides the arguments, as its docstring says."""
     r = RULES[name]
-    static = inspect_defaults(r.primal) | case.static
+    static = inspect_defaults(r.primal) | dict(case.static)
     floats, tree = jax.tree.flatten(case.args)
     is_float = lambda x: jnp.issubdtype(jax.typeof(x).dtype, jnp.floating)
     floats = [jnp.asarray(x, jnp.float32) if is_float(x) else x for x in floats]
@@ -245,13 +245,13 @@ def test_residual_bytes(name, case):
 
 
 def sharding_of(case, axis="d"):
-    """One spec per floating leaf of the arguments, in their order."""
-    specs = []
-    for arg, sharded in zip(case.args, case.shard, strict=True):
-        for leaf in jax.tree.leaves(arg):
-            if jnp.issubdtype(jax.typeof(leaf).dtype, jnp.inexact):
-                specs.append(P(axis) if sharded else P())
-    return tuple(specs)
+    """One spec for each floating leaf of the arguments, in their order."""
+    return tuple(
+        P(axis) if sharded else P()
+        for arg, sharded in zip(case.args, case.shard, strict=True)
+        for leaf in jax.tree.leaves(arg)
+        if jnp.issubdtype(jax.typeof(leaf).dtype, jnp.inexact)
+    )
 
 
 @pytest.mark.parametrize("check", [True, False], ids=["vma", "no-vma"])

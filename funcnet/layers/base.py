@@ -60,6 +60,7 @@ def chain(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
 
     Raises:
       TypeError: If one of them is neither.
+      ValueError: From `apply`, if params or state are those of another number of layers.
 
     >>> from funcnet import ops
     >>> from funcnet.layers import Dense
@@ -82,6 +83,12 @@ def chain(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
         return tuple(params), tuple(states)
 
     def apply(params, state, x, *, key=None, train=False):
+        for what, tree in (("params", params), ("state", state)):
+            if len(tree) != len(parts):
+                raise ValueError(
+                    f"chain: {what} must have {len(parts)} entries, one for each layer, "
+                    f"got {len(tree)}"
+                )
         states = []
         for i, (layer, p, s) in enumerate(zip(parts, params, state, strict=True)):
             k = None if key is None else jax.random.fold_in(key, i)

@@ -24,7 +24,7 @@ def Dense(
       b_init: Initial biases.
 
     Raises:
-      ValueError: If units is less than 1.
+      ValueError: If units is less than 1; from `init`, if x is a scalar.
       TypeError: From `init`, if x is not of a floating dtype.
 
     >>> Dense(50)
@@ -36,6 +36,8 @@ def Dense(
     def init(key, x):
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             raise TypeError(f"Dense({units}): x must be of a floating dtype, got {x.dtype}")
+        if not x.shape:
+            raise ValueError(f"Dense({units}): x must have shape (..., n), got ()")
         w_key, b_key = jax.random.split(key)
         return {
             "w": w_init(w_key, (x.shape[-1], units), x.dtype),

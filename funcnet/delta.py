@@ -1,0 +1,115 @@
+"""Backpropagation by δ, the worked example of source B: a regression network of three layers.
+
+    layer     index   neurons   activation
+    input     i       l
+    hidden    j       m         sigmoid
+    output    k       n         identity
+
+Nothing here is differentiated by JAX, and no rule of `funcnet.ops` is used: each line is one
+equation of the source, in its order and its symbols. δ stands for ∂E/∂u, and ∂a, in code `da`, for
+∂E/∂a. To train a network, take `funcnet.ops` and `jax.grad`, which do the same for any network.
+"""
+
+import jax
+import jax.numpy as jnp
+
+Params = dict[str, jax.Array]  # w_ij (l, m), b_j (m,), w_jk (m, n), b_k (n,)
+
+
+def forward(params: Params, y_i: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The outputs of the hidden and of the output layer.
+
+        u_j = Σ_p y_p w_pj + b_j        y_j = 1 / (1 + exp(−u_j))
+        u_k = Σ_q y_q w_qk + b_k        y_k = u_k
+
+    Args:
+      params: w_ij of shape (l, m), b_j (m,), w_jk (m, n) and b_k (n,).
+      y_i: The input, shape (..., l): the output of the input layer.
+
+    Returns:
+      y_j of shape (..., m) and y_k of shape (..., n).
+
+    Reference: Source B 5.5.3, 5.5.5 and 5.5.7.
+    """
+    u_j = y_i @ params["w_ij"] + params["b_j"]
+    y_j = 1 / (1 + jnp.exp(-u_j))
+    u_k = y_j @ params["w_jk"] + params["b_k"]
+    y_k = u_k
+    return y_j, y_k
+
+
+def error(params: Params, y_i: jax.Array, t_k: jax.Array) -> jax.Array:
+    """The sum of squared errors, E = ½ Σ_k (y_k − t_k)², summed over all examples too.
+
+    Args:
+      params: As in `forward`.
+      y_i: The input, shape (..., l).
+      t_k: The target, shape (..., n).
+
+    Returns:
+      E, a scalar.
+
+    Reference: Source B 5.5.7.
+    """
+    _, y_k = forward(params, y_i)
+    return 0.5 * jnp.sum((y_k - t_k) ** 2)
+
+
+def gradients(params: Params, y_i: jax.Array, t_k: jax.Array) -> tuple[Params, jax.Array]:
+    """The gradients of `error`, from the output back to the input.
+
+    Output layer. By the chain rule ∂E/∂w_jk = ∂E/∂u_k · ∂u_k/∂w_jk = δ_k y_j, and the same with
+    ∂u_k/∂b_k = 1. Here ∂E/∂y_k = y_k − t_k and, for the identity, ∂y_k/∂u_k = 1:
+
+        δ_k   = ∂E/∂y_k · ∂y_k/∂u_k = y_k − t_k                                 (5-15), (5-24)
+        ∂w_jk = y_j δ_k                                                         (5-16)
+        ∂b_k  = δ_k                                                             (5-17)
+        ∂y_j  = Σ_r δ_r w_jr            y_j goes into every u_r                 (5-18)
+
+    Hidden layer. ∂y_j takes the place of ∂E/∂y_k, and for the sigmoid ∂y_j/∂u_j = (1 − y_j) y_j:
+
+        δ_j   = ∂y_j · ∂y_j/∂u_j = ∂y_j (1 − y_j) y_j                           (5-19), (5-26)
+        ∂w_ij = y_i δ_j                                                         (5-20)
+        ∂b_j  = δ_j                                                             (5-21)
+        ∂y_i  = Σ_q δ_q w_iq            for a further layer below               (5-22)
+
+    The error of a batch is the sum of the errors of its examples, so its gradient is the sum of
+    theirs; ∂y_i belongs to each example and is not summed.
+
+    Args:
+      params: As in `forward`.
+      y_i: The input, shape (..., l).
+      t_k: The target, shape (..., n).
+
+    Returns:
+      ∂w_ij, ∂b_j, ∂w_jk and ∂b_k, a dict like params; and ∂y_i of the shape of y_i.
+
+    Raises:
+      ValueError: If t_k is not of shape (..., n) with the leading axes of y_i.
+
+    Reference: Source B 5.5.3 to 5.5.7, equations (5-15) to (5-24).
+    """
+    n = params["b_k"].shape[0]
+    if t_k.shape != (*y_i.shape[:-1], n):
+        raise ValueError(
+            f"gradients: t_k must have shape {(*y_i.shape[:-1], n)}, got {t_k.shape} with y_i of "
+            f"shape {y_i.shape}"
+        )
+    if y_i.ndim > 1:
+        of_each, dy_i = jax.vmap(gradients, (None, 0, 0))(params, y_i, t_k)
+        return jax.tree.map(lambda d: d.sum(0), of_each), dy_i
+
+    w_ij, w_jk = params["w_ij"], params["w_jk"]
+    y_j, y_k = forward(params, y_i)
+
+    delta_k = y_k - t_k  # (5-15), (5-24)
+    dw_jk = jnp.outer(y_j, delta_k)  # (5-16)
+    db_k = delta_k  # (5-17)
+    dy_j = w_jk @ delta_k  # (5-18)
+
+    delta_j = dy_j * (1 - y_j) * y_j  # (5-19), (5-26)
+    dw_ij = jnp.outer(y_i, delta_j)  # (5-20)
+    db_j = delta_j  # (5-21)
+    dy_i = w_ij @ delta_j  # (5-22)
+
+    return {"w_ij": dw_ij, "b_j": db_j, "w_jk": dw_jk, "b_k": db_k}, dy_i

@@ -1,0 +1,125 @@
+"""A learning rate for each element: AdaGrad and RMSProp."""
+
+from typing import Any, Literal, NamedTuple
+
+import optax
+from jax.typing import ArrayLike
+
+from funcnet.optim.base import divide_by_root, leafwise
+from funcnet.optim.checks import (
+    check_choice,
+    check_fraction,
+    check_learning_rate,
+    check_nonnegative,
+)
+
+
+class AdaGradState(NamedTuple):
+    """State of `adagrad`."""
+
+    count: Any  # t, shape (), int32
+    h: optax.Updates  # shapes of params, float32 or wider
+
+
+class RMSPropState(NamedTuple):
+    """State of `rmsprop`."""
+
+    count: Any  # t, shape (), int32
+    G: optax.Updates  # shapes of params, float32 or wider
+
+
+def adagrad(
+    learning_rate: ArrayLike | optax.Schedule,
+    *,
+    initial_accumulator_value: ArrayLike = 0.0,
+    eps: ArrayLike = 1e-7,
+    eps_placement: Literal["outside", "inside"] = "outside",
+) -> optax.GradientTransformation:
+    """AdaGrad: elements that have moved far move less.
+
+        h ← h + g ⊙ g
+        P ← P − η g/(√h + ε)
+
+    The defaults are the book's. Optax's are `initial_accumulator_value=0.1,
+    eps_placement="inside"`. Where h is 0 and ε too, the step is 0.
+
+    Args:
+      learning_rate: η, a scalar (it may be traced), or a schedule: step count -> η.
+      initial_accumulator_value: h before the first step, not negative.
+      eps: ε, not negative.
+      eps_placement: "outside" for √h + ε (source C, PyTorch) or "inside" for √(h + ε) (Optax).
+
+    Returns:
+      An optimizer in Optax's protocol. Its state is an `AdaGradState`.
+
+    Raises:
+      TypeError: If a number is expected and something else given.
+      ValueError: If an argument is not a scalar or negative, or eps_placement is unknown.
+
+    Reference: Source C 6.1. (Its slide prints the initialisation of h inside the loop; h
+    accumulates.) Duchi, Hazan & Singer, Adaptive subgradient methods, 2011.
+
+    >>> optimizer = adagrad(0.5)
+    >>> updates, state = optimizer.update(2.0, optimizer.init(1.0))
+    >>> print(f"{updates:.2f}")
+    -0.50
+    """
+    check_learning_rate("adagrad", learning_rate)
+    check_nonnegative("adagrad", initial_accumulator_value=initial_accumulator_value, eps=eps)
+    check_choice("adagrad", "eps_placement", eps_placement, ("outside", "inside"))
+
+    def step(g, h, *, eta, eps):
+        h = h + g * g
+        return -eta * divide_by_root(g, h, eps, eps_placement), h
+
+    initial = initial_accumulator_value
+    return leafwise("adagrad", AdaGradState, step, initial=initial, eta=learning_rate, eps=eps)
+
+
+def rmsprop(
+    learning_rate: ArrayLike | optax.Schedule,
+    *,
+    decay: ArrayLike = 0.99,
+    eps: ArrayLike = 1e-7,
+    eps_placement: Literal["outside", "inside"] = "outside",
+) -> optax.GradientTransformation:
+    """RMSProp: AdaGrad that forgets, by a moving average of g ⊙ g.
+
+        G ← β G + (1 − β) g ⊙ g
+        P ← P − η g/(√G + ε)
+
+    ε = 0 is the source's formula; where G is 0 too, the step is 0. The defaults are those of the
+    book's code. Optax's are `decay=0.9, eps=1e-8, eps_placement="inside"`; PyTorch's `eps=1e-8`.
+
+    Args:
+      learning_rate: η, a scalar (it may be traced), or a schedule: step count -> η.
+      decay: β in [0, 1).
+      eps: ε, not negative.
+      eps_placement: "outside" for √G + ε (the book's code, PyTorch, Optax's `eps_in_sqrt=False`)
+        or "inside" for √(G + ε) (Optax's default).
+
+    Returns:
+      An optimizer in Optax's protocol. Its state is an `RMSPropState`.
+
+    Raises:
+      TypeError: If a number is expected and something else given.
+      ValueError: If an argument is not a scalar or outside its range, or eps_placement is unknown.
+
+    Reference: Source A 4.1.2. RMSprop in the code of Deep Learning from Scratch,
+    common/optimizer.py.
+
+    >>> optimizer = rmsprop(0.5)
+    >>> updates, state = optimizer.update(2.0, optimizer.init(1.0))
+    >>> print(f"{updates:.2f}")
+    -5.00
+    """
+    check_learning_rate("rmsprop", learning_rate)
+    check_fraction("rmsprop", decay=decay)
+    check_nonnegative("rmsprop", eps=eps)
+    check_choice("rmsprop", "eps_placement", eps_placement, ("outside", "inside"))
+
+    def step(g, G, *, eta, beta, eps):
+        G = beta * G + (1 - beta) * g * g
+        return -eta * divide_by_root(g, G, eps, eps_placement), G
+
+    return leafwise("rmsprop", RMSPropState, step, eta=learning_rate, beta=decay, eps=eps)

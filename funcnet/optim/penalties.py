@@ -1,0 +1,112 @@
+"""Penalties on the size of parameters, as a change of the gradient."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from jax.typing import ArrayLike
+
+from funcnet.ops.penalties import elastic_net_gradient, l1_gradient, l2_gradient
+from funcnet.optim.base import map_leaves
+from funcnet.optim.checks import check_nonnegative, check_params
+
+
+def l1(rate: ArrayLike) -> optax.GradientTransformation:
+    """Adds the gradient of `l1_penalty`.
+
+        g ← g + λ sign(p),   sign(0) = 0
+
+    Put it before the optimizer in an `optax.chain`: that is the same as the loss plus the penalty.
+    To penalise some of the leaves only, wrap it in `optax.masked`.
+
+    Args:
+      rate: λ, a scalar, not negative. It may be traced.
+
+    Returns:
+      A transformation in Optax's protocol without state; `update` needs params.
+
+    Raises:
+      TypeError: If rate is not a number.
+      ValueError: If it is negative or not a scalar; at `update`, if params are missing.
+
+    Reference: Source A 4.3.1.
+
+    >>> updates, _ = l1(0.5).update(1.0, optax.EmptyState(), -2.0)
+    >>> float(updates)
+    0.5
+    """
+    return _adds("l1", l1_gradient, rate=rate)
+
+
+def l2(rate: ArrayLike) -> optax.GradientTransformation:
+    """Adds the gradient of `l2_penalty`.
+
+        g ← g + λ p
+
+    Put it before the optimizer in an `optax.chain`: that is the same as the loss plus the penalty.
+    To penalise some of the leaves only, wrap it in `optax.masked`. Before `adam` it is scaled like
+    the rest of the gradient; `adamw` leaves it unscaled. `optax.add_decayed_weights` is the same
+    transformation.
+
+    Args:
+      rate: λ, a scalar, not negative. It may be traced.
+
+    Returns:
+      A transformation in Optax's protocol without state; `update` needs params.
+
+    Raises:
+      TypeError: If rate is not a number.
+      ValueError: If it is negative or not a scalar; at `update`, if params are missing.
+
+    Reference: Source A 4.3.2, 4.3.4.
+
+    >>> updates, _ = l2(0.5).update(1.0, optax.EmptyState(), -2.0)
+    >>> float(updates)
+    0.0
+    """
+    return _adds("l2", l2_gradient, rate=rate)
+
+
+def elastic_net(l1_rate: ArrayLike, l2_rate: ArrayLike) -> optax.GradientTransformation:
+    """Adds the gradient of `elastic_net_penalty`.
+
+        g ← g + λ₁ sign(p) + λ₂ p,   sign(0) = 0
+
+    Put it before the optimizer in an `optax.chain`: that is the same as the loss plus the penalty.
+    To penalise some of the leaves only, wrap it in `optax.masked`.
+
+    Args:
+      l1_rate: λ₁, a scalar, not negative. It may be traced.
+      l2_rate: λ₂, a scalar, not negative. It may be traced.
+
+    Returns:
+      A transformation in Optax's protocol without state; `update` needs params.
+
+    Raises:
+      TypeError: If a rate is not a number.
+      ValueError: If it is negative or not a scalar; at `update`, if params are missing.
+
+    Reference: Source A 4.3.3.
+
+    >>> updates, _ = elastic_net(0.5, 0.25).update(1.0, optax.EmptyState(), -2.0)
+    >>> float(updates)
+    0.0
+    """
+    return _adds("elastic_net", elastic_net_gradient, l1_rate=l1_rate, l2_rate=l2_rate)
+
+
+def _adds(
+    function: str, gradient: Callable[..., jax.Array], **rates: ArrayLike
+) -> optax.GradientTransformation:
+    check_nonnegative(function, **rates)
+
+    def step(g, p, **rates):
+        return (g + gradient(p, **rates),)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        others = (check_params(function, params),)
+        (updates,) = map_leaves(function, step, updates, (), others, rates)
+        return updates, state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)

@@ -1,0 +1,147 @@
+"""Stochastic gradient descent, with and without momentum."""
+
+from typing import Any, NamedTuple
+
+import optax
+from jax.typing import ArrayLike
+
+from funcnet.optim.base import leafwise
+from funcnet.optim.checks import check_fraction, check_learning_rate
+
+
+class SGDState(NamedTuple):
+    """State of `sgd`."""
+
+    count: Any  # t, shape (), int32
+
+
+class MomentumState(NamedTuple):
+    """State of `momentum` and `nesterov`."""
+
+    count: Any  # t, shape (), int32
+    v: optax.Updates  # shapes of params, float32 or wider
+
+
+def sgd(learning_rate: ArrayLike | optax.Schedule) -> optax.GradientTransformation:
+    """Stochastic gradient descent.
+
+        P ← P − η g
+
+    Args:
+      learning_rate: η, a scalar (it may be traced), or a schedule: step count -> η.
+
+    Returns:
+      An optimizer in Optax's protocol. Its state is an `SGDState`.
+
+    Raises:
+      TypeError: If learning_rate is not a number.
+      ValueError: If it is not a scalar.
+
+    Reference: Source A 3.2; source C 6.1.
+
+    >>> optimizer = sgd(0.5)
+    >>> updates, state = optimizer.update(2.0, optimizer.init(1.0))
+    >>> float(updates)
+    -1.0
+    """
+    check_learning_rate("sgd", learning_rate)
+
+    def step(g, *, eta):
+        return (-eta * g,)
+
+    return leafwise("sgd", SGDState, step, eta=learning_rate)
+
+
+def momentum(
+    learning_rate: ArrayLike | optax.Schedule, *, momentum: ArrayLike = 0.9
+) -> optax.GradientTransformation:
+    """Gradient descent of a ball with friction: the step is a velocity.
+
+        v ← α v − η g
+        P ← P + v
+
+    `optax.sgd(η, momentum=α)` accumulates m ← g + α m and steps by −η m: the same for a constant
+    η, as v = −η m. Where η follows a schedule, η weighs each gradient here when it enters v, and
+    the whole of m there; Optax writes our form
+    `optax.chain(optax.scale_by_learning_rate(schedule), optax.trace(α))`.
+
+    Args:
+      learning_rate: η, a scalar (it may be traced), or a schedule: step count -> η.
+      momentum: α in [0, 1), the share of v that friction leaves. The default is the book's.
+
+    Returns:
+      An optimizer in Optax's protocol. Its state is a `MomentumState`.
+
+    Raises:
+      TypeError: If an argument is not a number.
+      ValueError: If it is not a scalar, or momentum is outside [0, 1).
+
+    Reference: Source A 4.1.1, where v is M; source C 6.1.
+
+    >>> optimizer = momentum(0.5)
+    >>> updates, state = optimizer.update(2.0, optimizer.init(1.0))
+    >>> updates, state = optimizer.update(2.0, state)
+    >>> print(f"{updates:.2f}")
+    -1.90
+    """
+    check_learning_rate("momentum", learning_rate)
+    check_fraction("momentum", momentum=momentum)
+
+    def step(g, v, *, eta, alpha):
+        v = alpha * v - eta * g
+        return v, v
+
+    return leafwise("momentum", MomentumState, step, eta=learning_rate, alpha=momentum)
+
+
+def nesterov(
+    learning_rate: ArrayLike | optax.Schedule, *, momentum: ArrayLike = 0.9
+) -> optax.GradientTransformation:
+    """Nesterov's accelerated gradient: momentum that looks one step ahead.
+
+    It takes the gradient where the velocity is about to carry the parameters W,
+
+        v ← α v − η ∂L/∂W (W + α v)
+        W ← W + v.
+
+    Here P is that point, P = W + α v, so that g is the gradient at P as for every optimizer:
+
+        v ← α v − η g
+        P ← P + α v − η g
+
+    because P_new − P = (W + v_new + α v_new) − (W + α v) = α v_new + (v_new − α v). With the v of
+    before the step the second line is P ← P + α² v − (1 + α) η g, as the book's code has it.
+
+    `optax.sgd(η, momentum=α, nesterov=True)` accumulates m ← g + α m and steps by −η (g + α m): the
+    same for a constant η, as v = −η m. For a schedule see `momentum`; there too Optax writes ours
+    `optax.chain(optax.scale_by_learning_rate(schedule), optax.trace(α, nesterov=True))`.
+
+    Args:
+      learning_rate: η, a scalar (it may be traced), or a schedule: step count -> η.
+      momentum: α in [0, 1). The default is the book's.
+
+    Returns:
+      An optimizer in Optax's protocol. Its state is a `MomentumState`.
+
+    Raises:
+      TypeError: If an argument is not a number.
+      ValueError: If it is not a scalar, or momentum is outside [0, 1).
+
+    Reference: Sutskever, Martens, Dahl & Hinton, On the importance of initialization and momentum
+    in deep learning, 2013, eqs. 3 and 4 (W). Bengio, Boulanger-Lewandowski & Pascanu, Advances in
+    optimizing recurrent networks, 2013, section 3.5, arXiv:1212.0901 (P). Nesterov in the code of
+    Deep Learning from Scratch, common/optimizer.py.
+
+    >>> optimizer = nesterov(0.5)
+    >>> updates, state = optimizer.update(2.0, optimizer.init(1.0))
+    >>> print(f"{updates:.2f}")
+    -1.90
+    """
+    check_learning_rate("nesterov", learning_rate)
+    check_fraction("nesterov", momentum=momentum)
+
+    def step(g, v, *, eta, alpha):
+        v = alpha * v - eta * g
+        return alpha * v - eta * g, v
+
+    return leafwise("nesterov", MomentumState, step, eta=learning_rate, alpha=momentum)

@@ -1,0 +1,143 @@
+"""Neurons that fire or do not, the gates one of them can be, and XOR, which takes two layers."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from funcnet.ops import step
+
+
+def neuron(x: jax.Array, w: jax.Array, b: ArrayLike) -> jax.Array:
+    """Fires, z = 1, if the weighted inputs reach the threshold −b; else z = 0.
+
+        z = f_step(Σᵢ wᵢ xᵢ + b)
+
+    Args:
+      x: Inputs, shape (..., n).
+      w: Weights, shape (n,) for one neuron, (n, m) for a layer of m of them.
+      b: Bias, a scalar or shape (m,).
+
+    Returns:
+      z, 0 or 1 in the dtype of x, of shape (...) for one neuron, (..., m) for a layer.
+
+    Reference: Source A 2.1.
+
+    >>> neuron(jnp.array([1.0, 1.0]), jnp.array([1.0, 1.0]), -1.5).item()
+    1.0
+    """
+    return step(x @ w + b)
+
+
+def and_gate(x: ArrayLike) -> jax.Array:
+    """The AND gate, z = x₁ AND x₂: the neuron f_step(x₁ + x₂ − 1.5).
+
+    Any b in [−2, −1) would do.
+
+    Args:
+      x: Two inputs on the last axis, shape (..., 2), each 0 or 1, of any dtype. Other numbers are
+        allowed, and show the line that separates the classes.
+
+    Returns:
+      0 or 1, floating, of shape (...).
+
+    Raises:
+      ValueError: If the last axis of x is not of length 2.
+
+    Reference: Source A 2.1.
+
+    >>> and_gate([[0, 0], [0, 1], [1, 0], [1, 1]]).tolist()
+    [0.0, 0.0, 0.0, 1.0]
+    """
+    x = _pair("and_gate", x)
+    return neuron(x, jnp.array([1, 1], x.dtype), -1.5)
+
+
+def or_gate(x: ArrayLike) -> jax.Array:
+    """The OR gate, z = x₁ OR x₂: the neuron f_step(x₁ + x₂ − 0.5).
+
+    The source gives the weights in a figure, which its text does not contain. With w = (1, 1) any b
+    in [−1, 0) will do; −0.5 keeps both classes equally far from the line.
+
+    Args:
+      x: Two inputs on the last axis, shape (..., 2), as for `and_gate`.
+
+    Returns:
+      0 or 1, floating, of shape (...).
+
+    Raises:
+      ValueError: If the last axis of x is not of length 2.
+
+    Reference: Source A 2.1.
+
+    >>> or_gate([[0, 0], [0, 1], [1, 0], [1, 1]]).tolist()
+    [0.0, 1.0, 1.0, 1.0]
+    """
+    x = _pair("or_gate", x)
+    return neuron(x, jnp.array([1, 1], x.dtype), -0.5)
+
+
+def not_gate(x: ArrayLike) -> jax.Array:
+    """The NOT gate, z = NOT x: the neuron f_step(−x + 0.5).
+
+    The source prints w = −1 and b = −0.5, a slip of the sign: f_step(−0.5) = f_step(−1.5) = 0, so
+    that neuron never fires. Any b in [0, 1) will do.
+
+    Args:
+      x: One input, any shape, each element 0 or 1, of any dtype.
+
+    Returns:
+      0 or 1, floating, of the shape of x.
+
+    Reference: Source A 2.1.
+
+    >>> not_gate([0, 1]).tolist()
+    [1.0, 0.0]
+    """
+    x = _floating(x)[..., None]
+    return neuron(x, jnp.array([-1], x.dtype), 0.5)
+
+
+def xor_gate(x: ArrayLike) -> jax.Array:
+    """The XOR gate, z = (x₁ OR x₂) AND NOT (x₁ AND x₂): a network of two layers.
+
+    No single neuron computes it. It would need weights with
+
+        (0, 0) ↦ 0:             b < 0           (1)
+        (1, 0) ↦ 1:        w₁ + b ≥ 0           (2)
+        (0, 1) ↦ 1:        w₂ + b ≥ 0           (3)
+        (1, 1) ↦ 0:   w₁ + w₂ + b < 0           (4)
+
+    but (1) + (4) says w₁ + w₂ + 2b < 0, and (2) + (3) says w₁ + w₂ + 2b ≥ 0.
+
+    The hidden layer holds h₁ = x₁ OR x₂ and h₂ = x₁ AND x₂. NOT h₂ is 1 − h₂, so the AND behind it
+    is one neuron: f_step(h₁ + (1 − h₂) − 1.5) = f_step(h₁ − h₂ − 0.5).
+
+    Args:
+      x: Two inputs on the last axis, shape (..., 2), as for `and_gate`.
+
+    Returns:
+      0 or 1, floating, of shape (...).
+
+    Raises:
+      ValueError: If the last axis of x is not of length 2.
+
+    Reference: Source A 2.2.
+
+    >>> xor_gate([[0, 0], [0, 1], [1, 0], [1, 1]]).tolist()
+    [0.0, 1.0, 1.0, 0.0]
+    """
+    x = _pair("xor_gate", x)
+    h = neuron(x, jnp.array([[1, 1], [1, 1]], x.dtype), jnp.array([-0.5, -1.5], x.dtype))
+    return neuron(h, jnp.array([1, -1], x.dtype), -0.5)
+
+
+def _pair(name: str, x: ArrayLike) -> jax.Array:
+    x = _floating(x)
+    if x.shape[-1:] != (2,):
+        raise ValueError(f"{name}: x must have shape (..., 2), got {x.shape}")
+    return x
+
+
+def _floating(x: ArrayLike) -> jax.Array:
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)

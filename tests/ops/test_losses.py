@@ -1,0 +1,138 @@
+"""What is particular to losses: the source's scaling, labels of every form, and their errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from funcnet import ops
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.standard_normal((6, 4))
+INDEX = np.array([0, 3, 1, 2, 2, 0], np.int32)
+T = np.eye(4)[INDEX]
+
+
+def test_the_scaled_form_of_the_source():
+    """Source A 3.3.7 and 3.3.8 scale the loss by 1/C: then dx = −t/(C x), and dX = (Y − T)/C."""
+    y = np.asarray(ops.softmax(X))
+    scaled = lambda loss: jax.grad(lambda x: (loss(x, T) / 4).sum())
+    np.testing.assert_allclose(scaled(ops.cross_entropy)(jnp.asarray(y)), -T / (4 * y), atol=1e-15)
+    np.testing.assert_allclose(
+        scaled(ops.softmax_cross_entropy)(jnp.asarray(X)), (y - T) / 4, atol=1e-15
+    )
+
+
+def test_the_combination_is_the_composition():
+    both = lambda x: ops.cross_entropy(ops.softmax(x), T).sum()
+    one = lambda x: ops.softmax_cross_entropy(x, T).sum()
+    np.testing.assert_allclose(one(X), both(X), rtol=1e-14)
+    np.testing.assert_allclose(jax.grad(one)(X), jax.grad(both)(X), atol=1e-15)
+
+
+def test_sum_of_squares_of_the_source():
+    """Source B (5-24): ∂E/∂y_k = y_k − t_k."""
+    dy = jax.grad(lambda y: ops.sum_squared_error(y, T).sum())(X)
+    np.testing.assert_allclose(dy, X - T, atol=1e-16)
+
+
+@pytest.mark.parametrize("f", [ops.cross_entropy, ops.softmax_cross_entropy])
+@pytest.mark.parametrize(
+    "labels", [T, T.astype(np.float32), T.astype(np.int32), T.astype(bool), INDEX,
+               INDEX.astype(np.uint8), INDEX.astype(np.int64), INDEX - 4],
+)  # fmt: skip
+def test_every_form_of_labels_is_the_same(f, labels):
+    y = np.asarray(ops.softmax(X))
+    value, back = jax.vjp(lambda y: f(y, labels), y)
+    expected, expected_back = jax.vjp(lambda y: f(y, T), y)
+    np.testing.assert_allclose(value, expected, rtol=1e-14)
+    np.testing.assert_allclose(back(value)[0], expected_back(value)[0], atol=1e-14)
+
+
+@pytest.mark.parametrize("f", [ops.cross_entropy, ops.softmax_cross_entropy])
+def test_more_classes_than_the_label_dtype_counts(f):
+    y = np.full((2, 300), 1 / 300)
+    value, back = jax.vjp(lambda y: f(y, np.array([7, 255], np.uint8)), y)
+    assert jnp.isfinite(value).all()
+    assert np.asarray(back(value)[0]).argmin(-1).tolist() == [7, 255]
+
+
+@pytest.mark.parametrize("f", [ops.cross_entropy, ops.softmax_cross_entropy])
+@pytest.mark.parametrize("label", [4, 1000, -5])
+def test_an_index_out_of_range_gives_nan(f, label):
+    y = np.asarray(ops.softmax(X))[:2]
+    value = f(y, np.array([0, label]))
+    assert jnp.isfinite(value[0])
+    assert jnp.isnan(value[1])
+
+
+@pytest.mark.parametrize("f", [ops.cross_entropy, ops.softmax_cross_entropy])
+@pytest.mark.parametrize(
+    "labels",
+    [np.zeros(6), np.zeros((6, 3)), np.zeros((6, 1), np.int32), np.zeros(5, np.int32), np.int32(0)],
+    ids=["floats without classes", "classes", "extra axis", "count", "scalar"],
+)
+def test_labels_of_another_shape(f, labels):
+    with pytest.raises(ValueError) as e:
+        f(X, labels)
+    assert str(e.value) == (
+        f"{f.__name__}: labels must have shape (6, 4), or (6,) and an integer dtype, "
+        f"got {np.shape(labels)} and {np.asarray(labels).dtype}"
+    )
+
+
+@pytest.mark.parametrize("f", [ops.mean_squared_error, ops.sum_squared_error])
+@pytest.mark.parametrize(
+    ("y", "t"), [((6, 4), (6,)), ((6, 1), (6,)), ((6, 4), (1, 4)), ((), ())], ids=str
+)
+def test_targets_of_another_shape(f, y, t):
+    """Among them the (n, 1) against (n,) trap, which would broadcast to (n, n)."""
+    with pytest.raises(ValueError) as e:
+        f(jnp.ones(y), jnp.ones(t))
+    assert str(e.value).startswith(f"{f.__name__}: t must have the shape of y, {y} ")
+    assert "\n" not in str(e.value)
+
+
+def test_zero_times_log_zero():
+    """A class that is impossible, and said to be, costs nothing and has no gradient."""
+    y, t = jnp.array([0.0, 1.0]), jnp.array([0.0, 1.0])
+    loss, back = jax.vjp(ops.cross_entropy, y, t)
+    assert loss == 0
+    assert back(jnp.ones(()))[0].tolist() == [0.0, -1.0]
+    x = jnp.array([-jnp.inf, 2.0])
+    loss, back = jax.vjp(lambda x: ops.softmax_cross_entropy(x, t), x)
+    assert loss == 0
+    assert back(jnp.ones(()))[0].tolist() == [0.0, 0.0]
+
+
+def test_an_impossible_label():
+    assert ops.cross_entropy(jnp.array([0.0, 1.0]), jnp.array(0)) == jnp.inf
+    assert ops.softmax_cross_entropy(jnp.array([-jnp.inf, 1.0]), jnp.array(0)) == jnp.inf
+
+
+@pytest.mark.parametrize("labels", [np.int32(1), np.array([0.0, 1.0])], ids=["index", "one-hot"])
+def test_a_loss_is_never_negative(labels):
+    for scale in (0.0, 1e-8, 1e-3, 1.0, 30.0, 1e4):
+        x = jnp.array([-scale, scale], jnp.float32)
+        assert ops.softmax_cross_entropy(x, labels) >= 0
+
+
+def test_a_network_of_the_book_in_numpy():
+    """Affine, ReLU, affine and softmax with loss, forward and backward, as the book's layers."""
+    w1, b1 = RANDOM.standard_normal((4, 5)), RANDOM.standard_normal(5)
+    w2, b2 = RANDOM.standard_normal((5, 4)), RANDOM.standard_normal(4)
+    u = X @ w1 + b1
+    h = np.where(u >= 0, u, 0)
+    a = h @ w2 + b2
+    e = np.exp(a - a.max(-1, keepdims=True))
+    y = e / e.sum(-1, keepdims=True)
+    da = (y - T) / len(X)
+    du = (da @ w2.T) * (u >= 0)
+    expected = (X.T @ du, du.sum(0), h.T @ da, da.sum(0))
+
+    def loss(w1, b1, w2, b2):
+        h = ops.relu(ops.affine(X, w1, b1))
+        return ops.softmax_cross_entropy(ops.affine(h, w2, b2), INDEX).mean()
+
+    for d, e in zip(jax.grad(loss, (0, 1, 2, 3))(w1, b1, w2, b2), expected, strict=True):
+        np.testing.assert_allclose(d, e, atol=1e-14)

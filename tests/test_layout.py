@@ -1,0 +1,117 @@
+"""The architecture, read from the sources: who imports whom, what is public, what is documented."""
+
+import ast
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import funcnet
+from funcnet import RULES, initializers, layers, numerical, ops, optim, training
+
+ROOT = Path(funcnet.__file__).resolve().parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+# What a part of funcnet may import of funcnet: itself, and what stands here.
+MAY_IMPORT = {
+    "rule": set(),
+    "ops": {"rule"},
+    "initializers": set(),
+    "layers": {"ops", "initializers", "rule"},
+    "optim": {"ops"},  # the gradients of penalties, which their rules and transformations share
+    "numerical": set(),
+    "delta": set(),
+    "perceptron": {"ops"},
+    "datasets": set(),
+    "training": {"layers", "ops"},
+}
+THIRD_PARTY = {"jax", "optax", "chex", "numpy"}
+
+PUBLIC = {
+    ops: "step identity sigmoid tanh relu softmax log_softmax affine batch_norm dropout "
+    "mean_squared_error sum_squared_error cross_entropy softmax_cross_entropy",
+    layers: "Layer stateless chain Dense BatchNorm Dropout mlp",
+    initializers: "zeros constant normal xavier he",
+    optim: "sgd momentum nesterov adagrad rmsprop adam adamw l1 l2 elastic_net",
+    numerical: "gradient",
+    training: "TrainState make_step make_epoch evaluate",
+    funcnet: "rule RULES autodiff",
+    funcnet.datasets: "mnist",
+}
+
+
+def part(path):
+    """The part of funcnet that a file belongs to: its module, or its folder."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    for name in imports(path):
+        top, *rest = name.split(".")
+        if top == "funcnet" and rest and part(path) != "__init__":
+            allowed = MAY_IMPORT[part(path)] | {part(path)}
+            assert rest[0] in allowed, f"{path.name} imports {name}"
+        assert top not in {"tests", "experiments", "scripts"}
+        assert not name.startswith("jax._src")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_core_dependencies(path):
+    foreign = {name.split(".")[0] for name in imports(path)} - sys.stdlib_module_names - {"funcnet"}
+    assert foreign <= THIRD_PARTY
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_is_one_idea(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_public_names():
+    for module, names in PUBLIC.items():
+        for name in names.split():
+            assert hasattr(module, name), f"{module.__name__}.{name}"
+
+
+def test_ops_are_rules_and_rules_are_ops():
+    exported = {n for n, f in vars(ops).items() if inspect.isfunction(f)}
+    assert exported == {n for n, r in RULES.items() if r.primal.__module__.startswith("funcnet")}
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_a_rule_is_documented(name):
+    r = RULES[name]
+    doc = inspect.getdoc(r.primal)
+    for section in ("Args:", "Returns:", "Reference:"):
+        assert section in doc, section
+    for argument in inspect.signature(r.primal).parameters:
+        assert f"  {argument}: " in doc, argument
+    assert r.fwd.__name__ == f"{name}_fwd"
+    assert r.bwd.__name__ == f"{name}_bwd"
+    compact = r.bwd.__module__ == "funcnet.ops.elementwise"
+    if compact:
+        assert "dx = " in doc
+        assert "Saves" in doc
+    else:
+        assert "Saves" in inspect.getdoc(r.fwd)
+        assert "(1)" in inspect.getdoc(r.bwd)
+        assert re.search(r"# \(\d\)", inspect.getsource(r.bwd))
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_the_readme_leads_to_every_rule(name):
+    readme = (ROOT.parent / "README.md").read_text(encoding="utf-8")
+    file = Path(inspect.getsourcefile(RULES[name].primal)).relative_to(ROOT.parent).as_posix()
+    rows = [line for line in readme.splitlines() if f"`{name}`" in line and f"({file})" in line]
+    assert rows, f"no row of README.md has `{name}` and a link to {file}"

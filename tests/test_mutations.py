@@ -1,0 +1,201 @@
+"""The tests of the tests: every small change of an op's source must make some property fail.
+
+Each module of `funcnet.ops` is parsed, one node is changed (a sign, a factor of 1.001, a dropped
+term, an axis, `>` for `>=`, ...), the ops are built again from the changed source, and the
+properties of `test_rules.py` and the rows of the table of accuracy run until one fails.
+"""
+
+import ast
+import contextlib
+import copy
+import importlib
+import inspect
+import re
+import sys
+import types
+
+import accuracy_table
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES
+from criterion import cast, cotangents, equal, error_ratio, pull, split
+from oracles import ORACLES
+
+from funcnet import RULES, autodiff, ops
+
+ORDER = [  # importing before imported
+    "precision", "sharding", "labels", "elementwise", "activations", "linear", "softmax",
+    "softmax_cross_entropy", "losses", "normalization", "dropout", "penalties",
+]  # fmt: skip
+
+# Changes that leave the function as it is, as (line after the change, why).
+EQUIVALENT: dict[str, str] = {}
+
+SWAPS = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
+    ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Eq: ast.NotEq,
+}  # fmt: skip
+
+
+def changes(node):
+    """Functions that change a copy of this node in place, or return its replacement."""
+    if isinstance(node, ast.BinOp) and type(node.op) in SWAPS:
+        yield lambda n: ast.BinOp(n.left, SWAPS[type(n.op)](), n.right)
+        if isinstance(node.op, ast.Add | ast.Sub):
+            yield lambda n: n.left
+            yield lambda n: n.right
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        yield lambda n: n.operand
+    elif isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
+        yield lambda n: ast.Compare(n.left, [SWAPS[type(n.ops[0])]()], n.comparators)
+    elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        yield lambda n: ast.Constant(n.value + 1)
+    elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "widen":
+        yield lambda n: ast.BinOp(n, ast.Mult(), ast.Constant(1.001))
+        yield lambda n: ast.UnaryOp(ast.USub(), n)
+
+
+def is_skipped(node):
+    """Checks of arguments are tested elsewhere, and defaults by the cases that set them."""
+    return isinstance(
+        node, ast.Raise | ast.arguments | ast.AnnAssign | ast.Import | ast.ImportFrom
+    ) or (isinstance(node, ast.FunctionDef) and node.name.startswith(("_check", "is_index")))
+
+
+def walk(tree, path=()):
+    """(path, node) of every expression that can be changed."""
+    for name, value in ast.iter_fields(tree):
+        children = enumerate(value) if isinstance(value, list) else [(None, value)]
+        for i, child in children:
+            if not isinstance(child, ast.AST) or is_skipped(child):
+                continue
+            here = (*path, (name, i))
+            yield here, child
+            yield from walk(child, here)
+
+
+def mutants(module):
+    """(changed line, changed tree) of each change of a module."""
+    tree = ast.parse(inspect.getsource(importlib.import_module(f"funcnet.ops.{module}")))
+    for path, node in walk(tree):
+        for change in changes(node):
+            mutant = copy.deepcopy(tree)
+            parent = mutant
+            for name, i in path[:-1]:
+                parent = getattr(parent, name) if i is None else getattr(parent, name)[i]
+            name, i = path[-1]
+            old = getattr(parent, name) if i is None else getattr(parent, name)[i]
+            new = ast.copy_location(change(old), old)
+            if i is None:
+                setattr(parent, name, new)
+            else:
+                getattr(parent, name)[i] = new
+            ast.fix_missing_locations(mutant)
+            yield f"{node.lineno}: {ast.unparse(node)}  ->  {ast.unparse(new)}", mutant
+
+
+@contextlib.contextmanager
+def built(module, tree):
+    """The ops as built from sources of which one is `tree`."""
+    names = {m: f"funcnet.ops.{m}" for m in ORDER}
+    rules = dict(RULES)
+    saved = {name: sys.modules[name] for name in names.values()}
+    ops_saved = dict(vars(ops))
+    try:
+        for m, name in names.items():
+            source = tree if m == module else ast.parse(inspect.getsource(saved[name]))
+            fresh = types.ModuleType(name)
+            fresh.__file__ = saved[name].__file__
+            sys.modules[name] = fresh
+            exec(compile(source, saved[name].__file__, "exec"), vars(fresh))
+            for public in ops_saved.keys() & vars(fresh).keys() & RULES.keys():
+                setattr(ops, public, vars(fresh)[public])
+        yield
+    finally:
+        sys.modules.update(saved)
+        RULES.clear()
+        RULES.update(rules)
+        vars(ops).update(ops_saved)
+
+
+def check_case(name, case):
+    """What `test_rules.py` checks of value and gradient, on one case."""
+    g, values = split(getattr(ops, name), case.args, case.static)
+    values = cast(values, jnp.float64)
+    plain, dout = autodiff(g), cotangents(g, values)
+
+    @jax.jit
+    def run(values, dout):
+        of_fwd, hand = jax.vjp(g, *values)
+        auto = jax.vjp(plain, *values)[1]
+        return g(*values), of_fwd, hand(dout), auto(dout)
+
+    value, of_fwd, hand, auto = run(values, dout)
+    with np.errstate(all="ignore"):
+        expected = ORACLES[name](*case.args, **case.static)
+    equal(value, jax.tree.map(lambda v, e: jnp.asarray(e, v.dtype), value, expected))
+    equal(of_fwd, value, ulps=0)
+    equal(hand, auto)
+
+
+def check_narrow(name, case):
+    g, values = split(getattr(ops, name), case.args, case.static)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        narrow = cast(values, dtype)
+        dout = cotangents(g, narrow)
+        hand = pull(g)(narrow, dout)
+        assert [h.dtype for h in hand] == [v.dtype for v in narrow]
+        auto = pull(autodiff(g))(narrow, dout)
+        ratio = error_ratio(g, narrow, dout, dtype, hand)
+        assert ratio <= 1 or ratio <= error_ratio(g, narrow, dout, dtype, auto)
+
+
+def survives(names):
+    """Whether no property fails. Any exception is a failure, as it is in the other tests."""
+    try:
+        for name in names:
+            for case in CASES[name]:
+                check_case(name, case)
+        for name in names:
+            check_narrow(name, CASES[name][0])
+        for row in accuracy_table.rows():
+            if row.rule in names:
+                assert accuracy_table.measure(row).hand <= 4 * 2.0**-23
+    except Exception:  # noqa: BLE001
+        return False
+    return True
+
+
+USERS = {  # of the shared modules
+    "precision": ["sigmoid", "softmax"],
+    "labels": ["cross_entropy", "softmax_cross_entropy", "mean_squared_error"],
+    "elementwise": ["sigmoid", "relu"],
+}
+
+
+def names_of(module):
+    here = f"funcnet.ops.{module}"
+    return USERS.get(module) or [n for n, r in RULES.items() if r.primal.__module__ == here]
+
+
+def test_unchanged_ops_survive():
+    with built("activations", ast.parse(inspect.getsource(sys.modules["funcnet.ops.activations"]))):
+        assert survives(["sigmoid", "relu"])
+    assert ops.sigmoid.__wrapped__ is RULES["sigmoid"].primal
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [m for m in ORDER if m != "sharding"])
+def test_every_change_is_noticed(module):
+    survivors, total = [], 0
+    for line, tree in mutants(module):
+        total += 1
+        with built(module, tree):
+            if survives(names_of(module)):
+                survivors.append(line)
+    print(f"\n{module}: {total} changes, {len(survivors)} unnoticed")
+    unexplained = [s for s in survivors if re.sub(r"^\d+: ", "", s) not in EQUIVALENT]
+    assert not unexplained, "\n".join(unexplained)
+    assert total > 0

@@ -1,0 +1,648 @@
+"""The optimizers: against Optax, against the formulas in NumPy, and inside Optax's own tools.
+
+Distances between two float64 runs are max |a − b| / max(1, |b|) over steps, leaves and elements.
+The runs differ by the order of a few operations: each of the 1,000 steps adds an error of some
+2⁻⁵³ ≈ 1.1e-16 times numbers of order 1, so that 1,000 steps stay below 1e-12.
+"""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+
+from funcnet import optim
+
+STEPS = 1000
+ALLOWED = 1e-12
+SCHEDULE = optax.exponential_decay(0.02, transition_steps=100, decay_rate=0.7)
+
+
+def random_tree(seed, *leading):
+    draw = lambda *shape: rng.normal(size=(*leading, *shape))
+    rng = np.random.default_rng(seed)
+    return {"conv": (draw(2, 3, 4), draw()), "dense": {"b": draw(3)}}
+
+
+PARAMS = random_tree(0)
+NOISE = random_tree(1, STEPS)
+
+
+def gradient(params, noise):
+    """Of a quadratic with its minimum at 0.5, with noise as of a minibatch."""
+    return jax.tree.map(lambda p, e: 0.3 * (p - 0.5) + e, params, noise)
+
+
+def run(optimizer, params=PARAMS, noise=NOISE):
+    """The updates and params of every step, stacked."""
+
+    def step(carry, noise):
+        params, state = carry
+        updates, state = optimizer.update(gradient(params, noise), state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), (updates, params)
+
+    return jax.lax.scan(step, (params, optimizer.init(params)), noise)[1]
+
+
+def distance(a, b):
+    leaf = lambda x, y: np.max(np.abs(x - y) / np.maximum(1, np.abs(y)), initial=0.0)
+    return max(jax.tree.leaves(jax.tree.map(leaf, a, b)))
+
+
+# The formulas in NumPy, for one array: p and the state, which starts from 0, are updated in place.
+
+
+def sgd(p, g, state, t, lr):
+    p -= lr * g
+
+
+def momentum(p, g, state, t, lr, momentum=0.9):
+    state["v"] = momentum * state["v"] - lr * g
+    p += state["v"]
+
+
+def nesterov(p, g, state, t, lr, momentum=0.9):
+    p += momentum**2 * state["v"] - (1 + momentum) * lr * g
+    state["v"] = momentum * state["v"] - lr * g
+
+
+def adagrad(p, g, state, t, lr, initial_accumulator_value=0.0, eps=1e-7):
+    state["h"] = state["h"] + g * g
+    p -= lr * g / (np.sqrt(initial_accumulator_value + state["h"]) + eps)
+
+
+def rmsprop(p, g, state, t, lr, decay=0.99, eps=1e-7):
+    state["h"] = decay * state["h"] + (1 - decay) * g * g
+    p -= lr * g / (np.sqrt(state["h"]) + eps)
+
+
+def averages(g, state, b1, b2):
+    state["m"] = b1 * state["m"] + (1 - b1) * g
+    state["g"] = b2 * state["g"] + (1 - b2) * g * g
+    return state["m"], state["g"]
+
+
+def adam_of_source_a(p, g, state, t, lr, b1=0.9, b2=0.999, eps=1e-8):
+    m, v = averages(g, state, b1, b2)
+    p -= lr / (np.sqrt(v / (1 - b2 ** (t + 1))) + eps) * (m / (1 - b1 ** (t + 1)))
+
+
+def adam_of_source_d(p, g, state, t, lr, b1=0.9, b2=0.999, eps=1e-8):
+    m, v = averages(g, state, b1, b2)
+    p -= lr / (np.sqrt(v) + eps) * m
+
+
+def adam_of_the_book(p, g, state, t, lr, b1=0.9, b2=0.999, eps=1e-8):
+    m, v = averages(g, state, b1, b2)
+    p -= lr * np.sqrt(1 - b2 ** (t + 1)) / (1 - b1 ** (t + 1)) * m / (np.sqrt(v) + eps)
+
+
+def with_decay(adam):
+    def adamw(p, g, state, t, lr, weight_decay=1e-4, **options):
+        decay = lr * weight_decay * p
+        adam(p, g, state, t, lr, **options)
+        p -= decay
+
+    return adamw
+
+
+# Ours, Optax's where it has the form, the formula where it is not Optax's to decide; and settings
+# for which they are compared. Options of ours have the same names in the formulas.
+
+mask_tree = {"conv": (True, False), "dense": False}
+mask_function = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+scheduled_trace = lambda **options: optax.chain(
+    optax.scale_by_learning_rate(SCHEDULE), optax.trace(0.9, **options)
+)
+clip = optax.clip_by_global_norm(2.0)
+
+CASES = {
+    "sgd": (optim.sgd, optax.sgd, sgd, [{}]),
+    "momentum": (
+        optim.momentum,
+        lambda lr, momentum=0.9: optax.sgd(lr, momentum=momentum),
+        momentum,
+        [{}, {"momentum": 0.0}, {"momentum": 0.5}],
+    ),
+    "nesterov": (
+        optim.nesterov,
+        lambda lr, momentum=0.9: optax.sgd(lr, momentum=momentum, nesterov=True),
+        nesterov,
+        [{}, {"momentum": 0.0}, {"momentum": 0.5}],
+    ),
+    "adagrad": (
+        optim.adagrad,
+        None,
+        adagrad,
+        [{}, {"initial_accumulator_value": 0.3, "eps": 0.5}, {"eps": 0.0}],
+    ),
+    "adagrad, inside": (
+        partial(optim.adagrad, eps_placement="inside"),
+        lambda lr, initial_accumulator_value=0.0, **o: optax.adagrad(
+            lr, initial_accumulator_value, **o
+        ),
+        None,
+        [{}, {"initial_accumulator_value": 0.1}, {"eps": 0.5}],
+    ),
+    "rmsprop": (
+        optim.rmsprop,
+        lambda lr, decay=0.99, eps=1e-7: optax.rmsprop(lr, decay, eps, eps_in_sqrt=False),
+        rmsprop,
+        [{}, {"decay": 0.9, "eps": 0.5}, {"decay": 0.0, "eps": 0.5}, {"eps": 0.0}],
+    ),
+    "rmsprop, inside": (
+        partial(optim.rmsprop, eps_placement="inside"),
+        lambda lr, decay=0.99, eps=1e-7: optax.rmsprop(lr, decay, eps),
+        None,
+        [{}, {"decay": 0.9, "eps": 0.5}],
+    ),
+    "adam": (
+        optim.adam,
+        optax.adam,
+        adam_of_source_a,
+        [{}, {"eps": 0.5}, {"b1": 0.0, "b2": 0.9}, {"b2": 0.0, "eps": 0.5}, {"eps": 0.0}],
+    ),
+    "adam, inside": (
+        partial(optim.adam, eps_placement="inside"),
+        lambda lr, eps=1e-8, **o: optax.adam(lr, eps=0, eps_root=eps, **o),
+        None,
+        [{}, {"eps": 0.5, "b1": 0.8, "b2": 0.99}],
+    ),
+    "adam, eps_hat": (
+        partial(optim.adam, eps_placement="eps_hat"),
+        None,
+        adam_of_the_book,
+        [{"eps": 1e-7}, {"eps": 0.5, "b1": 0.8, "b2": 0.99}],
+    ),
+    "adam, no bias correction": (
+        partial(optim.adam, bias_correction=False),
+        None,
+        adam_of_source_d,
+        [{"eps": 0.0}, {"eps": 0.5, "b1": 0.8, "b2": 0.99}],
+    ),
+    "adam, eps_hat, no bias correction": (
+        partial(optim.adam, eps_placement="eps_hat", bias_correction=False),
+        None,
+        adam_of_source_d,
+        [{"eps": 0.5}],
+    ),
+    "adamw": (
+        optim.adamw,
+        optax.adamw,
+        with_decay(adam_of_source_a),
+        [{}, {"weight_decay": 0.3, "b1": 0.8, "b2": 0.99, "eps": 0.5}, {"eps": 0.0}],
+    ),
+    "adamw, inside, mask": (
+        partial(optim.adamw, eps_placement="inside", mask=mask_tree),
+        lambda lr, eps=1e-8, **o: optax.adamw(lr, eps=0, eps_root=eps, mask=mask_tree, **o),
+        None,
+        [{"weight_decay": 0.3, "eps": 0.5}],
+    ),
+    "adamw, mask function": (
+        partial(optim.adamw, mask=mask_function),
+        partial(optax.adamw, mask=mask_function),
+        None,
+        [{"weight_decay": 0.3}],
+    ),
+    "adamw, eps_hat": (
+        partial(optim.adamw, eps_placement="eps_hat"),
+        None,
+        with_decay(adam_of_the_book),
+        [{"weight_decay": 0.3, "eps": 0.5}],
+    ),
+    "adamw, no bias correction": (
+        partial(optim.adamw, bias_correction=False),
+        None,
+        with_decay(adam_of_source_d),
+        [{"weight_decay": 0.3, "eps": 0.5}],
+    ),
+    "schedule": (
+        lambda lr: optim.adamw(SCHEDULE, weight_decay=0.3),
+        lambda lr: optax.adamw(SCHEDULE, weight_decay=0.3),
+        None,
+        [{}],
+    ),
+    "schedule, momentum": (
+        lambda lr: optim.momentum(SCHEDULE),
+        lambda lr: scheduled_trace(),
+        None,
+        [{}],
+    ),
+    "schedule, nesterov": (
+        lambda lr: optim.nesterov(SCHEDULE),
+        lambda lr: scheduled_trace(nesterov=True),
+        None,
+        [{}],
+    ),
+    "chain": (
+        lambda lr: optax.chain(clip, optim.l2(0.1), optim.rmsprop(SCHEDULE, decay=0.9, eps=1e-8)),
+        lambda lr: optax.chain(
+            clip, optax.add_decayed_weights(0.1), optax.rmsprop(SCHEDULE, eps_in_sqrt=False)
+        ),
+        None,
+        [{}],
+    ),
+    "masked": (
+        lambda lr: optax.masked(optim.adam(lr), mask_tree),
+        lambda lr: optax.masked(optax.adam(lr), mask_tree),
+        None,
+        [{}],
+    ),
+    "masked, all": (
+        lambda lr: optax.masked(optim.adam(lr), False),
+        lambda lr: optax.masked(optax.adam(lr), False),
+        None,
+        [{}],
+    ),
+}
+
+
+def run_formula(formula, lr, **options):
+    """The updates and params of every step, stacked."""
+    params, treedef = jax.tree.flatten(jax.tree.map(np.array, PARAMS))
+    noise = jax.tree.leaves(NOISE)
+    states = [dict.fromkeys("vhmg", 0.0) for _ in params]
+    history = [[p.copy()] for p in params]
+    for t in range(STEPS):
+        for p, e, state, past in zip(params, noise, states, history, strict=True):
+            formula(p, 0.3 * (p - 0.5) + e[t], state, t, lr, **options)
+            past.append(p.copy())
+    stacked = [np.stack(past) for past in history]
+    return treedef.unflatten(np.diff(x, axis=0) for x in stacked), treedef.unflatten(
+        x[1:] for x in stacked
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_optax_and_the_formula_for_1000_steps(name):
+    ours, theirs, formula, settings = CASES[name]
+    run_ours = jax.jit(lambda options: run(ours(0.02, **options)))
+    run_theirs = jax.jit(lambda options: run(theirs(0.02, **options)))
+    for options in settings:
+        results = run_ours(options)
+        if theirs:
+            with jax.numpy_dtype_promotion("standard"):  # Optax's bias correction needs it
+                assert distance(results, run_theirs(options)) <= ALLOWED, options
+        if formula:
+            assert distance(results, run_formula(formula, 0.02, **options)) <= ALLOWED, options
+
+
+def test_nesterov_looks_ahead_by_its_velocity():
+    eta, alpha, steps = 0.02, 0.8, 200
+    curvature = np.array([1.0, 5.0, 20.0])
+    w, v, ahead = np.ones(3), np.zeros(3), []
+    for _ in range(steps):
+        v = alpha * v - eta * curvature * (w + alpha * v)
+        w = w + v
+        ahead.append(w + alpha * v)
+    optimizer = optim.nesterov(eta, momentum=alpha)
+    params, state = np.ones(3), optimizer.init(np.ones(3))
+    update = jax.jit(optimizer.update)
+    for expected in ahead:
+        updates, state = update(curvature * params, state)
+        params = params + updates
+        np.testing.assert_allclose(params, expected, rtol=0, atol=ALLOWED)
+
+
+def test_learning_rate_weighs_each_gradient_when_it_enters_the_velocity():
+    optimizer = optim.momentum(lambda count: jnp.where(count == 0, 1.0, 0.0), momentum=0.5)
+    state = optimizer.init(0.0)
+    updates = []
+    for _ in range(3):
+        update, state = optimizer.update(1.0, state)
+        updates.append(float(update))
+    assert updates == [-1.0, -0.5, -0.25]
+
+
+def test_adam_in_float32_has_no_cancellation_in_its_bias_correction():
+    # M̂ = g and Ĝ = g² for a constant g, so each step is η. Within 8 steps M and G are rounded some
+    # 30 times at most; 1 − β₂ᵗ⁺¹ as written would cost 1e-5 on top.
+    optimizer = optim.adam(1.0, eps=0)
+    state = optimizer.init(jnp.float32(0))
+    update = jax.jit(optimizer.update)
+    for _ in range(8):
+        step, state = update(jnp.float32(0.3), state)
+        assert abs(float(step) + 1) <= 16 * np.finfo(np.float32).eps
+
+
+# AdamW is not Adam with L2.
+
+
+def test_adamw_decays_by_a_factor_where_l2_in_adam_steps_by_the_sign():
+    params, nothing = jnp.array([4.0, -0.01, 0.0]), jnp.zeros(3)
+    for decay in (0.1, 0.5):
+        decoupled = optim.adamw(0.2, weight_decay=decay)
+        updates, _ = decoupled.update(nothing, decoupled.init(params), params)
+        np.testing.assert_allclose(updates, -0.2 * decay * params, rtol=1e-14)
+        coupled = optax.chain(optim.l2(decay), optim.adam(0.2, eps=0))
+        updates, _ = coupled.update(nothing, coupled.init(params), params)
+        np.testing.assert_allclose(updates, -0.2 * jnp.sign(params), rtol=1e-14)
+
+
+def test_adamw_differs_from_adam_with_l2_and_sgd_does_not():
+    decoupled, _ = jax.jit(partial(run, optim.adamw(0.02, weight_decay=0.3)))(PARAMS)
+    coupled = optax.chain(optim.l2(0.3), optim.adam(0.02))
+    assert distance(jax.jit(partial(run, coupled))(PARAMS)[0], decoupled) > 1e-3
+    decoupled = optax.chain(optax.add_decayed_weights(0.3), optax.scale_by_learning_rate(0.02))
+    coupled = optax.chain(optim.l2(0.3), optim.sgd(0.02))
+    expected = jax.jit(partial(run, decoupled))(PARAMS)
+    assert distance(jax.jit(partial(run, coupled))(PARAMS), expected) <= ALLOWED
+
+
+def test_masked_decay_leaves_infinite_parameters_alone():
+    params = {"w": jnp.ones(2), "constant": jnp.array([-jnp.inf])}
+    optimizer = optim.adamw(0.1, mask={"w": True, "constant": False})
+    updates, _ = optimizer.update(
+        jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params
+    )
+    assert float(updates["constant"][0]) == 0.0
+    assert float(updates["w"][0]) < 0.0
+
+
+# Transformations of JAX: one compilation for a sweep, no second one for a second call.
+
+SWEEPS = {
+    "sgd": lambda h: optim.sgd(h),
+    "momentum": lambda h: optim.momentum(h, momentum=0.5 + h),
+    "nesterov": lambda h: optim.nesterov(h, momentum=0.5 + h),
+    "adagrad": lambda h: optim.adagrad(h, initial_accumulator_value=h, eps=h),
+    "rmsprop": lambda h: optim.rmsprop(h, decay=0.5 + h, eps=h, eps_placement="inside"),
+    "adam": lambda h: optim.adam(h, b1=0.5 + h, b2=0.9 + h, eps=h, eps_placement="eps_hat"),
+    "adamw": lambda h: optim.adamw(h, b1=0.5 + h, b2=0.9 + h, eps=h, weight_decay=h),
+    "penalties": lambda h: optax.chain(
+        optim.l1(h), optim.l2(h), optim.elastic_net(h, 2 * h), optim.sgd(0.1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_sweep_compiles_once_and_equals_separate_runs(name):
+    traced = []
+    noise = jax.tree.map(lambda e: e[:50, ..., :1], NOISE["dense"])
+    params = {"b": np.ones(1)}
+
+    def train(h):
+        traced.append(h)
+        return run(SWEEPS[name](h), params, noise)
+
+    sweep = jax.jit(jax.vmap(train))
+    values = np.array([0.001, 0.01, 0.05])
+    updates, after = sweep(values)
+    sweep(2 * values)
+    assert len(traced) == 1
+    for i, h in enumerate(values):
+        expected = jax.jit(lambda h=float(h): train(h))()
+        assert distance(({"b": updates["b"][i]}, {"b": after["b"][i]}), expected) <= ALLOWED
+
+
+OPTIMIZERS = {
+    "sgd": optim.sgd(0.1),
+    "momentum": optim.momentum(0.1),
+    "nesterov": optim.nesterov(0.1),
+    "adagrad": optim.adagrad(0.1),
+    "rmsprop": optim.rmsprop(0.1),
+    "adam": optim.adam(0.1),
+    "adamw": optim.adamw(0.1, weight_decay=0.1),
+    "adam, schedule": optim.adam(SCHEDULE),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_second_step_does_not_recompile(name):
+    traced = []
+
+    @jax.jit
+    def step(params, state):
+        traced.append(params)
+        updates, state = OPTIMIZERS[name].update(params, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = jnp.ones((), jnp.bfloat16)
+    state = OPTIMIZERS[name].init(params)
+    for _ in range(3):
+        params, state = step(params, state)
+    assert len(traced) == 1
+    assert int(state.count) == 3
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_dtypes_are_kept_and_the_state_is_at_least_float32(name):
+    optimizer = OPTIMIZERS[name]
+    dtypes = ["bfloat16", "float16", "float32", "float64"]
+    params = {dtype: jnp.asarray([1.0, -2.0], dtype) for dtype in dtypes}
+    state = optimizer.init(params)
+    updates, new = jax.eval_shape(optimizer.update, params, state, params)
+    assert {k: str(u.dtype) for k, u in updates.items()} == {k: k for k in dtypes}
+    assert jax.tree.map(jax.typeof, new) == jax.tree.map(jax.typeof, state)
+    assert (state.count.dtype, state.count.shape) == (jnp.int32, ())
+    for tree in state[1:]:
+        expected = {k: "float64" if k == "float64" else "float32" for k in dtypes}
+        assert {k: str(x.dtype) for k, x in tree.items()} == expected
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw"])
+def test_narrow_parameters_get_the_float32_update_rounded(name):
+    optimizer = OPTIMIZERS[name]
+    rng = np.random.default_rng(2)
+    narrow = jnp.asarray(rng.normal(size=9), jnp.bfloat16)
+    wide = narrow.astype(jnp.float32)
+    states = optimizer.init(narrow), optimizer.init(wide)
+    update = jax.jit(optimizer.update)
+    for _ in range(5):
+        g = jnp.asarray(rng.normal(size=9), jnp.bfloat16)
+        rounded, *narrow_state = update(g, states[0], narrow)
+        exact, *wide_state = update(g.astype(jnp.float32), states[1], wide)
+        np.testing.assert_array_equal(rounded, exact.astype(jnp.bfloat16))
+        jax.tree.map(np.testing.assert_array_equal, narrow_state, wide_state)
+        states = *narrow_state, *wide_state
+
+
+def test_a_bfloat16_sum_of_squares_would_stall():
+    optimizer = optim.adagrad(0.1)
+    p = jnp.zeros((), jnp.bfloat16)
+    step = lambda state, _: (optimizer.update(jnp.ones_like(p), state)[1], None)
+    state, _ = jax.jit(lambda s: jax.lax.scan(step, s, length=1000))(optimizer.init(p))
+    assert float(state.h) == 1000.0  # 256 + 1 is 256 in bfloat16
+
+
+def test_hyperparameters_of_another_dtype_do_not_widen_the_state():
+    params = jnp.ones(3, jnp.float32)
+    wide = jnp.float64(0.1)
+    optimizer = optim.adamw(wide, b1=wide, b2=wide, eps=wide, weight_decay=wide)
+    updates, state = jax.jit(optimizer.update)(params, optimizer.init(params), params)
+    assert {str(x.dtype) for x in jax.tree.leaves((updates, state[1:]))} == {"float32"}
+
+
+def test_works_under_shard_map():
+    mesh = jax.make_mesh((2,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    params = {"split": np.arange(8.0).reshape(4, 2) - 3, "whole": np.ones(3)}
+    noise = jax.tree.map(lambda p: np.zeros((20, *p.shape)), params)
+    specs = {"split": PartitionSpec("i"), "whole": PartitionSpec()}
+    stacked = {"split": PartitionSpec(None, "i"), "whole": PartitionSpec()}
+    train = lambda params, noise: run(optim.adamw(0.1, weight_decay=0.1), params, noise)
+    sharded = jax.shard_map(
+        train, mesh=mesh, in_specs=(specs, stacked), out_specs=(stacked, stacked)
+    )
+    assert distance(jax.jit(sharded)(params, noise), jax.jit(train)(params, noise)) <= ALLOWED
+
+
+def test_gradient_through_the_optimizer_with_respect_to_the_learning_rate():
+    def final(learning_rate):
+        _, params = run(optim.adam(learning_rate), np.ones(3), NOISE["dense"]["b"][:5])
+        return params[-1].sum()
+
+    exact = jax.jit(jax.grad(final))(0.1)
+    h = 1e-5  # central difference: error h² and 2⁻⁵²/h, both below 1e-9 of numbers of order 10
+    central = (jax.jit(final)(0.1 + h) - jax.jit(final)(0.1 - h)) / (2 * h)
+    np.testing.assert_allclose(exact, central, rtol=1e-7)
+
+
+# Optax's own tools.
+
+
+def test_inject_hyperparams_makes_the_learning_rate_part_of_the_state():
+    params = {"w": jnp.ones(3)}
+    optimizer = optax.inject_hyperparams(optim.adamw)(
+        learning_rate=SCHEDULE, eps_placement="inside"
+    )
+    reference = optim.adamw(SCHEDULE, eps_placement="inside")
+    state, expected_state = optimizer.init(params), reference.init(params)
+    for t in range(3):
+        updates, state = jax.jit(optimizer.update)(params, state, params)
+        expected, expected_state = jax.jit(reference.update)(params, expected_state, params)
+        assert float(state.hyperparams["learning_rate"]) == pytest.approx(float(SCHEDULE(t)))
+        np.testing.assert_allclose(updates["w"], expected["w"], rtol=1e-12)
+
+
+def test_partition_by_label_leaves_some_optimizers_without_parameters():
+    parts = {"a": optim.adam(0.1), "b": optim.sgd(0.1), "none": optim.adamw(0.1)}
+    optimizer = optax.partition(parts, {"conv": "a", "dense": "b"})
+    updates, _ = jax.jit(optimizer.update)(PARAMS, optimizer.init(PARAMS), PARAMS)
+    for label, key in (("a", "conv"), ("b", "dense")):
+        expected, _ = parts[label].update(PARAMS[key], parts[label].init(PARAMS[key]))
+        assert distance(updates[key], expected) <= ALLOWED
+
+
+def test_map_params_finds_the_trees_of_the_state():
+    optimizer = optim.adam(0.1)
+    state = optax.tree.map_params(optimizer, lambda x: x + 1, optimizer.init(PARAMS))
+    assert int(state.count) == 0
+    assert all(bool((x == 1).all()) for x in jax.tree.leaves((state.M, state.G)))
+
+
+def test_a_gradient_of_none_changes_nothing():
+    params = {"w": jnp.ones(2), "n": jnp.arange(3)}
+    optimizer = optax.chain(optim.l2(0.1), optim.adamw(0.1))
+    state = optimizer.init(params)
+    updates, new = jax.jit(optimizer.update)({"w": jnp.ones(2), "n": None}, state, params)
+    assert updates["n"] is None
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+    np.testing.assert_array_equal(new[1].M["n"], np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optim.adagrad(0.1, eps=0),
+        optim.adagrad(0.1, eps=0, eps_placement="inside"),
+        optim.rmsprop(0.1, eps=0),
+        optim.adam(0.1, eps=0),
+        optim.adam(0.1, eps=0, eps_placement="inside"),
+        optim.adam(0.1, eps=0, eps_placement="eps_hat"),
+        optim.adamw(0.1, eps=0, weight_decay=0),
+    ],
+)
+def test_without_eps_a_gradient_of_zero_makes_no_step(optimizer):
+    params = jnp.array([1.0, 2.0])
+    updates, _ = optimizer.update(jnp.array([0.0, 3.0]), optimizer.init(params), params)
+    assert float(updates[0]) == 0.0
+    assert float(updates[1]) < 0.0
+
+
+# Errors.
+
+update = lambda optimizer, grads, params=None: optimizer.update(
+    grads, optimizer.init(PARAMS if params is None else params), params
+)
+
+ERRORS = {
+    "sgd: learning_rate must be a number, got '0.1'": lambda: optim.sgd("0.1"),
+    "sgd: learning_rate must be a number, got None": lambda: optim.sgd(None),
+    "adam: learning_rate must be a scalar, got shape (3,)": lambda: optim.adam(np.ones(3)),
+    "adam: what the schedule returns must be a scalar, got shape (2,)": lambda: update(
+        optim.adam(lambda count: jnp.ones(2)), PARAMS
+    ),
+    "momentum: momentum must be in [0, 1), got 1": lambda: optim.momentum(0.1, momentum=1),
+    "nesterov: momentum must be in [0, 1), got -0.1": lambda: optim.nesterov(0.1, momentum=-0.1),
+    "rmsprop: decay must be in [0, 1), got 1.5": lambda: optim.rmsprop(0.1, decay=1.5),
+    "rmsprop: eps must be finite and not negative, got -1": lambda: optim.rmsprop(0.1, eps=-1),
+    "rmsprop: eps_placement must be one of ('outside', 'inside'), got 'eps_hat'": (
+        lambda: optim.rmsprop(0.1, eps_placement="eps_hat")
+    ),
+    "adagrad: eps must be finite and not negative, got nan": lambda: optim.adagrad(
+        0.1, eps=float("nan")
+    ),
+    "adagrad: initial_accumulator_value must be finite and not negative, got -0.1": (
+        lambda: optim.adagrad(0.1, initial_accumulator_value=-0.1)
+    ),
+    "adagrad: eps_placement must be one of ('outside', 'inside'), got 'in'": (
+        lambda: optim.adagrad(0.1, eps_placement="in")
+    ),
+    "adam: b1 must be in [0, 1), got 1.0": lambda: optim.adam(0.1, b1=jnp.array(1.0)),
+    "adam: b2 must be in [0, 1), got 2": lambda: optim.adam(0.1, b2=2),
+    "adam: eps must be finite and not negative, got -1e-08": lambda: optim.adam(0.1, eps=-1e-8),
+    "adam: eps_placement must be one of ('outside', 'inside', 'eps_hat'), got 'root'": (
+        lambda: optim.adam(0.1, eps_placement="root")
+    ),
+    "adamw: b1 must be in [0, 1), got -1": lambda: optim.adamw(0.1, b1=-1),
+    "adamw: weight_decay must be finite and not negative, got -0.1": lambda: optim.adamw(
+        0.1, weight_decay=-0.1
+    ),
+    "adamw: update needs params: call update(grads, state, params)": lambda: update(
+        optim.adamw(0.1), PARAMS
+    ),
+    "adamw: mask['w'] must be boolean, got 1.0": lambda: update(
+        optim.adamw(0.1, mask={"w": 1.0}), {"w": np.ones(2)}, {"w": np.ones(2)}
+    ),
+    "adamw: mask must have the structure of params or a prefix of it, PyTreeDef({'w': *}), got "
+    "PyTreeDef({'v': *})": lambda: update(
+        optim.adamw(0.1, mask={"v": True}), {"w": np.ones(2)}, {"w": np.ones(2)}
+    ),
+    "l1: rate must be finite and not negative, got -1": lambda: optim.l1(-1),
+    "l2: rate must be a number, got '1'": lambda: optim.l2("1"),
+    "l2: update needs params: call update(grads, state, params)": lambda: update(
+        optim.l2(0.1), PARAMS
+    ),
+    "elastic_net: l2_rate must be finite and not negative, got inf": lambda: optim.elastic_net(
+        0.1, float("inf")
+    ),
+    "adam: grads['w'] must have the shape of its parameter, (1, 2), got (2,)": lambda: update(
+        optim.adam(0.1), {"w": np.ones(2)}, {"w": np.ones((1, 2))}
+    ),
+    "l1: grads['w'] must have the shape of its parameter, (1, 2), got (2,)": lambda: update(
+        optim.l1(0.1), {"w": np.ones(2)}, {"w": np.ones((1, 2))}
+    ),
+    "sgd: grads[0] must be of a real floating dtype, got int32": lambda: update(
+        optim.sgd(0.1), [np.ones(2, np.int32)]
+    ),
+    "adam: grads[0] must be of a real floating dtype, got complex128": lambda: update(
+        optim.adam(0.1), [np.ones(2, np.complex128)], [np.ones(2, np.complex128)]
+    ),
+}
+
+
+@pytest.mark.parametrize("message", ERRORS)
+def test_errors_are_one_line(message):
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(message)}$"):
+        ERRORS[message]()
+
+
+def test_traced_hyperparameters_are_not_checked_but_must_be_scalars():
+    jax.eval_shape(lambda b: optim.adam(0.1, b1=b, eps=b).init(PARAMS), -1.0)
+    with pytest.raises(ValueError, match=r"^adam: b1 must be a scalar, got shape \(2,\)"):
+        jax.eval_shape(lambda b: optim.adam(0.1, b1=b).init(PARAMS), np.ones(2))

@@ -1,0 +1,382 @@
+"""Training: a step against NumPy, an epoch against its steps, evaluation against one batch."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from funcnet import autodiff, ops, optim
+from funcnet.layers import Dense, Dropout, Layer, chain, mlp
+from funcnet.training import TrainState, accuracy, evaluate, make_epoch, make_step
+
+N, CLASSES, BATCH = 24, 3, 6
+NET = mlp(8, CLASSES, batch_norm=True, dropout=0.25)
+LOSS = ops.softmax_cross_entropy
+ADAM, MOMENTUM = optim.adam(0.01), optim.momentum(0.05)
+STEP = make_step(NET, LOSS, ADAM, metrics={"accuracy": accuracy})
+EPOCH = make_epoch(STEP, batch_size=BATCH)
+RTOL = 1e-12  # of float64, 2e-16 a rounding, over a few steps
+
+
+@functools.cache
+def examples(n=N, seed=0):
+    """Points with labels that can be learned: the class is the largest of the first 3 numbers."""
+    x = jax.random.normal(jax.random.key(seed), (n, 5), jnp.float64)
+    return x, x[:, :CLASSES].argmax(-1)
+
+
+def create(net=NET, optimizer=ADAM, seed=0):
+    return TrainState.create(net, optimizer, jax.random.key(seed), examples()[0])
+
+
+def close(a, b, rtol=RTOL):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(numbers(p), numbers(q), rtol, rtol)
+
+
+def equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(numbers(p), numbers(q))
+
+
+def numbers(x):
+    is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(x) if is_key else x)
+
+
+def ids_of(train_state, x, ids):
+    """A step that trains nothing and reports which examples it was given."""
+    return train_state._replace(step=train_state.step + 1), {"x": x, "ids": ids}
+
+
+# A step ---------------------------------------------------------------------------------------
+
+
+def test_a_step_of_gradient_descent_in_numpy():
+    """W ← W − η Xᵀ(Y − T)/B, b ← b − η Σ(Y − T)/B, with Y = softmax(XW + b): source A 3.3.8."""
+    x, labels = examples()
+    net, optimizer = chain(Dense(CLASSES)), optim.sgd(0.5)
+    before = create(net, optimizer)
+    after, measured = jax.jit(make_step(net, LOSS, optimizer))(before, x, labels)
+
+    (p,), x = before.params, np.asarray(x)
+    e = np.exp(x @ p["w"] + p["b"])
+    y, t = e / e.sum(1, keepdims=True), np.eye(CLASSES)[labels]
+    w = p["w"] - 0.5 * x.T @ (y - t) / N
+    b = p["b"] - 0.5 * (y - t).mean(0)
+    close(after.params, ({"w": w, "b": b},))
+    close(measured, {"loss": -np.log((y * t).sum(1)).mean()})
+    assert int(after.step) == 1
+    equal(after.key, before.key)
+
+
+def test_a_step_updates_all_of_the_state():
+    """BatchNorm's running mean follows the batch: 0.9·0 + 0.1·mean."""
+    x, labels = examples()
+    before = create()
+    after, _ = jax.jit(STEP)(before, x, labels)
+    h = np.asarray(x) @ before.params[0]["w"] + before.params[0]["b"]
+    close(after.state[1]["mean"], 0.1 * h.mean(0))
+    assert int(after.opt_state.count) == 1
+
+
+def test_metrics_are_means_over_the_batch():
+    x, labels = examples()
+    net = chain(ops.identity)  # its outputs are x
+    two = lambda y, labels: jnp.full(labels.shape, 2.0)
+    metrics = {"accuracy": accuracy, "two": two}
+    step = make_step(net, lambda y, t: LOSS(y[:, :CLASSES], t), optim.sgd(0.1), metrics=metrics)
+    _, measured = step(create(net, optim.sgd(0.1)), x, labels)
+    np.testing.assert_allclose(measured["accuracy"], np.mean(x.argmax(1) == labels), 1e-7)
+    assert float(measured["two"]) == 2
+    assert set(measured) == {"loss", "accuracy", "two"}
+
+
+def test_accuracy_of_indices_is_that_of_one_hot():
+    y = jnp.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
+    labels = jnp.array([1, 1, 1, 0])
+    assert accuracy(y, labels).tolist() == [1, 0, 1, 1]
+    assert accuracy(y, jax.nn.one_hot(labels, 2)).tolist() == [1, 0, 1, 1]
+
+
+def test_a_penalty_is_a_term_of_the_loss():
+    """With SGD, λ/2 Σp² in the loss is the same as λp in the gradient."""
+    x, labels = examples()
+    rate = 0.1
+    penalty = lambda params: optim.l2_penalty(params, rate)
+    net, sgd = mlp(8, CLASSES), optim.sgd(0.5)
+    decayed = optax.chain(optim.l2(rate), sgd)
+    before = create(net, sgd)
+    in_loss, measured = jax.jit(make_step(net, LOSS, sgd, penalty=penalty))(before, x, labels)
+    in_gradient, plain = jax.jit(make_step(net, LOSS, decayed))(
+        before._replace(opt_state=decayed.init(before.params)), x, labels
+    )
+    close(in_loss.params, in_gradient.params)
+    term = rate / 2 * sum((numbers(p) ** 2).sum() for p in jax.tree.leaves(before.params))
+    np.testing.assert_allclose(measured["loss"] - plain["loss"], term, RTOL)
+
+
+def test_steps_draw_anew_and_reproducibly():
+    """The key of a step depends on the key of the run and on the number of the step alone."""
+    see = Layer(  # its state is the key that it was given
+        lambda key, x: ((), jax.random.key_data(key)),
+        lambda p, s, x, *, key=None, train=False: (x, jax.random.key_data(key) if train else s),
+        "see",
+    )
+    net = chain(Dense(CLASSES), see)
+    x, labels = examples()
+    step = jax.jit(make_step(net, LOSS, optim.sgd(0.1)))
+    train_state = create(net, optim.sgd(0.1))
+    keys = [tuple(train_state.state[1].tolist())]
+    for _ in range(50):
+        train_state, _ = step(train_state, x, labels)
+        keys.append(tuple(train_state.state[1].tolist()))
+    assert len(set(keys)) == 51
+    other, _ = step(create(net, optim.sgd(0.1))._replace(step=jnp.int32(7)), x, labels)
+    assert tuple(other.state[1].tolist()) == keys[8]
+    other, _ = step(create(net, optim.sgd(0.1), seed=1), x, labels)
+    assert tuple(other.state[1].tolist()) not in keys
+
+
+OPTIMIZERS = {
+    "optim.nesterov": optim.nesterov(0.03),
+    "optim.adamw": optim.adamw(0.03),
+    "optax.sgd": optax.sgd(0.3),
+    "optax.adamw": optax.adamw(0.03),
+    "optax.chain": optax.chain(
+        optax.clip_by_global_norm(1.0), optim.adam(optax.constant_schedule(0.03))
+    ),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_any_optimizer_learns(optimizer):
+    """With any of them 60 steps bring the loss of a small network below a third of its start."""
+    x, labels = examples()
+    net = mlp(8, CLASSES)
+    epoch = make_epoch(make_step(net, LOSS, optimizer), batch_size=N)
+    with jax.numpy_dtype_promotion("standard"):  # Optax's Adam needs it
+        train_state, losses = create(net, optimizer), []
+        for _ in range(60):
+            train_state, measured = epoch(train_state, x, labels)
+            losses.append(float(measured["loss"][0]))
+    assert losses[-1] < losses[0] / 3
+
+
+def test_hand_rules_and_autodiff_train_alike():
+    """Over 10 epochs in float64, with momentum: Adam would blow up the roundings of the gradient of
+    a bias before BatchNorm, which is exactly 0, to steps of full size.
+    """
+    x, labels = examples()
+    epoch = make_epoch(make_step(NET, LOSS, MOMENTUM), batch_size=BATCH)
+    hand, auto = create(optimizer=MOMENTUM), create(optimizer=MOMENTUM)
+    for _ in range(10):
+        hand, measured = epoch(hand, x, labels)
+        auto, expected = autodiff(epoch)(auto, x, labels)
+        close(measured, expected, 1e-10)
+    close(hand, auto, 1e-10)
+
+
+def test_data_parallel_step_is_the_same():
+    """Examples over four devices, parameters on each: the statistics are those of the batch."""
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    x, labels = examples()
+    step = jax.jit(make_step(NET, LOSS, MOMENTUM, metrics={"accuracy": accuracy}))
+    alone = step(create(optimizer=MOMENTUM), x, labels)
+    split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+    train_state = jax.device_put(create(optimizer=MOMENTUM), whole)
+    together = step(train_state, *jax.device_put((x, labels), split))
+    close(together, alone)
+    assert len(together[0].params[0]["w"].sharding.device_set) == 4
+
+
+# An epoch -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 6, 24])
+def test_an_epoch_visits_each_example_at_most_once_and_leaves_out_a_remainder(batch_size):
+    x, _ = examples()
+    epoch = make_epoch(ids_of, batch_size=batch_size)
+    train_state, seen = epoch(create(), x, jnp.arange(N))
+    steps = N // batch_size
+    assert seen["ids"].shape == (steps, batch_size)
+    assert len(set(seen["ids"].ravel().tolist())) == steps * batch_size
+    assert int(train_state.step) == steps
+    equal(seen["x"], x[seen["ids"]])  # inputs and labels stay together
+
+
+def test_every_order_is_as_likely():
+    """The place of each example is uniform: mean (n − 1)/2, within 5 standard errors.
+
+    The variance of a uniform place is (n² − 1)/12.
+    """
+    n, epochs = 5, 2000
+    ids = jnp.arange(n)
+    epoch = make_epoch(ids_of, batch_size=n)
+    train_state, orders = create(), []
+    for _ in range(epochs):
+        train_state, seen = epoch(train_state, ids, ids)
+        orders.append(seen["ids"][0])
+    orders = np.array(orders)
+    places = np.argsort(orders, 1)
+    standard_error = np.sqrt((n**2 - 1) / 12 / epochs)
+    assert (abs(places.mean(0) - (n - 1) / 2) < 5 * standard_error).all()
+    assert len(np.unique(orders, axis=0)) == 120  # all n! of them; one is missed with odds e⁻¹²
+
+
+def test_the_key_decides_the_order():
+    epoch = make_epoch(ids_of, batch_size=N)
+    order = lambda seed: epoch(create(seed=seed), jnp.arange(N), jnp.arange(N))[1]["ids"]
+    equal(order(1), order(1))
+    assert (order(1) != order(2)).any()
+
+
+def test_an_epoch_is_a_loop_of_steps():
+    """Also if examples are pytrees, here with a number by which the loop finds them."""
+    x, labels = examples()
+
+    def numbered(train_state, x, labels):
+        train_state, measured = STEP(train_state, x["x"], labels)
+        return train_state, {**measured, "id": x["id"]}
+
+    epoch = make_epoch(numbered, batch_size=5)
+    after, measured = epoch(create(), {"x": x, "id": jnp.arange(N)}, labels)
+    train_state, single = create(), jax.jit(STEP)
+    for i, batch in enumerate(measured.pop("id")):
+        train_state, m = single(train_state, x[batch], labels[batch])
+        close(m, jax.tree.map(lambda a, i=i: a[i], measured))
+    close(train_state, after)
+
+
+def run(seed, epochs=2):
+    x, labels = examples()
+    train_state = create(seed=seed)
+    for _ in range(epochs):
+        train_state, _ = EPOCH(train_state, x, labels)
+    return train_state
+
+
+def test_a_seed_decides_everything():
+    one, again, other = run(1), run(1), run(2)
+    equal(one, again)
+    differ = jax.tree.map(lambda a, b: (a != b).any(), one.params, other.params)
+    assert all(jax.tree.leaves(differ))
+
+
+def test_an_epoch_compiles_once_and_takes_over_the_buffers():
+    traces = []
+
+    def step(train_state, x, labels):
+        traces.append(1)
+        return STEP(train_state, x, labels)
+
+    x, labels = examples()
+    epoch = make_epoch(step, batch_size=BATCH)
+    start = create()
+    train_state, _ = epoch(start, x, labels)
+    assert all(a.is_deleted() for a in jax.tree.leaves((start.params, start.opt_state)))
+    traces.clear()
+    for _ in range(3):
+        train_state, _ = epoch(train_state, x, labels)
+    assert not traces
+    assert not x.is_deleted()
+
+
+def equations(jaxpr):
+    """All equations, at any depth."""
+    for e in jaxpr.eqns:
+        yield e
+        for value in jax.tree.leaves(list(e.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+def test_an_epoch_is_one_scan_without_the_host():
+    x, labels = examples()
+    found = list(equations(jax.make_jaxpr(EPOCH)(create(), x, labels).jaxpr))
+    lengths = [e.params["length"] for e in found if e.primitive.name == "scan"]
+    assert lengths.count(N // BATCH) == 1
+    assert not [e for e in found if "callback" in e.primitive.name or "outfeed" in e.primitive.name]
+    train_state, _ = EPOCH(create(), x, labels)
+    with jax.transfer_guard("disallow"):
+        EPOCH(train_state, x, labels)
+
+
+# Evaluation -----------------------------------------------------------------------------------
+
+
+@functools.cache
+def trained():
+    """A trained network whose inference differs from its training."""
+    train_state = run(0, epochs=3)
+    return train_state.params, train_state.state
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(1, 10), (7, 1), (7, 7), (24, 6), (24, 10)])
+def test_evaluation_is_the_mean_over_all_examples(n, batch_size):
+    x, labels = examples(n, seed=3)
+    params, state = trained()
+    means = evaluate(
+        NET, {"loss": LOSS, "accuracy": accuracy}, params, state, x, labels, batch_size=batch_size
+    )
+    y, _ = NET.apply(params, state, x)
+    close(means["loss"], LOSS(y, labels).mean())
+    np.testing.assert_allclose(means["accuracy"], np.mean(y.argmax(1) == labels), 1e-7)
+    assert means["loss"].shape == ()
+
+
+def test_evaluation_needs_no_key_and_drops_nothing():
+    x, labels = examples()
+    net = chain(Dropout(0.5))
+    means = evaluate(net, {"x": lambda y, _: y[:, 0]}, ((),), ((),), x, labels, batch_size=5)
+    np.testing.assert_allclose(means["x"], np.mean(x[:, 0]), RTOL)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.bool_, jnp.int32])
+def test_evaluation_adds_up_in_float32_at_least(dtype):
+    """4097 ones make 4097: bfloat16 cannot count beyond 256, float16 not beyond 2048."""
+    n = 4097
+    one = lambda y, labels: jnp.ones(labels.shape, dtype)
+    net = chain(ops.identity)
+    means = evaluate(net, {"one": one}, ((),), ((),), jnp.ones((n, 1)), jnp.zeros(n, jnp.int32))
+    assert float(means["one"]) == 1
+    assert jnp.finfo(means["one"].dtype).bits >= 32
+
+
+# Errors ---------------------------------------------------------------------------------------
+
+
+def epoch_of(n, labels, batch_size):
+    return make_epoch(STEP, batch_size=batch_size)(create(), examples()[0][:n], labels)
+
+
+def evaluation(n, labels, batch_size=10):
+    params, state = NET.init(jax.random.key(0), examples()[0])
+    x = examples()[0][:n]
+    return evaluate(NET, {"loss": LOSS}, params, state, x, labels, batch_size=batch_size)
+
+
+LABELS = np.zeros(N, int)
+ERRORS = [
+    (lambda: make_epoch(ids_of, batch_size=0), "make_epoch: batch_size must be at least 1, got 0"),
+    (lambda: epoch_of(5, LABELS[:5], 6), "epoch: batch_size must be at most 5 examples, got 6"),
+    (lambda: epoch_of(N, LABELS[:5], 2), r"epoch: x and labels .* got \[5, 24\]"),
+    (lambda: evaluation(N, LABELS, 0), "evaluate: batch_size must be at least 1, got 0"),
+    (lambda: evaluation(N, LABELS[:5]), r"evaluate: x and labels .* got \[5, 24\]"),
+    (lambda: evaluation(0, LABELS[:0]), "evaluate: x must hold at least one example, got none"),
+]
+
+
+@pytest.mark.parametrize(("f", "message"), ERRORS, ids=[e[1] for e in ERRORS])
+def test_errors_are_one_line(f, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        f()
+    assert "\n" not in str(raised.value)
