@@ -146,6 +146,8 @@ def rows() -> list[Row]:
             columns + f32(100), f32(random.standard_normal((64, 3))), batch_norm_truth, gain=2),
         Row("batch_norm", "data with mean 10⁴", batch_norm, "two-pass", two_pass,
             columns + f32(1e4), f32(random.standard_normal((64, 3))), batch_norm_truth, gain=1e2),
+        Row("batch_norm", "data with mean 10⁶", batch_norm, "two-pass", two_pass,
+            columns + f32(1e6), f32(random.standard_normal((64, 3))), batch_norm_truth, gain=1e4),
     ]  # fmt: skip
 
 

@@ -153,6 +153,7 @@ CASES: dict[str, list[Case]] = {
         Case("confident", (normal(3, 5, scale=20.0), one_hot([0, 4, 2], 5))),
         Case("confident index", (normal(3, 5, scale=20.0), ints(0, 4, 2))),
         Case("masked", (np.array([[0.0, 1.0, -np.inf]]), ints(0))),
+        Case("masked one-hot", (np.array([[0.0, 1.0, -np.inf]]), ints([1, 0, 0]))),
         Case("empty", (np.zeros((0, 3)), np.zeros((0,), np.int32))),
     ],
     "l1_penalty": [

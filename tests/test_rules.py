@@ -293,6 +293,23 @@ def test_sharded_jit(name, case, kind):
     equal(actual, pull(plain)(values, dout))
 
 
+BATCHED = [param for param in FIRST if any(param.values[1].shard)]
+
+
+@pytest.mark.parametrize(("name", "case"), BATCHED)
+def test_export_of_any_batch(name, case):
+    """Exported with a symbolic batch size, the gradient runs for the one of the case."""
+    g, _, values, _ = setup(name, case)
+    loss = lambda values: sum(jnp.sum(jnp.sin(y)) for y in jax.tree.leaves(g(*values)))
+    (n,) = jax.export.symbolic_shape("n")
+    symbolic = tuple(
+        jax.ShapeDtypeStruct((n, *v.shape[1:]) if spec == P("d") else v.shape, v.dtype)
+        for v, spec in zip(values, sharding_of(case), strict=True)
+    )
+    exported = jax.export.export(jax.jit(jax.grad(loss)))(symbolic)
+    equal(tuple(exported.call(values)), jax.jit(jax.grad(loss))(values))
+
+
 @pytest.mark.parametrize(("name", "case"), FIRST)
 def test_export(name, case):
     """Exported for CPU, CUDA and TPU, serialised and read back, the gradient runs here."""

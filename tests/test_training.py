@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from funcnet import autodiff, ops, optim
+from funcnet import autodiff, ops, optim, training
 from funcnet.layers import Dense, Dropout, Layer, chain, mlp
 from funcnet.training import TrainState, accuracy, evaluate, make_epoch, make_step
 
@@ -236,6 +236,21 @@ def test_the_key_decides_the_order():
     order = lambda seed: epoch(create(seed=seed), jnp.arange(N), jnp.arange(N))[1]["ids"]
     equal(order(1), order(1))
     assert (order(1) != order(2)).any()
+
+
+def test_initial_weights_have_a_key_of_their_own():
+    see = Layer(lambda key, x: ((), jax.random.key_data(key)), lambda p, s, x, **_: (x, s), "see")
+    train_state = create(see)
+    assert (train_state.state != jax.random.key_data(train_state.key)).any()
+
+
+def test_no_step_shares_its_key_with_a_shuffle():
+    """Else dropout would be correlated with the order of the examples."""
+    keys = lambda f: jax.vmap(lambda i: jax.random.key_data(f(jax.random.key(0), i)))(
+        jnp.arange(99)
+    )
+    both = np.concatenate([keys(training._step_key), keys(training._shuffle_key)])
+    assert len(np.unique(both, axis=0)) == 2 * 99
 
 
 def test_an_epoch_is_a_loop_of_steps():

@@ -18,7 +18,7 @@ def dropout(x: jax.Array, key: jax.Array, *, rate: float) -> jax.Array:
     Args:
       x: Any shape.
       key: A PRNG key, from `jax.random.key` or `jax.random.PRNGKey`. The same key gives the same r.
-      rate: p in [0, 1), the probability of dropping. Static.
+      rate: p in [0, 1), the probability of dropping, up to 2⁻¹⁷. Static.
 
     Returns:
       y with the shape and dtype of x.
@@ -38,14 +38,13 @@ def dropout(x: jax.Array, key: jax.Array, *, rate: float) -> jax.Array:
 def _draw(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
     """The mask r, True with probability 1 − p.
 
-    Each 32-bit random word serves two elements: random bits are the largest cost of dropout. So p
-    is rounded to a multiple of 2⁻¹⁶, which nobody can measure with fewer than 10⁹ elements.
+    Each 32-bit random word serves two elements, because random bits are the largest cost of
+    dropout. So p is rounded to a multiple of 2⁻¹⁶; the scale 1/(1 − p) is not.
     """
     *batch, n = shape or (1,)
-    pairs = -(-n // 2)
-    words = jax.random.bits(key, (*batch, pairs), jnp.uint32)
-    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*batch, 2 * pairs)[..., :n]
-    return (halves.astype(jnp.int32) >= round(rate * 2**16)).reshape(shape)
+    words = jax.random.bits(key, (*batch, -(-n // 2)), jnp.uint32)
+    halves = jnp.concatenate([words >> 16, words & 0xFFFF], axis=-1)[..., :n]
+    return (halves >= round(rate * 2**16)).reshape(shape)
 
 
 def _apply(r: jax.Array, x: jax.Array, rate: float) -> jax.Array:

@@ -18,7 +18,7 @@ def is_index(f: str, y: jax.Array, t: jax.Array) -> bool:
 
 def at(x: jax.Array, index: jax.Array) -> jax.Array:
     """The element x_t of each row, shape (...); nan where there is none."""
-    return jnp.take_along_axis(x, index.astype(jnp.int32)[..., None], axis=-1)[..., 0]
+    return jnp.take_along_axis(x, index.astype(jnp.int32)[..., None], axis=-1).squeeze(-1)
 
 
 def one_hot(index: jax.Array, classes: int) -> jax.Array:

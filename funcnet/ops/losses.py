@@ -128,8 +128,8 @@ def cross_entropy(y: jax.Array, t: jax.Array) -> jax.Array:
 
     Reference: Source A 3.1.2.
 
-    >>> float(cross_entropy(jnp.array([0.5, 0.5]), jnp.array([1.0, 0.0])))
-    0.6931471824645996
+    >>> round(float(cross_entropy(jnp.array([0.5, 0.5]), jnp.array([1.0, 0.0]))), 4)
+    0.6931
     """
     if is_index("cross_entropy", y, t):
         return -jnp.log(at(y, t))

@@ -40,6 +40,10 @@ def test_the_scale_is_exact_and_the_mean_is_kept():
     assert abs(y.mean() - 3.0) < 6 * 3.0 * np.sqrt(0.25 / N)
 
 
+def test_rate_zero_keeps_everything():
+    assert mask(0.0, (1_000_000,)).all()
+
+
 def test_a_key_decides_the_mask():
     assert (mask(0.5, (100,), 0) == mask(0.5, (100,), 0)).all()
     assert (mask(0.5, (100,), 0) != mask(0.5, (100,), 1)).any()
