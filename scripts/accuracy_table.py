@@ -63,25 +63,25 @@ def exponential(x: Any) -> Any:
 
 
 def sigmoid_truth(x: Any, dy: Any) -> Any:
-    """dy e⁻ˣ / (1 + e⁻ˣ)²."""
+    """Returns dy e⁻ˣ / (1 + e⁻ˣ)²."""
     e = exponential(-exact(x))
     return exact(dy) * e / (1 + e) ** 2
 
 
 def tanh_truth(x: Any, dy: Any) -> Any:
-    """dy / cosh² x."""
+    """Returns dy / cosh² x."""
     return 4 * sigmoid_truth(2 * np.asarray(x, np.float64), dy)
 
 
 def softmax_truth(x: Any, dy: Any) -> Any:
-    """y ⊙ (dy − ⟨dy, y⟩)."""
+    """Returns y ⊙ (dy − ⟨dy, y⟩)."""
     e = exponential(exact(x))
     y = e / e.sum(-1, keepdims=True)
     return y * (exact(dy) - (exact(dy) * y).sum(-1, keepdims=True))
 
 
 def cross_entropy_truth(x: Any, dy: Any) -> Any:
-    """p − t, for the label 0."""
+    """Returns p − t, for the label 0."""
     e = exponential(exact(x))
     p = e / e.sum(-1, keepdims=True)
     p[..., 0] = -e[..., 1:].sum(-1) / e.sum(-1)

@@ -187,7 +187,7 @@ RESIDUAL_BYTES: dict[str, int] = {
     "tanh": 0,
     "relu": 8,  # one byte for each of 8 elements
     "softmax": 4 * 20,  # y, which is also the output
-    "log_softmax": 2 * 4 * 4,  # m and s of 4 rows
+    "log_softmax": 4 * 20 + 4 * 4,  # e, and s of 4 rows
     "affine": 0,
     "batch_norm": 3 * 4 * 3,  # μ₀, δ and r of 3 columns
     "batch_norm_inference": 0,
@@ -195,7 +195,7 @@ RESIDUAL_BYTES: dict[str, int] = {
     "mean_squared_error": 0,
     "sum_squared_error": 0,
     "cross_entropy": 0,
-    "softmax_cross_entropy": 2 * 4 * 4,  # m and rest of 4 rows
+    "softmax_cross_entropy": 4 * 20 + 3 * 4 * 4,  # others; e_own, rest and m of 4 rows
     "l1_penalty": 4,  # Σ|p|
     "l2_penalty": 4,  # Σp²/2
     "elastic_net_penalty": 8,  # both

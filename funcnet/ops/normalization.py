@@ -29,8 +29,9 @@ def _statistics(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """
     batch = tuple(range(x.ndim - 1))
     mean = x.mean(batch)
-    delta = (x - mean).mean(batch)
-    var = ((x - mean - delta) ** 2).mean(batch)
+    u = x - mean
+    delta = u.mean(batch)
+    var = (u**2).mean(batch) - delta**2  # δ is a rounding error: nothing cancels
     return mean, delta, var
 
 
@@ -101,15 +102,16 @@ def batch_norm_bwd(residuals, douts, *, eps):
 
     Reference: Source A 4.2.1.2.
     """
-    x, mean, delta, r, scale, bias = residuals
+    # Without a barrier XLA would find x − μ computed already in fwd, and keep it beside x.
+    x, mean, delta, r, scale, bias = jax.lax.optimization_barrier(residuals)
     dy, dmean, dvar = douts
     batch, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
     g, u = widen(dy), widen(x) - mean - delta
     z = u * r
     dscale = (g * z).sum(batch)  # (1)
     dbias = g.sum(batch)
-    dx = widen(scale) * r * (g - (z * dscale + dbias) / count)  # (2)
-    dx = dx + (dmean + 2 * u * dvar) / count  # (3)
+    dx = widen(scale) * r * (g - (z * (dscale / count) + dbias / count))  # (2)
+    dx = dx + (dmean / count + u * (2 * dvar / count))  # (3)
     return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
 
 

@@ -15,7 +15,8 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
         L = −Σ_j t_j log p_j,   p_j = exp(x_j) / Σ_k exp(x_k)
 
     x are the logits and t the labels. Loss and gradient keep full relative accuracy where p is
-    nearly 1 at the label (both are then tiny), and where all logits share a large offset.
+    nearly 1 at the label (both are then tiny), and where all logits share a large offset. Class
+    indices are the fast form; for a number per class that accuracy costs two more passes.
 
     Args:
       logits: x, shape (..., C).
@@ -37,69 +38,70 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def softmax_cross_entropy_fwd(logits, labels):
-    """Saves logits and labels, m = max x and `rest`: two numbers per example.
+    """Saves `others`, of the size of x, and sums of it for each example.
 
-    With z = x − m the sum s = Σ eᶻ is at least 1. One term of it is left out of `rest`, so that a
-    tiny rest keeps its digits, and log s = log1p(rest) does:
+    With m = max x, z = x − m and e = eᶻ, the class that the label is about, if there is one, is the
+    own class: the index, or the one with t_j > T/2, where T = Σ t (1 for probabilities). The sum
+    s = Σ e is kept in two parts: `others` is e with 0 at the own class, and
 
-    - for a class index t, the term of t, which needs no search. If t is the maximum that term is 1,
-      and else s = rest + exp(z_t) with rest ≥ 1 and L ≥ −z_t > 0, so nothing tiny is at stake.
-    - else one maximal term. If the maximum occurs n times, n − 1 of them belong to the rest.
+        rest = Σ others,   s = e_own + rest,   log s = log1p(rest + (e_own − 1)),
+
+    so that a tiny rest keeps its digits. If the own class is the maximum, e_own = 1 and log s is
+    exact; if not, rest ≥ 1 or L ≥ t_own (m − x_own), and nothing tiny is at stake.
     """
     x = widen(logits)
     m = jax.lax.stop_gradient(x.max(-1, keepdims=True))  # L does not depend on it
-    z = x - m
-    e = jnp.exp(z)
+    e = jnp.exp(x - m)
     if is_index("softmax_cross_entropy", logits, labels):
-        t = one_hot(labels, x.shape[-1])
-        z_t = at(z, labels)
-        rest = jnp.where(t, jnp.zeros_like(e), e).sum(-1)
-        loss = jnp.log1p(rest + jnp.expm1(z_t)) - z_t
-    else:
-        t = labels.astype(x.dtype)
-        peak = z == 0
-        ties = peak.sum(-1, dtype=x.dtype)
-        rest = jnp.where(peak, e - 1, e).sum(-1) + (ties - 1)
-        terms = t * (jnp.log1p(rest)[..., None] - z)
-        excluded = (t == 0) & (z == -jnp.inf)  # 0 · log 0 = 0
-        loss = jnp.where(excluded, jnp.zeros_like(z), terms).sum(-1)
-    return loss.astype(logits.dtype), (logits, labels, m, rest)
+        others = jnp.where(one_hot(labels, x.shape[-1]), jnp.zeros_like(e), e)
+        rest = others.sum(-1)
+        z_own = at(x, labels) - m.squeeze(-1)
+        e_own = jnp.exp(z_own)
+        loss = jnp.log1p(rest + (e_own - 1)) - z_own
+        return loss.astype(logits.dtype), (others, e_own, rest, labels)
+    t = labels.astype(x.dtype)
+    own = 2 * t > t.sum(-1, keepdims=True)
+    others = jnp.where(own, jnp.zeros_like(e), e)
+    rest = others.sum(-1, keepdims=True)
+    e_own = jnp.where(own, e, jnp.zeros_like(e)).sum(-1, keepdims=True)
+    terms = t * (jnp.log1p(rest + (e_own - 1)) - (x - m))
+    excluded = (t == 0) & (x == -jnp.inf)  # 0 · log 0 = 0
+    loss = jnp.where(excluded, jnp.zeros_like(x), terms).sum(-1)
+    return loss.astype(logits.dtype), (others, e_own, rest, labels, logits, m)
 
 
 def softmax_cross_entropy_bwd(residuals, dloss):
     """The cotangents of logits and labels.
 
-    L = −Σ_j t_j x_j + T log Σ_k exp(x_k), with T = Σ_j t_j, so that
+    L = −Σ_j t_j x_j + T log Σ_k exp(x_k), so that with p = e / s (others / s but for the own class)
 
         dx = dL (T p − t),      for T = 1 the source's Y − T,                                 (1)
-        dt = −dL log p = dL (log1p(rest) − z).                                                (2)
+        dt = −dL log p = dL (log s − z).                                                      (2)
 
-    For a class index (T = 1) p_t − 1 = −rest/s, with no cancellation, as `rest` leaves out t:
+    At the own class p is nearly 1 when the answer is right. There 1 − p_own = rest / s, and
 
-        p_j = e_j / s,   j ≠ t;      p_t − 1 = −rest / s,   s = rest + e_t.                   (3)
+        T p_own − t_own = (T − t_own) − T rest / s                                            (3)
 
-    Else 1 − p_j = q_j = (rest + (1 − e_j))/s, a sum of non-negative terms. Where t_j is the larger
-    part of T, T − t_j is exact (Sterbenz), and
-
-        T p_j − t_j = (T − t_j) − T q_j   if t_j > T/2.                                       (4)
+    does not cancel: T − t_own is exact (Sterbenz), and 0 for a class index or one-hot t.
 
     Reference: Source A 3.3.8.
     """
-    logits, labels, m, rest = residuals
-    z = widen(logits) - m
-    e = jnp.exp(z)
-    dl, rest = widen(dloss)[..., None], rest[..., None]
-    if is_index("softmax_cross_entropy", logits, labels):
-        t = one_hot(labels, z.shape[-1])
-        s = rest + jnp.exp(at(z, labels))[..., None]
-        dx = dl * jnp.where(t, -rest, e) / s  # (3)
-        return dx.astype(logits.dtype), None
-    t = labels.astype(z.dtype)
+    others, e_own, rest, labels, *logits_m = residuals
+    dl = widen(dloss)
+    if not logits_m:
+        own = one_hot(labels, others.shape[-1])
+        scale = (dl / (e_own + rest))[..., None]
+        dx = jnp.where(own, -rest[..., None], others) * scale  # (1), (3) with T = 1
+        return dx.astype(dloss.dtype), None
+    logits, m = logits_m
+    t = labels.astype(others.dtype)
     total = t.sum(-1, keepdims=True)
-    p, q = e / (1 + rest), (rest + (1 - e)) / (1 + rest)
-    dx = dl * jnp.where(2 * t > total, (total - t) - total * q, total * p - t)  # (1), (4)
-    dt = dl * (jnp.log1p(rest) - z)  # (2)
-    return dx.astype(logits.dtype), label_cotangent(labels, dt)
+    own, s = 2 * t > total, e_own + rest
+    at_own = (total - t) - total * (rest / s)  # (3)
+    dx = dl[..., None] * jnp.where(own, at_own, others * (total / s) - t)  # (1)
+    log_s = jnp.log1p(rest + (e_own - 1))
+    dt = dl[..., None] * (log_s - (widen(logits) - m))  # (2)
+    return dx.astype(dloss.dtype), label_cotangent(labels, dt)
 
 
 softmax_cross_entropy.defvjp(softmax_cross_entropy_fwd, softmax_cross_entropy_bwd)
