@@ -208,7 +208,7 @@ def _examples(f: str, x: Any, labels: Any) -> int:
 
 
 def _shuffle(key: Any, n: int) -> jax.Array:
-    """The numbers 0 to n − 1 in random order: that of n random words, of which hardly any are equal.
+    """The numbers 0 to n − 1 in the order of n random words, of which hardly any are equal.
 
     `jax.random.permutation` sorts twice, to be exact also where many are; on a CPU a sort of 60,000
     takes as long as several steps.

@@ -112,7 +112,7 @@ def rows() -> list[Row]:
     f32 = lambda values: np.asarray(values, np.float32)
     label = jnp.zeros(1, jnp.int32)
     by_index = lambda x: ops.softmax_cross_entropy(x, label)
-    by_one_hot = lambda x: ops.softmax_cross_entropy(x, f32([[1, 0, 0]]))
+    by_one_hot = lambda x: ops.softmax_cross_entropy(x, jnp.asarray(f32([[1, 0, 0]])))
     peer = lambda x: optax.losses.softmax_cross_entropy_with_integer_labels(x, label)
     columns = f32(random.standard_normal((64, 3)))
     ones, zeros = jnp.ones(3, jnp.float32), jnp.zeros(3, jnp.float32)
@@ -185,7 +185,7 @@ def table() -> str:
 
 def main() -> None:
     """Prints the table, and writes it into README.md if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     text = table()
     if parser.parse_args().write:

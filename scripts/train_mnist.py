@@ -1,0 +1,372 @@
+"""Trains a multilayer perceptron on MNIST by hand-written backward rules.
+
+    python scripts/train_mnist.py
+    python scripts/train_mnist.py --hidden 100 100 --activation tanh --optimizer momentum
+    python scripts/train_mnist.py --rules both       # beside JAX's autodiff, from the same seed
+    FUNCNET_DATA=fashion python scripts/train_mnist.py      # another data set in MNIST's files
+
+The defaults were chosen on the last 10,000 training images, held out for that purpose. With them
+the seeds 0 to 4 reach a test accuracy of 98.9 to 99.1 %, in about 20 s on two cores of an AMD EPYC.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import math
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+import optax
+import tyro
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from tqdm import tqdm
+
+from funcnet import autodiff, initializers, ops, optim
+from funcnet.datasets import Mnist, mnist
+from funcnet.layers import Layer, chain, mlp
+from funcnet.training import TrainState, accuracy, evaluate, make_epoch, make_step
+
+INITIALIZERS = {
+    "auto": None,
+    "he": initializers.he,
+    "xavier": initializers.xavier,
+    "normal": initializers.normal(0.01),
+}
+OPTIMIZERS = {  # with the learning rate and weight decay that stand for "auto"
+    "sgd": (optim.sgd, 0.2, 0.0),
+    "momentum": (optim.momentum, 0.05, 0.0),
+    "nesterov": (optim.nesterov, 0.05, 0.0),
+    "adagrad": (optim.adagrad, 0.02, 0.0),
+    "rmsprop": (optim.rmsprop, 0.001, 0.0),
+    "adam": (optim.adam, 0.004, 0.0),
+    "adamw": (optim.adamw, 0.004, 0.05),
+}
+BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito, for all kinds of colour vision
+DASHES = {"hand": "-", "autodiff": ":"}
+
+History = dict[str, dict[str, list[float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Trains a multilayer perceptron with Batch Normalization and Dropout on MNIST."""
+
+    hidden: tuple[int, ...] = (400, 400)
+    """Neurons of each hidden layer."""
+    activation: Literal["relu", "sigmoid", "tanh"] = "relu"
+    """What follows each hidden layer."""
+    initializer: Literal["auto", "he", "xavier", "normal"] = "auto"
+    """Initial weights; normal has std 0.01, auto is he for relu and xavier else."""
+    optimizer: Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"] = (
+        "adamw"
+    )
+    """From funcnet.optim."""
+    learning_rate: float | Literal["auto"] = "auto"
+    """Peak of a schedule that warms up for a tenth of the steps, then falls as a cosine; auto fits
+    the optimizer."""
+    weight_decay: float | Literal["auto"] = "auto"
+    """Of the weight matrices: decoupled in adamw, an L2 penalty before the others; auto is 0.05 for
+    adamw, 0 for the others."""
+    dropout: float = 0.1
+    """Probability of dropping the output of a hidden neuron."""
+    shift: int = 1
+    """Training images are moved at random by up to this many pixels along each axis; 0: never."""
+    epochs: int = 12
+    """Passes over the training images."""
+    batch_size: int = 200
+    """Images in a minibatch."""
+    seed: int = 0
+    """Decides initial weights, order of the images, and dropout."""
+    rules: Literal["hand", "autodiff", "both"] = "hand"
+    """Who differentiates: our rules, JAX, or both side by side."""
+    out: Path = Path("runs/mnist")
+    """Folder for what is saved."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program.
+
+    Args:
+      argv: The options, by default those of the command line.
+
+    Returns:
+      The exit status: 0, or 2 after one line on stderr about what is wrong with the options, the
+      data or the folder.
+    """
+    try:
+        config = parse(argv)
+        data = mnist()
+        check(config, len(data.train_images))
+        make_folder(config.out)
+    except (ValueError, OSError) as e:
+        print(f"train_mnist: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+
+    start = time.perf_counter()
+    states, history = train(config, data)
+    seconds = time.perf_counter() - start
+
+    rules, last = next(iter(states.items()))
+    result = {"test_accuracy": history[rules]["test accuracy"][-1], "seconds": seconds}
+    versions = {m.__name__: m.__version__ for m in (jax, jaxlib, np, optax)}
+    record = {
+        "config": dataclasses.asdict(config) | {"out": str(config.out)},
+        "versions": versions,
+        "result": result,
+        "history": history,
+    }
+    files = {
+        "curves": config.out / "curves.png",
+        "model": config.out / "model.npz",
+        "history": config.out / "history.json",
+    }
+    write(files["curves"], lambda file: plot(history).savefig(file, dpi=150))
+    write(files["model"], lambda file: save({"params": last.params, "state": last.state}, file))
+    write(files["history"], lambda file: file.write(json.dumps(record, indent=1).encode()))
+    for name, path in files.items():
+        print(f"{name:8} {path.resolve()}")
+    if config.rules == "both":
+        print(compare(history))
+    print(f"trained in {seconds:.1f} s")
+    print(f"test accuracy {result['test_accuracy']:.4f}")
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> Config:
+    """The configuration that the options ask for.
+
+    Raises:
+      ValueError: If an option or its value is unknown: what tyro says about it, without its box.
+    """
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(Config, args=argv)
+    except SystemExit as e:
+        if e.code != 2:  # --help
+            raise
+    text = box.getvalue().partition("\n")[2].partition("For full helptext")[0]
+    raise ValueError(" ".join(word for word in text.split() if word.strip("│─╰╯|-+")))
+
+
+def check(config: Config, images: int) -> None:
+    """Raises a ValueError that names the option which is out of range."""
+    number = lambda x, least: x == "auto" or least <= x < math.inf
+    ranges = {
+        "hidden": (all(n >= 1 for n in config.hidden), "numbers of at least 1"),
+        "learning_rate": (number(config.learning_rate, 0), "a number of at least 0, or auto"),
+        "weight_decay": (number(config.weight_decay, 0), "a number of at least 0, or auto"),
+        "dropout": (0 <= config.dropout < 1, "in [0, 1)"),
+        "shift": (config.shift >= 0, "at least 0"),
+        "epochs": (config.epochs >= 1, "at least 1"),
+        "batch_size": (1 <= config.batch_size <= images, f"1 to {images}, the number of images"),
+        "seed": (0 <= config.seed < 2**32, "in [0, 2**32)"),
+    }
+    for name, (holds, what) in ranges.items():
+        if not holds:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} must be {what}, got {getattr(config, name)}")
+
+
+def make_folder(out: Path) -> None:
+    """Makes the folder, and raises a ValueError now if it could not be written in at the end."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as e:
+        raise ValueError(f"--out must be a folder to write in, got {out}: {e.strerror}") from None
+
+
+def pixels(images: jax.Array) -> jax.Array:
+    """Bytes as numbers in [0, 1], one row for each image."""
+    return images.reshape(len(images), -1).astype(float) / 255
+
+
+def Shift(most: int) -> Layer:
+    """Moves each image at random by up to `most` pixels up or down and left or right, in training.
+
+    What a digit is does not depend on where it is; a perceptron has to learn that from examples.
+    """
+
+    def apply(params, state, x, *, key=None, train=False):
+        del params
+        if not train or most == 0:
+            return x, state
+        if key is None:
+            raise ValueError(f"Shift({most}): apply needs a key when train=True")
+        padded = jnp.pad(x, ((0, 0), (most, most), (most, most)))
+        corners = jax.random.randint(key, (len(x), 2), 0, 2 * most + 1)
+        cut = lambda image, corner: jax.lax.dynamic_slice(image, corner, x.shape[1:])
+        return jax.vmap(cut)(padded, corners), state
+
+    return Layer(lambda *_: ((), ()), apply, f"Shift({most})")
+
+
+def make_model(config: Config) -> Layer:
+    """The network: bytes of shape (n, 28, 28) to logits of shape (n, 10)."""
+    return chain(
+        Shift(config.shift),
+        pixels,
+        mlp(
+            *config.hidden,
+            10,
+            activation=getattr(ops, config.activation),
+            batch_norm=True,
+            dropout=config.dropout,
+            w_init=INITIALIZERS[config.initializer],
+        ),
+    )
+
+
+def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
+    """The optimizer, with a schedule over so many steps and weight decay of the matrices."""
+    make, peak, decay = OPTIMIZERS[config.optimizer]
+    peak = peak if config.learning_rate == "auto" else config.learning_rate
+    decay = decay if config.weight_decay == "auto" else config.weight_decay
+    schedule = optax.warmup_cosine_decay_schedule(0.0, peak, steps // 10, steps)
+    matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+    if config.optimizer == "adamw":
+        return optim.adamw(schedule, weight_decay=decay, mask=matrices)
+    if decay:
+        return optax.chain(optax.masked(optim.l2(decay), matrices), make(schedule))
+    return make(schedule)
+
+
+def train(config: Config, data: Mnist) -> tuple[dict[str, TrainState], History]:
+    """Trains once, or with `--rules both` twice, epoch by epoch in turn.
+
+    Returns:
+      The final states, and lists of what was measured in each epoch, both by "hand" or "autodiff".
+    """
+    images, labels, test_images, test_labels = map(jnp.asarray, data)
+    model = make_model(config)
+    optimizer = make_optimizer(config, len(images) // config.batch_size * config.epochs)
+    metrics = {"accuracy": accuracy}
+    step = make_step(model, ops.softmax_cross_entropy, optimizer, metrics=metrics)
+    epoch = make_epoch(step, batch_size=config.batch_size)
+
+    under: dict[str, Callable] = {"hand": lambda f: f, "autodiff": autodiff}
+    names = list(under) if config.rules == "both" else [config.rules]
+    states, compiled, history = {}, {}, {}
+    for name in names:
+        key = jax.random.key(config.seed)
+        states[name] = TrainState.create(model, optimizer, key, images[:1])
+        compiled[name] = under[name](epoch.lower)(states[name], images, labels).compile()
+        history[name] = {}
+
+    with tqdm(range(config.epochs), desc="training", unit="epoch") as bar:
+        for i in bar:
+            for name in names[:: 1 if i % 2 else -1]:  # neither is always the first
+                start = time.perf_counter()
+                run = compiled[name](states[name], images, labels)
+                states[name], measured = jax.block_until_ready(run)
+                seconds = time.perf_counter() - start
+                params, state = states[name].params, states[name].state
+                tested = evaluate(model, metrics, params, state, test_images, test_labels)
+                row = {
+                    "loss": measured["loss"].mean(),
+                    "train accuracy": measured["accuracy"].mean(),
+                    "test accuracy": tested["accuracy"],
+                    "seconds": seconds,
+                }
+                for k, v in row.items():
+                    history[name].setdefault(k, []).append(float(v))
+            now = history[names[0]]
+            bar.set_postfix({k: f"{now[k][-1]:.4f}" for k in list(now)[:3]})
+            if config.rules == "both":
+                difference = largest_difference(*(states[name].params for name in names))
+                history["autodiff"].setdefault("difference", []).append(difference)
+                bar.write(f"epoch {i + 1}: largest difference of parameters {difference:.1e}")
+    return states, history
+
+
+def largest_difference(a: Any, b: Any) -> float:
+    """The largest |a − b| over all elements of two trees."""
+    return max(jax.tree.leaves(jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), a, b)))
+
+
+def compare(history: History) -> str:
+    """What `--rules both` found."""
+    hand, auto = history["hand"], history["autodiff"]
+    ratio = statistics.median(h / a for h, a in zip(hand["seconds"], auto["seconds"], strict=True))
+    return (
+        "the difference begins as rounding, which training amplifies in float32; with "
+        "JAX_ENABLE_X64=1 it stays below 1e-9\n"
+        f"autodiff reaches test accuracy {auto['test accuracy'][-1]:.4f}; an epoch by hand rules "
+        f"takes {ratio:.3f} of its time (median of {len(hand['seconds'])} epochs in turn, without "
+        "compilation)"
+    )
+
+
+def plot(history: History) -> Figure:
+    """Loss and accuracy of each epoch, of the training images as training saw them."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, values in history.items():
+        by = f", {name}" if len(history) > 1 else ""
+        style = {"linestyle": DASHES[name], "marker": "."}
+        train = style | {"color": BLUE, "label": f"training images, moved and with dropout{by}"}
+        test = style | {"color": ORANGE, "label": f"test images{by}"}
+        epochs = range(1, len(values["loss"]) + 1)
+        left.plot(epochs, values["loss"], **train)
+        right.plot(epochs, 100 * np.array(values["train accuracy"]), **train)
+        right.plot(epochs, 100 * np.array(values["test accuracy"]), **test)
+    left.set(xlabel="epoch", ylabel="cross entropy (nats per image)", ylim=(0, None))
+    right.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(None, 100))
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def write(path: Path, to: Callable[[IO[bytes]], Any]) -> None:
+    """Writes a file by `to(file)`. It has its name only when it is whole."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("wb") as file:
+            to(file)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save(tree: Any, file: IO[bytes]) -> None:
+    """Saves the arrays of a tree as an .npz file, each by its path in the tree.
+
+    The trained network comes back with
+
+        model = make_model(Config())
+        params, state = jax.eval_shape(model.init, jax.random.key(0), images)
+        tree = load(path, {"params": params, "state": state})
+        logits, _ = model.apply(tree["params"], tree["state"], images)
+
+    """
+    arrays: dict[str, Any] = {_name(path): a for path, a in jax.tree.leaves_with_path(tree)}
+    np.savez(file, **arrays)
+
+
+def load(path: Path, like: Any) -> Any:
+    """Loads what `save` saved, as a tree with the structure of `like`."""
+    with np.load(path) as arrays:
+        return jax.tree.map_with_path(lambda path, _: jnp.asarray(arrays[_name(path)]), like)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
