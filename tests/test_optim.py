@@ -5,6 +5,7 @@ The runs differ by the order of a few operations: each of the 1,000 steps adds a
 2⁻⁵³ ≈ 1.1e-16 times numbers of order 1, so that 1,000 steps stay below 1e-12.
 """
 
+import inspect
 import re
 from functools import partial
 
@@ -61,22 +62,22 @@ def sgd(p, g, state, t, lr):
     p -= lr * g
 
 
-def momentum(p, g, state, t, lr, momentum=0.9):
+def momentum(p, g, state, t, lr, momentum):
     state["v"] = momentum * state["v"] - lr * g
     p += state["v"]
 
 
-def nesterov(p, g, state, t, lr, momentum=0.9):
+def nesterov(p, g, state, t, lr, momentum):
     p += momentum**2 * state["v"] - (1 + momentum) * lr * g
     state["v"] = momentum * state["v"] - lr * g
 
 
-def adagrad(p, g, state, t, lr, initial_accumulator_value=0.0, eps=1e-7):
+def adagrad(p, g, state, t, lr, initial_accumulator_value, eps):
     state["h"] = state["h"] + g * g
     p -= lr * g / (np.sqrt(initial_accumulator_value + state["h"]) + eps)
 
 
-def rmsprop(p, g, state, t, lr, decay=0.99, eps=1e-7):
+def rmsprop(p, g, state, t, lr, decay, eps):
     state["h"] = decay * state["h"] + (1 - decay) * g * g
     p -= lr * g / (np.sqrt(state["h"]) + eps)
 
@@ -87,23 +88,23 @@ def averages(g, state, b1, b2):
     return state["m"], state["g"]
 
 
-def adam_of_source_a(p, g, state, t, lr, b1=0.9, b2=0.999, eps=1e-8):
+def adam_of_source_a(p, g, state, t, lr, b1=0.9, b2=0.999, eps=0.5):
     m, v = averages(g, state, b1, b2)
     p -= lr / (np.sqrt(v / (1 - b2 ** (t + 1))) + eps) * (m / (1 - b1 ** (t + 1)))
 
 
-def adam_of_source_d(p, g, state, t, lr, b1=0.9, b2=0.999, eps=1e-8):
+def adam_of_source_d(p, g, state, t, lr, b1=0.9, b2=0.999, eps=0.5):
     m, v = averages(g, state, b1, b2)
     p -= lr / (np.sqrt(v) + eps) * m
 
 
-def adam_of_the_book(p, g, state, t, lr, b1=0.9, b2=0.999, eps=1e-8):
+def adam_of_the_book(p, g, state, t, lr, b1=0.9, b2=0.999, eps=0.5):
     m, v = averages(g, state, b1, b2)
     p -= lr * np.sqrt(1 - b2 ** (t + 1)) / (1 - b1 ** (t + 1)) * m / (np.sqrt(v) + eps)
 
 
 def with_decay(adam):
-    def adamw(p, g, state, t, lr, weight_decay=1e-4, **options):
+    def adamw(p, g, state, t, lr, weight_decay, **options):
         decay = lr * weight_decay * p
         adam(p, g, state, t, lr, **options)
         p -= decay
@@ -111,8 +112,7 @@ def with_decay(adam):
     return adamw
 
 
-# Ours, Optax's where it has the form, the formula where it is not Optax's to decide; and settings
-# for which they are compared. Options of ours have the same names in the formulas.
+# Ours, Optax's where it has the form, the formula, and the settings for which they are compared.
 
 mask_tree = {"conv": (True, False), "dense": False}
 mask_function = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
@@ -125,65 +125,80 @@ CASES = {
     "sgd": (optim.sgd, optax.sgd, sgd, [{}]),
     "momentum": (
         optim.momentum,
-        lambda lr, momentum=0.9: optax.sgd(lr, momentum=momentum),
+        optax.sgd,
         momentum,
-        [{}, {"momentum": 0.0}, {"momentum": 0.5}],
+        [{"momentum": 0.9}, {"momentum": 0.0}, {"momentum": 0.5}],
     ),
     "nesterov": (
         optim.nesterov,
-        lambda lr, momentum=0.9: optax.sgd(lr, momentum=momentum, nesterov=True),
+        partial(optax.sgd, nesterov=True),
         nesterov,
-        [{}, {"momentum": 0.0}, {"momentum": 0.5}],
+        [{"momentum": 0.9}, {"momentum": 0.0}, {"momentum": 0.5}],
     ),
     "adagrad": (
         optim.adagrad,
         None,
         adagrad,
-        [{}, {"initial_accumulator_value": 0.3, "eps": 0.5}, {"eps": 0.0}],
+        [
+            {"initial_accumulator_value": 0.0, "eps": 1e-7},
+            {"initial_accumulator_value": 0.3, "eps": 0.5},
+            {"initial_accumulator_value": 0.0, "eps": 0.0},
+        ],
     ),
     "adagrad, inside": (
         partial(optim.adagrad, eps_placement="inside"),
-        lambda lr, initial_accumulator_value=0.0, **o: optax.adagrad(
-            lr, initial_accumulator_value, **o
-        ),
+        optax.adagrad,
         None,
-        [{}, {"initial_accumulator_value": 0.1}, {"eps": 0.5}],
+        [
+            {"initial_accumulator_value": 0.0, "eps": 1e-7},
+            {"initial_accumulator_value": 0.1, "eps": 0.5},
+        ],
     ),
     "rmsprop": (
         optim.rmsprop,
-        lambda lr, decay=0.99, eps=1e-7: optax.rmsprop(lr, decay, eps, eps_in_sqrt=False),
+        partial(optax.rmsprop, eps_in_sqrt=False),
         rmsprop,
-        [{}, {"decay": 0.9, "eps": 0.5}, {"decay": 0.0, "eps": 0.5}, {"eps": 0.0}],
+        [
+            {"decay": 0.99, "eps": 1e-7},
+            {"decay": 0.9, "eps": 0.5},
+            {"decay": 0.0, "eps": 0.5},
+            {"decay": 0.99, "eps": 0.0},
+        ],
     ),
     "rmsprop, inside": (
         partial(optim.rmsprop, eps_placement="inside"),
-        lambda lr, decay=0.99, eps=1e-7: optax.rmsprop(lr, decay, eps),
+        optax.rmsprop,
         None,
-        [{}, {"decay": 0.9, "eps": 0.5}],
+        [{"decay": 0.9, "eps": 1e-8}, {"decay": 0.99, "eps": 0.5}],
     ),
     "adam": (
         optim.adam,
         optax.adam,
         adam_of_source_a,
-        [{}, {"eps": 0.5}, {"b1": 0.0, "b2": 0.9}, {"b2": 0.0, "eps": 0.5}, {"eps": 0.0}],
+        [
+            {"b1": 0.9, "b2": 0.999, "eps": 1e-8},
+            {"b1": 0.9, "b2": 0.999, "eps": 0.0},
+            {"b1": 0.0, "b2": 0.9, "eps": 1e-8},
+            {"b1": 0.9, "b2": 0.0, "eps": 0.5},
+        ],
     ),
     "adam, inside": (
         partial(optim.adam, eps_placement="inside"),
-        lambda lr, eps=1e-8, **o: optax.adam(lr, eps=0, eps_root=eps, **o),
+        lambda lr, eps, **o: optax.adam(lr, eps=0, eps_root=eps, **o),
         None,
-        [{}, {"eps": 0.5, "b1": 0.8, "b2": 0.99}],
+        [{"b1": 0.9, "b2": 0.999, "eps": 1e-8}, {"b1": 0.8, "b2": 0.99, "eps": 0.5}],
     ),
     "adam, eps_hat": (
         partial(optim.adam, eps_placement="eps_hat"),
         None,
         adam_of_the_book,
-        [{"eps": 1e-7}, {"eps": 0.5, "b1": 0.8, "b2": 0.99}],
+        [{"b1": 0.9, "b2": 0.999, "eps": 1e-7}, {"b1": 0.8, "b2": 0.99, "eps": 0.5}],
     ),
     "adam, no bias correction": (
         partial(optim.adam, bias_correction=False),
         None,
         adam_of_source_d,
-        [{"eps": 0.0}, {"eps": 0.5, "b1": 0.8, "b2": 0.99}],
+        [{"b1": 0.9, "b2": 0.999, "eps": 0.0}, {"b1": 0.8, "b2": 0.99, "eps": 0.5}],
     ),
     "adam, eps_hat, no bias correction": (
         partial(optim.adam, eps_placement="eps_hat", bias_correction=False),
@@ -195,11 +210,15 @@ CASES = {
         optim.adamw,
         optax.adamw,
         with_decay(adam_of_source_a),
-        [{}, {"weight_decay": 0.3, "b1": 0.8, "b2": 0.99, "eps": 0.5}, {"eps": 0.0}],
+        [
+            {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e-4},
+            {"b1": 0.8, "b2": 0.99, "eps": 0.5, "weight_decay": 0.3},
+            {"b1": 0.9, "b2": 0.999, "eps": 0.0, "weight_decay": 0.3},
+        ],
     ),
     "adamw, inside, mask": (
         partial(optim.adamw, eps_placement="inside", mask=mask_tree),
-        lambda lr, eps=1e-8, **o: optax.adamw(lr, eps=0, eps_root=eps, mask=mask_tree, **o),
+        lambda lr, eps, **o: optax.adamw(lr, eps=0, eps_root=eps, mask=mask_tree, **o),
         None,
         [{"weight_decay": 0.3, "eps": 0.5}],
     ),
@@ -290,6 +309,19 @@ def test_equals_optax_and_the_formula_for_1000_steps(name):
                 assert distance(results, run_theirs(options)) <= ALLOWED, options
         if formula:
             assert distance(results, run_formula(formula, 0.02, **options)) <= ALLOWED, options
+
+
+def test_defaults():
+    default = lambda f: {
+        k: p.default for k, p in inspect.signature(f).parameters.items() if k != "learning_rate"
+    }
+    assert default(optim.momentum) == default(optim.nesterov) == {"momentum": 0.9}
+    outside = {"eps": 1e-7, "eps_placement": "outside"}
+    assert default(optim.adagrad) == {"initial_accumulator_value": 0.0, **outside}
+    assert default(optim.rmsprop) == {"decay": 0.99, **outside}
+    adam = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "eps_placement": "outside"}
+    assert default(optim.adam) == {**adam, "bias_correction": True}
+    assert default(optim.adamw) == {**default(optim.adam), "weight_decay": 1e-4, "mask": None}
 
 
 def test_nesterov_looks_ahead_by_its_velocity():
