@@ -76,8 +76,10 @@ def main() -> None:
         config.json.write_text(json.dumps(record, indent=1, ensure_ascii=False))
 
 
-def compare(loops: dict[str, Loop | None], steps: int, rounds: int) -> dict[str, Any]:
-    """Quartiles of the time of a step in µs, and of its ratio to "raw JAX", for each loop."""
+def compare(
+    loops: dict[str, Loop | None], steps: int, rounds: int, baseline: str = "raw JAX"
+) -> dict[str, Any]:
+    """Quartiles of the time of a step in µs, and of its ratio to the baseline, for each loop."""
     present = {name: loop for name, loop in loops.items() if loop}
     for loop in present.values():
         loop(3 * steps)  # compile, and warm up
@@ -92,7 +94,7 @@ def compare(loops: dict[str, Loop | None], steps: int, rounds: int) -> dict[str,
     quartiles = lambda values: np.quantile(values, [0.25, 0.5, 0.75]).tolist()
     row = lambda t: {
         "µs": quartiles(t),
-        "ratio": quartiles(np.divide(t, times["raw JAX"])),
+        "ratio": quartiles(np.divide(t, times[baseline])),
     }
     return {name: row(times[name]) if loop else None for name, loop in loops.items()}
 

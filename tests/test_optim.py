@@ -603,9 +603,7 @@ update = lambda optimizer, grads, params=None: optimizer.update(
 )
 
 ERRORS = {
-    "sgd: learning_rate must be a number, got '0.1'": lambda: optim.sgd("0.1"),
     "sgd: learning_rate must be a number, got None": lambda: optim.sgd(None),
-    "adam: learning_rate must be a scalar, got shape (3,)": lambda: optim.adam(np.ones(3)),
     "adam: what the schedule returns must be a scalar, got shape (2,)": lambda: update(
         optim.adam(lambda count: jnp.ones(2)), PARAMS
     ),
@@ -632,6 +630,11 @@ ERRORS = {
         lambda: optim.adam(0.1, eps_placement="root")
     ),
     "adamw: b1 must be in [0, 1), got -1": lambda: optim.adamw(0.1, b1=-1),
+    "adamw: b2 must be in [0, 1), got 1": lambda: optim.adamw(0.1, b2=1),
+    "adamw: eps must be finite and not negative, got -1": lambda: optim.adamw(0.1, eps=-1),
+    "adamw: eps_placement must be one of ('outside', 'inside', 'eps_hat'), got ''": (
+        lambda: optim.adamw(0.1, eps_placement="")
+    ),
     "adamw: weight_decay must be finite and not negative, got -0.1": lambda: optim.adamw(
         0.1, weight_decay=-0.1
     ),
@@ -672,6 +675,17 @@ ERRORS = {
 def test_errors_are_one_line(message):
     with pytest.raises((TypeError, ValueError), match=f"^{re.escape(message)}$"):
         ERRORS[message]()
+
+
+@pytest.mark.parametrize(
+    "name", ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"]
+)
+def test_every_optimizer_checks_its_learning_rate_when_it_is_built(name):
+    with pytest.raises(TypeError, match=f"^{name}: learning_rate must be a number, got '0.1'$"):
+        getattr(optim, name)("0.1")
+    message = rf"^{name}: learning_rate must be a scalar, got shape \(3,\)$"
+    with pytest.raises(ValueError, match=message):
+        getattr(optim, name)(np.ones(3))
 
 
 def test_traced_hyperparameters_are_not_checked_but_must_be_scalars():

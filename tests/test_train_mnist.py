@@ -130,14 +130,8 @@ def test_autodiff_trains_the_same_network(trained, tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 0, 1e-8), hand, auto)
 
 
-def test_the_seed_decides(trained, tmp_path):
-    assert train_mnist.main(options(tmp_path, seed=1)) == 0
-    one, other = reload(trained)[1], reload(tmp_path)[1]
-    assert (one[2][0]["w"] != other[2][0]["w"]).mean() > 0.99
-
-
-def test_both(trained, tmp_path, capsys):
-    assert train_mnist.main(options(tmp_path, rules="both")) == 0
+def test_both_and_another_seed(trained, tmp_path, capsys):
+    assert train_mnist.main(options(tmp_path, rules="both", seed=1)) == 0
     out = capsys.readouterr().out
     differences = re.findall(r"epoch (\d): largest difference of parameters (\S+)", out)
     assert [int(epoch) for epoch, _ in differences] == [1, 2]
@@ -146,7 +140,8 @@ def test_both(trained, tmp_path, capsys):
     assert re.fullmatch(LAST_LINE, out.splitlines()[-1])
     history = json.loads((tmp_path / "history.json").read_text())["history"]
     assert list(history) == ["hand", "autodiff"]
-    jax.tree.map(np.testing.assert_array_equal, reload(tmp_path)[1:], reload(trained)[1:])
+    w = lambda out: reload(out)[1][2][0]["w"]
+    assert (w(trained) != w(tmp_path)).mean() > 0.99
 
 
 def test_the_largest_difference_is_over_all_leaves():

@@ -133,7 +133,10 @@ def cross_entropy(y: jax.Array, t: jax.Array) -> jax.Array:
     """
     if is_index("cross_entropy", y, t):
         return -jnp.log(at(y, t))
-    return -jax.scipy.special.xlogy(t.astype(y.dtype), y).sum(-1)
+    labels = t.astype(y.dtype)
+    terms = labels * jnp.log(y)
+    excluded = (labels == 0) & (y == 0)  # 0 · log 0 = 0
+    return -jnp.where(excluded, jnp.zeros_like(y), terms).sum(-1)
 
 
 def cross_entropy_fwd(y, t):
@@ -158,7 +161,7 @@ def cross_entropy_bwd(residuals, dloss):
     if is_index("cross_entropy", y, t):
         return jnp.where(one_hot(t, y.shape[-1]), -dl / y, jnp.zeros_like(y)), None  # (1)
     labels = t.astype(y.dtype)
-    dy = jnp.where(t == 0, jnp.zeros_like(y), -dl * labels / y)  # (1)
+    dy = jnp.where(labels == 0, jnp.zeros_like(y), -dl * labels / y)  # (1)
     return dy, label_cotangent(t, -dl * jnp.log(y))  # (2)
 
 
