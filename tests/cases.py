@@ -144,6 +144,7 @@ CASES: dict[str, list[Case]] = {
         Case("one-hot", (normal(3, 4), one_hot([0, 2, 2], 4))),
         Case("one-hot ints", (normal(3, 4), one_hot([0, 2, 2], 4).astype(np.int32))),
         Case("not normalised", (normal(3, 4), 3 * probabilities(3, 4, seed=1))),
+        Case("half", (normal(2, 3), np.array([[0.5, 0.5, 0.0], [0.4, 0.35, 0.25]]))),
         Case("uniform", (np.zeros((3, 5)), ints(0, 4, 2))),
         Case("ties", (np.array([[3.0, 3.0, 1.0], [3.0, 3.0, 1.0]]), one_hot([0, 2], 3))),
         Case("ties index", (np.array([[3.0, 3.0, 1.0], [3.0, 3.0, 1.0]]), ints(0, 2))),

@@ -39,10 +39,6 @@ EQUIVALENT = {
         "32  ->  33",
     },
     "activations": {"widen(x)  ->  -widen(x)"},  # the derivatives of sigmoid and tanh are even
-    "softmax_cross_entropy": {  # at t = T/2, and near it, both forms are as good
-        "2 * t > total  ->  2 * t >= total",
-        "2  ->  3",
-    },
     "normalization": {"mean + delta  ->  mean"},  # as an output; δ is of the size of its rounding
 }
 
