@@ -6,7 +6,8 @@
     FUNCNET_DATA=fashion python scripts/train_mnist.py      # another data set in MNIST's files
 
 The defaults were chosen on the last 10,000 training images, held out for that purpose. With them
-the seeds 0 to 4 reach a test accuracy of 98.9 to 99.1 %, in about 20 s on two cores of an AMD EPYC.
+the seeds 0 to 4 reached a test accuracy of 98.95 to 99.20 %, in 17 s on two cores of an AMD EPYC
+(jax 0.10.2).
 """
 
 import contextlib
