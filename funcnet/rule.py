@@ -82,8 +82,8 @@ def rule(primal: Callable[P, R_co]) -> Ruled[P, R_co]:
         bwd    : (residuals, dout) ↦ (darg for each arg),   Σ ⟨darg, ε⟩ = ⟨dout, ∂out·ε⟩ for any ε.
 
     Positional parameters are arrays or pytrees of arrays, and are differentiated; they may be given
-    by name. Keyword-only parameters are static options: hashable, never traced, and handed to all
-    three functions. A leaf that is not of a floating or complex dtype (labels, a PRNG key) has the
+    by name. Keyword-only parameters are static options: never traced, and handed to all three
+    functions. A leaf that is not of a floating or complex dtype (labels, a PRNG key) has the
     cotangent `None`; so may a whole argument without such leaves.
 
     Inside the three functions call only jnp, lax and `f.__wrapped__`, never another rule: that
@@ -97,9 +97,9 @@ def rule(primal: Callable[P, R_co]) -> Ruled[P, R_co]:
 
     Raises:
       RuntimeError: At a call, if `defvjp` was never called.
-      TypeError: At a call, if the arguments do not fit the signature, or an option is traced or
-        not hashable. At a differentiation, if `fwd` or `bwd` returns another structure, shape or
-        dtype than it must, or `None` for a floating argument; the message names the argument.
+      TypeError: At a call, if the arguments do not fit the signature, or an option is traced. At a
+        differentiation, if `fwd` or `bwd` returns another structure, shape or dtype than it must,
+        or `None` for a floating argument; the message names the argument.
       ValueError: At `defvjp`, if another module has a rule of the same name.
 
     >>> import jax, jax.numpy as jnp
@@ -125,7 +125,10 @@ def rule(primal: Callable[P, R_co]) -> Ruled[P, R_co]:
             raise TypeError(f"{name}: {e}") from None
         bound.apply_defaults()
         for option, value in bound.kwargs.items():
-            _check_static(name, option, value)
+            if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
+                raise TypeError(
+                    f"{name}: keyword argument '{option}' is static, so it cannot be traced"
+                )
         f = _custom_vjp(own, _argument_names(signature, len(bound.args)), bound.args, bound.kwargs)
         return f(*_vary_alike(bound.args))
 
@@ -139,18 +142,6 @@ def rule(primal: Callable[P, R_co]) -> Ruled[P, R_co]:
     return cast(Ruled[P, R_co], ruled)
 
 
-def _check_static(name: str, option: str, value: Any) -> None:
-    if isinstance(value, Tracer):
-        raise TypeError(f"{name}: keyword argument '{option}' is static, so it cannot be traced")
-    try:
-        hash(value)
-    except TypeError:
-        raise TypeError(
-            f"{name}: keyword argument '{option}' is static, so it must be hashable, "
-            f"got {type(value).__name__}"
-        ) from None
-
-
 def _argument_names(signature: inspect.Signature, count: int) -> list[str]:
     """The names of `count` positional arguments; those of a `*args` are numbered."""
     names = [p.name for p in signature.parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
@@ -158,18 +149,9 @@ def _argument_names(signature: inspect.Signature, count: int) -> list[str]:
     return names[:count] + [f"{rest[0]}[{i}]" for i in range(count - len(names))]
 
 
-@functools.lru_cache(maxsize=1024)
-def _bind(r: Rule, static: tuple[tuple[str, Any], ...]) -> tuple[Callable[..., Any], ...]:
-    """The three functions of `r` without their options: the same objects for the same options.
-
-    JAX's caches, that of `eval_shape` among them, go by the identity of a function.
-    """
-    return tuple(functools.wraps(f)(functools.partial(f, **dict(static))) for f in r[1:])
-
-
 def _custom_vjp(r: Rule, names: list[str], args: tuple[Any, ...], static: dict[str, Any]) -> Any:
     """`r` as a `jax.custom_vjp` for this call; what its two halves return is checked."""
-    primal, fwd, bwd = _bind(r, tuple(static.items()))
+    primal, fwd, bwd = (functools.partial(f, **static) for f in r[1:])
     types = jax.tree.map(jax.typeof, args)
 
     @functools.wraps(r.fwd)

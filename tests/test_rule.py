@@ -115,17 +115,24 @@ def test_call_before_defvjp():
     assert autodiff(unfinished)(1.0) == 1.0
 
 
-def test_traced_option(scaled):
+@pytest.mark.parametrize("option", [lambda k: k, lambda k: (1, k)], ids=["array", "tuple"])
+def test_traced_option(scaled, option):
     with pytest.raises(TypeError) as e:
-        jax.jit(lambda k: scaled(P, X, k=k))(2.0)
+        jax.jit(lambda k: scaled(P, X, k=option(k)))(2.0)
     one_line(e)
     assert str(e.value) == "scaled: keyword argument 'k' is static, so it cannot be traced"
 
 
-def test_option_that_is_not_hashable(scaled):
-    with pytest.raises(TypeError) as e:
-        scaled(P, X, k=[1])
-    one_line(e, "scaled", "'k'", "hashable", "list")
+def test_options_that_are_equal_but_of_other_types():
+    @rule
+    def kind(x, *, k):
+        return x * (1.0 if isinstance(k, int) else 2.0)
+
+    kind.defvjp(lambda x, *, k: (kind.__wrapped__(x, k=k), None), lambda _, dy, *, k: (dy * k,))
+    try:
+        assert [float(kind(1.0, k=k)) for k in (1, 1.0, [1])] == [1.0, 2.0, 2.0]
+    finally:
+        del RULES["kind"]
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"x": X, "y": 1}, {"x": X, "kk": 1.0}])
