@@ -12,20 +12,17 @@ largest error of the gradient in float32 over its largest element, against 50 di
 """
 
 import argparse
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import readme
 from mpmath import mp, mpf
 
 from funcnet import autodiff, ops
-
-README = Path(__file__).resolve().parent.parent / "README.md"
 
 
 class Row(NamedTuple):
@@ -189,8 +186,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     text = table()
     if parser.parse_args().write:
-        marked = re.compile(r"(<!-- accuracy: begin -->\n).*?(\n<!-- accuracy: end -->)", re.DOTALL)
-        README.write_text(marked.sub(lambda m: m[1] + text + m[2], README.read_text()))
+        readme.write("accuracy", text)
     print(text)
 
 

@@ -11,15 +11,14 @@ yet, which no figure shows. `--write` puts the table into README.md.
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+import readme
 import tyro
-from accuracy_table import README
 from bench_step import compare, machine
 
 from funcnet import ops
@@ -156,9 +155,7 @@ def main() -> None:
         print(lines[-1], flush=True)
     text = "\n".join(lines)
     if config.write:
-        marked = re.compile(r"(<!-- rules: begin -->\n).*?(\n<!-- rules: end -->)", re.DOTALL)
-        readme = README.read_text(encoding="utf-8")
-        README.write_text(marked.sub(lambda m: m[1] + text + m[2], readme), encoding="utf-8")
+        readme.write("rules", text)
 
 
 if __name__ == "__main__":

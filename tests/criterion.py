@@ -1,4 +1,4 @@
-"""When is a gradient right? One answer for all tests.
+"""When is a gradient right? The checker's answer, for the tests.
 
 In float64 two algebraically equal gradients differ by rounding alone, so `equal` asks for a few
 ulps of the largest element. In a narrower dtype a gradient is right if its error is not above what
@@ -8,6 +8,8 @@ an error of one ulp in the arguments would cause (`error_ratio`), with truth fro
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from funcnet.check import criterion
 
 PERTURBATIONS = 12
 
@@ -65,15 +67,10 @@ def equal(actual, expected, *, ulps=64):
 def error_ratio(g, values, dout, dtype, computed):
     """The largest error of `computed` over what one ulp in the arguments explains.
 
-    With truth t (g's rule in float64, itself proved there), ε the dtype's, and `spread` the largest
-    change of t under ±1 ulp in all arguments and cotangents (of 12 random ones),
-
-        ratio = max |computed − t| / (8 ε |t| + 8 spread + smallest normal number).
-
-    At most 1 is right; only finite elements of t count.
+    The criterion is that of `funcnet.check.criterion`, with the truth from g's rule in float64,
+    itself proved there: at most 1 is right.
     """
-    info = jnp.finfo(dtype)
-    eps, tiny = float(info.eps), float(info.tiny)
+    eps = criterion.eps(dtype)
     random = np.random.default_rng(7)
 
     def perturbed(x):  # x itself first
@@ -86,11 +83,10 @@ def error_ratio(g, values, dout, dtype, computed):
     many = pulled(*jax.tree.map(perturbed, (values, dout)))
     worst = 0.0
     for c, p in zip(computed, many, strict=True):
-        c, p = np.asarray(c, np.float64), np.asarray(p)
-        t, spread = p[0], np.abs(p - p[0]).max(0)
-        allowed = 8 * eps * np.abs(t) + 8 * spread + tiny
+        truth, p = np.asarray(p[0]), np.asarray(p)
         with np.errstate(invalid="ignore"):
-            ratios = (np.abs(c - t) / allowed)[np.isfinite(t)]
-        assert np.isfinite(c[np.isfinite(t)]).all(), "not finite where the truth is"
-        worst = max(worst, ratios.max(initial=0.0))
+            spread = np.abs(p - truth).max(0)
+        worst = max(
+            worst, criterion.worst(c, truth, criterion.accuracy(truth, spread, 0, dtype)).ratio
+        )
     return worst

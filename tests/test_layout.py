@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import funcnet
-from funcnet import RULES, initializers, layers, numerical, ops, optim, training
+from funcnet import RULES, check, initializers, layers, numerical, ops, optim, training
 
 ROOT = Path(funcnet.__file__).resolve().parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -26,6 +26,8 @@ MAY_IMPORT = {
     "perceptron": {"ops"},
     "datasets": set(),
     "training": {"layers", "ops"},
+    "check": {"rule", "numerical"},  # finite differences are its third opinion
+    "__main__": {"check"},
 }
 THIRD_PARTY = {"jax", "optax", "chex", "numpy"}
 
@@ -37,7 +39,8 @@ PUBLIC = {
     optim: "sgd momentum nesterov adagrad rmsprop adam adamw l1 l2 elastic_net",
     numerical: "gradient",
     training: "TrainState make_step make_epoch evaluate",
-    funcnet: "rule RULES autodiff",
+    funcnet: "rule RULES autodiff check_rule check_model profile_rule assert_residuals",
+    check: "Report Finding Culprit KINDS CheckFailed",
     funcnet.datasets: "mnist",
 }
 

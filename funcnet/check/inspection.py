@@ -1,0 +1,214 @@
+"""What the two halves of a rule return, before JAX mends it or complains.
+
+JAX takes a cotangent of another dtype in silence, and None for zero, and of a wrong structure or
+shape it says little. So where the function is itself a rule, its halves are called directly.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr, tree_leaves_with_path
+
+from funcnet.check.criterion import as_wide
+from funcnet.check.failures import classify
+from funcnet.check.reference import cotangent_like, cotangents, pullback
+from funcnet.check.report import Finding, Log
+from funcnet.check.subject import is_custom_vjp, is_floating, nondiff_argnums
+
+
+class Halves(NamedTuple):
+    """A rule at certain arguments."""
+
+    fwd: Callable[[], Any]
+    bwd: Callable[[Any, Any], Any]
+    names: tuple[str, ...]  # of the arguments with a cotangent
+    args: tuple[Any, ...]
+
+
+def halves(f: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Halves | None:
+    """The halves of f at these arguments, if f is a rule that can be called so."""
+    own = getattr(f, "rule", None)
+    if own is not None and hasattr(own, "bwd"):  # funcnet's
+        bound = inspect.signature(own.primal).bind(*args, **kwargs)
+        bound.apply_defaults()
+        names = list(bound.signature.parameters)[: len(bound.args)]
+        return Halves(
+            lambda: own.fwd(*bound.args, **bound.kwargs),
+            lambda residuals, dout: own.bwd(residuals, dout, **bound.kwargs),
+            tuple(names),
+            bound.args,
+        )
+    symbolic = getattr(f, "symbolic_zeros", getattr(f, "symz", False))
+    if not is_custom_vjp(f) or symbolic or f.fwd is None:
+        return None
+    try:
+        bound = inspect.signature(f).bind(*args, **kwargs)
+    except ValueError:  # no signature
+        return None
+    bound.apply_defaults()
+    if bound.kwargs or len(bound.signature.parameters) != len(bound.args):  # keyword-only, or *args
+        return None
+    static = nondiff_argnums(f)
+    kept = [i for i in range(len(bound.args)) if i not in static]
+    names = list(bound.signature.parameters)
+    return Halves(
+        lambda: f.fwd(*bound.args),
+        lambda residuals, dout: f.bwd(*(bound.args[i] for i in static), residuals, dout),
+        tuple(names[i] for i in kept),
+        tuple(bound.args[i] for i in kept),
+    )
+
+
+class Form(NamedTuple):
+    """What was found, and the leaves whose cotangent is None."""
+
+    findings: list[Finding]
+    nones: set[str]
+
+
+def inspect_cotangents(rule: Halves, pair: Any, dout: Any) -> Form:
+    """The form of the cotangents of `rule`, whose fwd has returned `pair`."""
+    nones: set[str] = set()
+    return Form(list(_inspect(rule, pair, dout, nones)), nones)
+
+
+def _inspect(rule: Halves, pair: Any, dout: Any, nones: set[str]) -> Iterator[Finding]:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        yield Finding(
+            "structure", "out", f"fwd must return (out, residuals), got {_describe(pair)}", 0
+        )
+        return
+    dargs = rule.bwd(pair[1], dout)
+    if not isinstance(dargs, tuple | list) or len(dargs) != len(rule.args):
+        got = f"{len(dargs)}" if isinstance(dargs, tuple | list) else _describe(dargs)
+        must = f"{len(rule.args)} cotangents, one for each argument"
+        what = f"bwd must return a tuple of {must}, got {got}"
+        yield Finding("structure", _missing(rule, dargs), what, 0)
+        return
+    for name, arg, darg in zip(rule.names, rule.args, dargs, strict=True):
+        yield from _inspect_one(name, arg, darg, nones)
+
+
+def _missing(rule: Halves, dargs: Any) -> str:
+    """The first argument that has no cotangent by its position, else the last."""
+    count = len(dargs) if isinstance(dargs, tuple | list) else 0
+    return rule.names[min(count, len(rule.names) - 1)]
+
+
+def _inspect_one(name: str, arg: Any, darg: Any, nones: set[str]) -> Iterator[Finding]:
+    is_none = lambda d: d is None
+    try:
+        spread = jax.tree.leaves(jax.tree.broadcast(darg, arg, is_leaf=is_none), is_leaf=is_none)
+    except ValueError:
+        what = (
+            f"bwd must return a cotangent of the structure {_describe(arg)}, got {_describe(darg)}"
+        )
+        yield Finding("structure", _differing(name, arg, darg), what, 0)
+        return
+    for (path, leaf), d in zip(tree_leaves_with_path(arg), spread, strict=True):
+        leaf_name = name + keystr(path)
+        if d is None:
+            nones.add(leaf_name)
+        if d is None or not is_floating(leaf):
+            continue
+        if jnp.shape(d) != jnp.shape(leaf):
+            what = (
+                f"the cotangent has shape {_shape(d)}, the argument {_shape(leaf)}"
+                f"{_shape_cause(jnp.shape(d), jnp.shape(leaf))}"
+            )
+            yield Finding("shape", leaf_name, what, 0)
+        elif jnp.result_type(d) != jnp.result_type(leaf):
+            yield Finding("dtype", leaf_name, _dtypes(d, leaf), 0)
+
+
+def _dtypes(d: Any, leaf: Any) -> str:
+    got, must = jnp.result_type(d), jnp.result_type(leaf)
+    return f"the cotangent is {got}, the argument {must}: cast it back at the end of bwd"
+
+
+def _differing(name: str, arg: Any, darg: Any) -> str:
+    """The first leaf that the cotangent lacks, or the argument, if it has another tree."""
+    have = {keystr(path) for path, _ in tree_leaves_with_path(darg)}
+    paths = [keystr(path) for path, _ in tree_leaves_with_path(arg)]
+    missing = [path for path in paths if path not in have]
+    return name + missing[0] if 0 < len(missing) < len(paths) else name
+
+
+def _shape_cause(got: tuple[int, ...], must: tuple[int, ...]) -> str:
+    if len(got) > len(must) and got[len(got) - len(must) :] == must:
+        return ": sum over the leading axes, over which the argument is shared"
+    if got == must[::-1]:
+        return ": it is transposed"
+    if len(got) == len(must):
+        return ": sum over the axes along which the argument was broadcast, with keepdims"
+    return ""
+
+
+def _shape(x: Any) -> str:
+    return str(list(jnp.shape(x)))
+
+
+def _describe(tree: Any) -> str:
+    """Structure, dtypes and shapes: "{'w': float32[3,4]}"."""
+
+    class Name(str):
+        __repr__ = str.__str__  # without quotes
+
+    def leaf(x: Any) -> Name:
+        try:
+            return Name(f"{jnp.result_type(x)}{_shape(x)}")
+        except TypeError:
+            return Name(type(x).__name__)
+
+    return repr(jax.tree.map(leaf, tree))
+
+
+def check_form(log: Log, f: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> set[str]:
+    """Calls the halves of f themselves. Returns the arguments whose cotangent is None."""
+    rule = halves(f, args, kwargs)
+    if rule is None:
+        return set()
+    try:
+        pair = rule.fwd()
+        out = pair[0] if isinstance(pair, tuple | list) and pair else pair
+        form = inspect_cotangents(rule, pair, cotangent_like(out))
+    except Exception:  # whatever it is, the eager gradient meets it too
+        return set()
+    log.findings += form.findings
+    return form.nones
+
+
+def check_eagerly(log: Log) -> list[np.ndarray] | None:
+    """The gradient as a user's first try: not compiled, in the dtype of the arguments.
+
+    Returns the cotangents, or None if nothing else can be run.
+    """
+    s = log.subject
+    try:
+        out = jax.vjp(lambda floats: s.outputs(floats, s.others), s.floats)[0]
+        expected = jax.eval_shape(s.outputs, s.floats, s.others)
+        if [y.shape for y in out] != [y.shape for y in expected]:
+            got, must = ([list(y.shape) for y in ys] for ys in (out, expected))
+            log.find("value", "out", f"fwd returns the shapes {got}, the function {must}")
+            return None
+        dout = cotangents(s.outputs, s.floats, s.others, 0)
+        dargs, again = (pullback(s.outputs)(s.floats, s.others, dout)[1] for _ in range(2))
+    except Exception as e:
+        log.findings.append(classify(e, "error", s.names))
+        return None
+    for name, leaf, d, d_again in zip(s.names, s.floats, dargs, again, strict=True):
+        if d.dtype != leaf.dtype:
+            log.find("dtype", name, _dtypes(d, leaf))
+        if not np.array_equal(np.asarray(d), np.asarray(d_again), equal_nan=True):
+            what = (
+                "two calls with the same arguments differ: the rule reads something besides them, "
+                "such as a random generator of NumPy or a global"
+            )
+            log.find("determinism", name, what)
+    if any(found.kind == "determinism" for found in log.findings):
+        return None
+    return [as_wide(d) for d in dargs]

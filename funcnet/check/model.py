@@ -1,0 +1,207 @@
+"""`check_model`: which of the rules that a function calls makes its gradient wrong?"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from funcnet.check import criterion
+from funcnet.check.failures import classify, line
+from funcnet.check.programs import QUICK, Program, run_all
+from funcnet.check.reference import Outputs, cotangents, pullback, wide_arithmetic, widened
+from funcnet.check.report import Culprit, Log, Report
+from funcnet.check.rounding import noise
+from funcnet.check.subject import ruled_subject
+from funcnet.check.tracing import Site, sites, twin
+
+Sites = frozenset[tuple[int, ...]]  # by their paths
+
+AT_ONCE = 16  # sites tried one by one; of more, the rules are tried first
+
+
+class _Compared(NamedTuple):
+    """Cotangents (and outputs) of some version of the function beside autodiff's."""
+
+    error: float  # the largest relative error of a leaf
+    worst: tuple[criterion.Worst, ...]  # for each leaf
+
+    @property
+    def wrong(self) -> bool:
+        return any(w.ratio > 1 for w in self.worst)
+
+
+def check_model(f: Callable[..., Any], *args: Any, **static: Any) -> Report:
+    """Proves or refutes the gradient of a function that calls rules, and names the rule to blame.
+
+    The gradient with all rules at work is compared with autodiff of the plain forwards, leaf by
+    leaf, in float64. Where they differ, every call of a rule is tried by hand with all others
+    replaced by autodiff, then each of its cotangents: what still differs is the culprit. Calls are
+    found at any depth: in jit, scan, cond, while, remat, vmap and shard_map.
+
+    Args:
+      f: Any function, for example the loss of a model.
+      *args: Its arguments, as in `check_rule`.
+      **static: Its keyword arguments, as in `check_rule`.
+
+    Returns:
+      A `Report`. `.culprits` are the calls whose rule is wrong, worst first, each with `.rule` (the
+      function's name), `.where` (`"file.py:12"`), `.argument` and `.error`; `.findings` the leaves
+      of the gradient that are wrong.
+
+    Raises:
+      TypeError: If the arguments do not fit f.
+      ValueError: If f calls no function with a hand-written rule, or has no floating argument.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from funcnet import ops
+    >>> @jax.custom_vjp
+    ... def double(x):
+    ...     return 2 * x
+    >>> double.defvjp(lambda x: (2 * x, None), lambda _, dy: (dy,))
+    >>> report = check_model(lambda x: ops.sigmoid(double(x)).sum(), jnp.ones(3))
+    >>> [(c.rule, c.argument) for c in report.culprits]
+    [('double', 'x')]
+    """
+    s = ruled_subject("check_model", f, args, static)
+    log = Log(s)
+    try:
+        with wide_arithmetic(), np.errstate(all="ignore"):
+            model = _Model(log, tuple(map(widened, s.floats)))
+            refused = model.run()
+            if refused is None:
+                model.check()
+                return log.report()
+        log.warn(f"compared in {s.floats[0].dtype} only: in float64 {s.name} {line(refused)}")
+        with np.errstate(all="ignore"):
+            model = _Model(log, s.floats)
+            raised = model.run()
+            if raised is not None:
+                log.warnings.clear()
+                log.findings.append(classify(raised, "error", s.names))
+            model.check()
+        return log.report()
+    finally:
+        log.progress.end()
+
+
+class _Model:
+    """One call of `check_model`, with the arguments in one dtype."""
+
+    def __init__(self, log: Log, floats: tuple[Any, ...]):
+        self.log, self.s, self.floats = log, log.subject, floats
+        self.plain: Outputs = twin(self.s.outputs)
+        self.unit = max(criterion.eps(leaf.dtype) for leaf in self.s.floats)
+
+    def run(self) -> Exception | None:
+        """Runs the whole gradient, by hand and by autodiff; returns what was raised by hand."""
+        s = self.s
+        self.log.progress("the whole gradient")
+        try:
+            self.at = (self.floats, s.others, cotangents(self.plain, self.floats, s.others, 0))
+            self.calls = {site.path: site for site in sites(s.outputs, self.floats, s.others)}
+        except Exception as e:
+            if self.floats is s.floats:
+                raise ValueError(f"check_model: {s.name} without its rules {line(e)}") from e
+            return e
+        pulls = pullback(s.outputs), pullback(self.plain)
+        programs: list[Program] = [(pull, self.at) for pull in pulls]
+        programs += [(lambda *at, pull=pull: noise(pull, *at), self.at) for pull in pulls]
+        hand, auto, noise_hand, noise_auto = run_all(programs, QUICK)
+        if isinstance(auto, Exception):
+            if self.floats is s.floats:
+                raise ValueError(
+                    f"check_model: autodiff of {s.name} without its rules {line(auto)}"
+                )
+            return auto
+        self.auto, self.noise, self.hand = self._leaves(auto), self._leaves(noise_auto), hand
+        if isinstance(hand, Exception):
+            return hand
+        pairs = zip(self.noise, self._leaves(noise_hand), strict=True)
+        self.noise = tuple(np.maximum(a, b) for a, b in pairs)
+        return None
+
+    def check(self) -> None:
+        """Compares; if anything is wrong, tries every call alone."""
+        if not isinstance(self.hand, Exception):
+            self._find(self._compare(self.hand))
+        if self.log.findings:
+            self.log.culprits += self._culprits()
+
+    def _leaves(self, result: Any) -> tuple[np.ndarray, ...]:
+        """Cotangents of the floats, then outputs."""
+        out, dargs = result
+        return tuple(map(criterion.as_wide, (*dargs, *out)))
+
+    def _compare(self, result: Any) -> _Compared:
+        """With autodiff. An exception is wrong altogether."""
+        if isinstance(result, Exception):
+            return _Compared(
+                float("inf"), (criterion.Worst(np.inf, (), np.nan, np.nan, np.ones(())),)
+            )
+        found, error = [], 0.0
+        dtypes = [leaf.dtype for leaf in (*self.floats, *self.at[2])]
+        for h, t, n, dtype in zip(self._leaves(result), self.auto, self.noise, dtypes, strict=True):
+            found.append(criterion.worst(h, t, criterion.algebra(t, n, n, dtype, self.unit)))
+            finite = np.isfinite(t)
+            size = np.abs(t[finite]).max(initial=0.0)
+            d = np.abs(h - t)[finite].max(initial=0.0)
+            error = max(error, d / size if size else float(d > 0) and np.inf)
+        return _Compared(float(error), tuple(found))
+
+    def _find(self, compared: _Compared) -> None:
+        """Notes what is wrong of the gradient, and of the value."""
+        names = (*self.s.names, *self.s.output_names())
+        for i, (name, w) in enumerate(zip(names, compared.worst, strict=True)):
+            is_gradient = i < len(self.s.names)
+            if is_gradient:
+                self.log.row(name, error=w.ratio)
+            if w.ratio > 1:
+                kind = "gradient" if is_gradient else "value"
+                kind = kind if np.isfinite(w.actual) else "nonfinite"
+                self.log.find(kind, name, f"{w.place} by autodiff", w.ratio)
+
+    def _culprits(self) -> list[Culprit]:
+        """The calls that are wrong by themselves: rules first if there are many, then lines."""
+        by_line = self._grouped(lambda site: (site.rule, site.where), self.calls.values())
+        if len(by_line) > AT_ONCE:
+            by_rule = self._grouped(lambda site: site.rule, self.calls.values())
+            self.log.progress(f"{len(by_rule)} rules one by one")
+            wrong = [g for g, c in self._each_by_hand(by_rule.values()) if c.wrong]
+            left = [self.calls[path] for group in wrong for path in sorted(group)]
+            by_line = self._grouped(lambda site: (site.rule, site.where), left)
+        self.log.progress(f"{len(by_line)} calls one by one")
+        found = [
+            self._culprit(group, compared)
+            for group, compared in self._each_by_hand(by_line.values())
+            if compared.wrong
+        ]
+        return sorted(found, key=lambda c: -c.error)
+
+    def _grouped(self, key: Callable[[Site], Any], calls: Iterable[Site]) -> dict[Any, Sites]:
+        groups: dict[Any, set[tuple[int, ...]]] = {}
+        for site in calls:
+            groups.setdefault(key(site), set()).add(site.path)
+        return {k: frozenset(paths) for k, paths in groups.items()}
+
+    def _each_by_hand(self, groups: Iterable[Sites]) -> list[tuple[Sites, _Compared]]:
+        """Each group of calls by hand, with all other calls by autodiff."""
+        groups = list(groups)
+        alone = [twin(self.s.outputs, lambda site, g=g: site.path not in g) for g in groups]
+        results = run_all(((pullback(outputs), self.at) for outputs in alone), QUICK)
+        return [(g, self._compare(r)) for g, r in zip(groups, results, strict=True)]
+
+    def _culprit(self, group: Sites, compared: _Compared) -> Culprit:
+        """With the argument whose cotangent is wrong: only that one by hand."""
+        site = self.calls[min(group)]
+        numbers = range(len(site.arguments))
+
+        def only(j: int) -> Any:
+            others = frozenset(numbers) - {j}
+            return twin(self.s.outputs, lambda site: others if site.path in group else True)
+
+        results = run_all(((pullback(only(j)), self.at) for j in numbers), QUICK)
+        errors = [(self._compare(r), site.arguments[j]) for j, r in enumerate(results)]
+        wrong = [(c.error, name) for c, name in errors if c.wrong and np.isfinite(c.error)]
+        value_is = any(w.ratio > 1 for w in compared.worst[len(self.floats) :])
+        argument = max(wrong)[1] if wrong and not value_is else "out"
+        return Culprit(site.rule, site.where, argument, compared.error)

@@ -1,0 +1,98 @@
+"""Where the programs run, and what comes of it: one batch of points, one program, one call."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcnet.check import criterion
+from funcnet.check.programs import Program
+from funcnet.check.reference import Outputs, cotangents, many, pullback, stack
+from funcnet.check.rounding import noise
+
+SEEDS = 8  # of cotangents, for the accuracy
+PERTURBATIONS = 12  # of the arguments by an ulp
+
+
+class Numbers(NamedTuple):
+    """Outputs and cotangents of one program on all points, and their noise at the first two."""
+
+    out: tuple[np.ndarray, ...]
+    cotangents: tuple[np.ndarray, ...]
+    noise_out: tuple[np.ndarray, ...]
+    noise: tuple[np.ndarray, ...]
+
+
+class Points(NamedTuple):
+    """Where the programs are run: stacked floats and cotangents, and which of them is what."""
+
+    floats: tuple[Any, ...]
+    dout: tuple[Any, ...]
+
+
+# The points of the algebra: two random cotangents d₀ and d₁; three more for linearity; and
+# arguments moved off ties and corners. Then those of the accuracy.
+FIRST, SECOND, COMBINED, SMALL, ZERO, MOVED, REST = range(7)
+COMBINATION, SCALE = -1000.0, 1e-4  # d₀ − 1000 d₁ and d₀/10000
+
+
+def points_of(plain: Outputs, floats: Any, wide: Any, others: Any) -> Points:
+    """All points for the arguments `floats`, which are the same numbers as `wide`."""
+    random = np.random.default_rng(7)
+    out = jax.eval_shape(plain, wide, others)
+    narrow = [cotangents(plain, floats, others, seed) for seed in range(SEEDS)]
+    # In the narrow dtype first: the accuracy is that for these very numbers.
+    d = [
+        tuple(jnp.asarray(np.asarray(x), t.dtype) for x, t in zip(leaves, out, strict=True))
+        for leaves in narrow
+    ]
+    combined = tuple(a + COMBINATION * b for a, b in zip(d[0], d[1], strict=True))
+
+    def by_an_ulp(x: jax.Array, narrow: jax.Array) -> jax.Array:
+        signs = random.choice([-1.0, 1.0], x.shape)
+        return x * jnp.asarray(1 + criterion.eps(narrow.dtype) * signs, x.dtype)
+
+    def moved(x: jax.Array) -> jax.Array:
+        size = np.where(np.isfinite(x), np.abs(x), 0)
+        step = 1e-4 * (size + size.mean() if x.size else size) + 1e-5
+        step *= random.choice([-1, 1], x.shape) * random.uniform(0.5, 1, x.shape)
+        return x + jnp.asarray(step, x.dtype)
+
+    points = [(wide, t) for t in (d[0], d[1], combined)]
+    points += [(wide, tuple(scale * x for x in d[0])) for scale in (SCALE, 0.0)]
+    points += [(tuple(map(moved, wide)), d[0])]
+    points += [(wide, t) for t in d]
+    points += [
+        (tuple(map(by_an_ulp, wide, floats)), tuple(map(by_an_ulp, d[0], narrow[0])))
+        for _ in range(PERTURBATIONS)
+    ]
+    return Points(*stack(points))
+
+
+def at_point(points: Points, k: int, others: Any) -> tuple[Any, Any, Any]:
+    """(floats, others, dout) of one point."""
+    return tuple(v[k] for v in points.floats), others, tuple(d[k] for d in points.dout)
+
+
+def programs_of(outputs: Outputs, points: Points, others: Any) -> list[Program]:
+    """The gradient at all points; and its noise at the first two."""
+    pull = pullback(outputs)
+    two = jax.tree.map(lambda leaf: leaf[: SECOND + 1], points)
+    noisy = lambda floats, others, dout: jax.lax.map(
+        lambda fd: noise(pull, fd[0], others, fd[1]), (floats, dout)
+    )
+    return [
+        (many(pull), (points.floats, others, points.dout)),
+        (noisy, (two.floats, others, two.dout)),
+    ]
+
+
+def numbers_from(results: list[Any]) -> Any:
+    """The results of `programs_of` as `Numbers`, or what one of them raised."""
+    for result in results:
+        if isinstance(result, Exception):
+            return result
+    wide = lambda leaves: tuple(map(criterion.as_wide, leaves))
+    (out, dargs), (noise_out, noise_dargs) = results
+    return Numbers(wide(out), wide(dargs), wide(noise_out), wide(noise_dargs))

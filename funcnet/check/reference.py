@@ -1,0 +1,157 @@
+"""The gradients that are compared: the rule's, autodiff's, and those of finite differences."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcnet.check.subject import is_floating
+from funcnet.numerical import gradient
+
+Outputs = Callable[[Any, Any], tuple[Any, ...]]  # (floats, others) -> floating leaves of the output
+
+ELEMENTS = 512  # of an argument, at most, for finite differences
+
+
+@contextlib.contextmanager
+def wide_arithmetic() -> Iterator[None]:
+    """JAX with 64 bits, and with promotion: a rule written for float32 must not refuse float64."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def widened(leaf: Any) -> Any:
+    """The same numbers in float64 or complex128."""
+    is_complex = jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+    return jnp.asarray(np.asarray(leaf), jnp.complex128 if is_complex else jnp.float64)
+
+
+def narrowed(leaf: Any, dtype: Any) -> Any:
+    """In a real dtype, or in the complex one of its precision, complex64 at least."""
+    if not jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return jnp.asarray(leaf, dtype)
+    return jnp.asarray(leaf, jnp.complex128 if dtype == jnp.float64 else jnp.complex64)
+
+
+def cotangents(outputs: Outputs, floats: Any, others: Any, seed: int) -> tuple[Any, ...]:
+    """Random cotangents of both signs, of the dtypes of the outputs, independent of each other."""
+
+    def draw(i: int, t: Any) -> jax.Array:
+        random = np.random.default_rng([seed, i])
+        z = random.standard_normal(t.shape)
+        if jnp.issubdtype(t.dtype, jnp.complexfloating):
+            z = z + 1j * random.standard_normal(t.shape)
+        return jnp.asarray(z, t.dtype)
+
+    return tuple(draw(i, t) for i, t in enumerate(jax.eval_shape(outputs, floats, others)))
+
+
+def cotangent_like(out: Any) -> Any:
+    """Random cotangents in the structure of out; float0 for what has none."""
+    leaves, tree = jax.tree.flatten(out)
+    floats = iter(cotangents(lambda *_: tuple(filter(is_floating, leaves)), (), (), 0))
+    zero = lambda leaf: np.zeros(np.shape(leaf), jax.dtypes.float0)
+    return jax.tree.unflatten(tree, [next(floats) if is_floating(y) else zero(y) for y in leaves])
+
+
+def pullback(outputs: Outputs) -> Callable[[Any, Any, Any], Any]:
+    """(floats, others, dout) -> (outputs, cotangents of the floats)."""
+
+    def pull(floats: Any, others: Any, dout: Any) -> Any:
+        out, vjp = jax.vjp(lambda floats: outputs(floats, others), floats)
+        return out, vjp(dout)[0]
+
+    return pull
+
+
+def gradients(outputs: Outputs) -> Callable[[Any, Any, Any], Any]:
+    """(floats, others, dout) -> cotangents of the floats."""
+    return lambda floats, others, dout: pullback(outputs)(floats, others, dout)[1]
+
+
+def many(pull: Callable[[Any, Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
+    """`pull` for stacked floats and cotangents, one after another in one program."""
+    return lambda floats, others, dout: jax.lax.map(
+        lambda fd: pull(fd[0], others, fd[1]), (floats, dout)
+    )
+
+
+def stack(trees: list[Any]) -> Any:
+    """Trees of one structure as one tree of stacked leaves."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def pairing(dout: Any, out: Any) -> jax.Array:
+    """Re Σ dout · out, by which JAX defines cotangents."""
+    return sum((jnp.real(jnp.sum(d * y)) for d, y in zip(dout, out, strict=True)), jnp.zeros(()))
+
+
+class Along(NamedTuple):
+    """Derivatives of ⟨dout, f⟩ along one random direction in each argument."""
+
+    directions: tuple[Any, ...]
+    values: np.ndarray
+
+
+def along_directions(outputs: Outputs, floats: Any, others: Any, dout: Any) -> Along:
+    """By finite differences: all they need of f is its values."""
+    random = np.random.default_rng(1)
+    unit = lambda v: jnp.asarray(
+        random.standard_normal(v.shape) * np.maximum(1, np.abs(v)), v.dtype
+    )
+    directions = tuple(unit(v) for v in floats)
+
+    def f(s: jax.Array) -> jax.Array:
+        moved = tuple(
+            v + s[i].astype(v.real.dtype) * u
+            for i, (v, u) in enumerate(zip(floats, directions, strict=True))
+        )
+        return pairing(dout, outputs(moved, others))
+
+    zeros = jnp.zeros(len(floats), jnp.result_type(*(v.real.dtype for v in floats)))
+    return Along(directions, np.asarray(gradient(f, zeros, method="five_point", batch_size=1)))
+
+
+class Differences(NamedTuple):
+    """Cotangents by finite differences: nan where an element was left out."""
+
+    cotangents: tuple[np.ndarray, ...]
+    uncertainty: tuple[np.ndarray, ...]
+
+
+def by_differences(
+    outputs: Outputs, floats: Any, others: Any, dout: Any, noise: float
+) -> Differences:
+    """The gradient of ⟨dout, f⟩ by finite differences, for up to `ELEMENTS` of each argument.
+
+    `noise` is that of f, relative; a step of its fifth root balances it with the error of the
+    formula. The uncertainty is the change when the step is halved, and what that balance leaves.
+    """
+    found, uncertain = [], []
+    for i, v in enumerate(floats):
+        number = np.arange(v.size)
+        if v.size > ELEMENTS:
+            number = np.sort(np.random.default_rng(2).choice(v.size, ELEMENTS, replace=False))
+        scale = np.maximum(1, np.abs(np.asarray(v).ravel()[number]))
+
+        def f(s: jax.Array, i: int = i, number: Any = number, scale: Any = scale) -> jax.Array:
+            moved = floats[i].ravel().at[number].add(s * scale).reshape(floats[i].shape)
+            return pairing(dout, outputs((*floats[:i], moved, *floats[i + 1 :]), others))
+
+        zeros = jnp.zeros(len(number), v.dtype)
+        noise = max(noise, float(jnp.finfo(v.dtype).eps))
+        step = noise ** (1 / 5)
+        coarse, fine = (
+            np.asarray(gradient(f, zeros, method="five_point", step=h, batch_size=1)) / scale
+            for h in (step, step / 2)
+        )
+        d, u = np.full(v.size, np.nan), np.zeros(v.size)
+        d[number] = coarse
+        least = (noise**0.5 + noise**0.8) * np.abs(coarse).max(initial=0.0)
+        u[number] = np.abs(coarse - fine) + least
+        found.append(d.reshape(v.shape))
+        uncertain.append(u.reshape(v.shape))
+    return Differences(tuple(found), tuple(uncertain))

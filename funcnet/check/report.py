@@ -1,0 +1,303 @@
+"""What a check found, for a reader in a terminal, in a notebook, or of a JSON file."""
+
+import html
+import json
+import math
+import sys
+import textwrap
+import time
+from typing import Any, NamedTuple
+
+from funcnet.check.subject import type_name
+
+WIDTH = 100
+
+KINDS = {
+    "value": "fwd returns another value than the function",
+    "structure": "bwd returns another number of cotangents, or another pytree, than the arguments",
+    "shape": "a cotangent has another shape than its argument",
+    "dtype": "a cotangent has another dtype than its argument",
+    "none": "bwd returns None for a floating argument whose gradient is not zero",
+    "gradient": "a cotangent differs from the reference by more than rounding",
+    "kink": "a cotangent differs from the reference at ties or corners only",
+    "linearity": "bwd is not linear in the cotangent of the output",
+    "second derivative": "the derivative of the gradient is wrong",
+    "nonfinite": "a cotangent is infinite or nan where the reference is finite",
+    "accuracy": "the formula is right, but loses digits that the reference keeps",
+    "jit": "right eagerly, wrong or an error under jax.jit",
+    "vmap": "wrong or an error under jax.vmap over some of the arguments",
+    "scan": "wrong or an error in jax.lax.scan",
+    "remat": "wrong or an error under jax.checkpoint",
+    "sharding": "wrong or an error with sharded arguments, or in jax.shard_map",
+    "batch size": "right for this leading size, wrong for another",
+    "determinism": "two calls with the same arguments differ",
+    "tracer": "the rule uses a traced value that it does not get as an argument or residual",
+    "error": "the rule raises",
+    "note": "what else is only a note, with strict=True",
+}
+"""Every kind of finding, and what it means."""
+
+
+class CheckFailed(AssertionError):
+    """A rule was refuted; the message is the report."""
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong."""
+
+    kind: str  # a key of `KINDS`
+    argument: str  # "x", "params['w']", or an output: "out", "out[1]"
+    message: str  # what was compared, where the largest error is, and what usually causes it
+    measured: (
+        float  # error over what rounding explains: 1 is the limit. nan where nothing is measured
+    )
+    allowed: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.argument}: {self.message}"
+
+
+class Culprit(NamedTuple):
+    """A rule that makes the gradient of a model wrong."""
+
+    rule: str  # the name of the function
+    where: str  # the line that calls it: "file.py:12"
+    argument: str  # of the rule, whose cotangent is wrong
+    error: float  # max |error| / max |gradient| of the model, with this rule alone by hand
+
+    def __str__(self) -> str:
+        return f"{self.rule} at {self.where}: {self.argument} (relative error {self.error:.1e})"
+
+
+class Row(NamedTuple):
+    """How one cotangent compares with its reference; errors in units in the last place."""
+
+    argument: str
+    type: str
+    error: float = math.nan  # in the wide dtype, over what rounding explains
+    finite: float = math.nan  # by hand from finite differences, relative
+    ulp_hand: float = math.nan  # root mean square error in the working dtype
+    ulp_auto: float = math.nan
+    verdict: str = ""
+
+
+class Report(NamedTuple):
+    """The result of `check_rule` or `check_model`.
+
+    It is true if nothing was found: `assert check_rule(f, x)` prints the table where it fails.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    findings: tuple[Finding, ...]
+    warnings: tuple[str, ...]
+    checked: tuple[str, ...]  # what was run
+    seconds: float
+    culprits: tuple[Culprit, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether the rule is proved, as far as these arguments reach."""
+        return not self.findings
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def raise_if_failed(self) -> None:
+        """Raises `CheckFailed`, with the report as message, if anything was found."""
+        if not self.ok:
+            raise CheckFailed("\n" + str(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as dicts, lists, strings and numbers; what is not finite is a string."""
+        plain = {
+            "name": self.name,
+            "ok": self.ok,
+            "seconds": self.seconds,
+            "rows": [row._asdict() for row in self.rows],
+            "findings": [finding._asdict() for finding in self.findings],
+            "culprits": [culprit._asdict() for culprit in self.culprits],
+            "warnings": list(self.warnings),
+            "checked": list(self.checked),
+        }
+        return finite_json(plain)
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def __str__(self) -> str:
+        return self.render(color=False)
+
+    __repr__ = __str__
+
+    def render(self, *, color: bool) -> str:
+        """The report in at most 100 columns.
+
+        Args:
+          color: Whether to write ANSI colours.
+        """
+        paint = _paint if color else lambda text, _: text
+        verdict = paint("proved", "green") if self.ok else paint("refuted", "red")
+        lines = [f"{self.name}: {verdict} ({self.seconds:.1f} s)"]
+        lines += table(HEADER, [_cells(row) for row in self.rows])
+        for culprit in self.culprits:
+            lines += _wrap(paint("culprit", "red"), "culprit", str(culprit))
+        for f in self.findings:
+            lines += _wrap(paint(f.kind, "red"), f.kind, f"{f.argument}: {f.message}")
+        for warning in self.warnings:
+            lines += _wrap(paint("note", "yellow"), "note", warning)
+        lines += _wrap("checked", "checked", ", ".join(self.checked)) if self.checked else []
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        cell = lambda tag, text: f"<{tag}>{html.escape(text)}</{tag}>"
+        row = lambda tag, cells: f"<tr>{''.join(cell(tag, c) for c in cells)}</tr>"
+        color = "#2a7f3b" if self.ok else "#b3261e"
+        verdict = "proved" if self.ok else "refuted"
+        items = [("culprit", str(c)) for c in self.culprits]
+        items += [(f.kind, f"{f.argument}: {f.message}") for f in self.findings]
+        items += [("note", w) for w in self.warnings]
+        head = f'<b style="color:{color}">{verdict}</b> ({self.seconds:.1f} s)'
+        body = row("th", HEADER) + "".join(row("td", _cells(r)) for r in self.rows)
+        notes = "".join(f"<li>{cell('b', kind)} {html.escape(text)}</li>" for kind, text in items)
+        return f"<p>{cell('b', self.name)}: {head}</p><table>{body}</table><ul>{notes}</ul>"
+
+
+HEADER = (
+    "argument",
+    "type",
+    "error/rounding",
+    "finite diff.",
+    "ulp hand",
+    "ulp autodiff",
+    "verdict",
+)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        row.argument,
+        row.type,
+        number(row.error),
+        number(row.finite),
+        number(row.ulp_hand),
+        number(row.ulp_auto),
+        row.verdict,
+    )
+
+
+def number(x: float) -> str:
+    """Three characters that matter: "0.12", "34", "5.6e+07"; nothing for nan."""
+    if math.isnan(x):
+        return "–"
+    if x == 0 or 0.01 <= abs(x) < 1000:
+        return f"{x:.2g}" if abs(x) < 100 else f"{x:.0f}"
+    return f"{x:.1e}"
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    """Aligned columns, the first two to the left; these are shortened to fit the terminal."""
+    if not rows:
+        return []
+    rows = [header, *rows]
+    widths = [max(len(r[i]) for r in rows) for i in range(len(header))]
+    for i in (0, 1):
+        excess = 2 * len(widths) + sum(widths) - WIDTH
+        widths[i] = max(min(widths[i], 12), widths[i] - max(0, excess))
+    rows = [(_shorten(r[0], widths[0]), _shorten(r[1], widths[1]), *r[2:]) for r in rows]
+    sides = ["<", "<", *">" * (len(header) - 3), "<"]
+    line = lambda r: "  ".join(f"{c:{s}{w}}" for c, s, w in zip(r, sides, widths, strict=True))
+    return [f"  {line(r)}".rstrip() for r in rows]
+
+
+def _shorten(text: str, width: int) -> str:
+    half = width // 2
+    return text if len(text) <= width else f"{text[: width - half - 1]}…{text[-half:]}"
+
+
+def _wrap(painted: str, label: str, text: str) -> list[str]:
+    first = f"  {label}: "
+    lines = textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent="      ")
+    return [lines[0].replace(label, painted, 1), *lines[1:]]
+
+
+def _paint(text: str, color: str) -> str:
+    return f"\033[{ {'red': 31, 'green': 32, 'yellow': 33}[color] }m{text}\033[0m"
+
+
+def finite_json(tree: Any) -> Any:
+    """JSON has no nan and no infinity."""
+    if isinstance(tree, dict):
+        return {k: finite_json(v) for k, v in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [finite_json(v) for v in tree]
+    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+class Log:
+    """What a check has found so far; for the modules of this package."""
+
+    def __init__(self, subject: Any):
+        self.subject = subject
+        self.progress = Progress(subject.name)
+        self.findings: list[Finding] = []
+        self.warnings: list[str] = []
+        self.culprits: list[Culprit] = []
+        pairs = zip(subject.names, subject.floats, strict=True)
+        self.rows = {name: Row(name, type_name(leaf)) for name, leaf in pairs}
+
+    def find(self, kind: str, argument: str, message: str, measured: float = math.nan) -> None:
+        """Notes a finding, once for each kind and argument."""
+        if not any((f.kind, f.argument) == (kind, argument) for f in self.findings):
+            self.findings.append(Finding(kind, argument, message, measured))
+
+    def warn(self, message: str) -> None:
+        """Notes a warning, once."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+
+    def row(self, name: str, **values: Any) -> None:
+        """Fills in numbers of an argument's row."""
+        self.rows[name] = self.rows[name]._replace(**values)
+
+    def report(self) -> Report:
+        """All of it."""
+        wrong = {f.argument: f.kind for f in reversed(self.findings)}
+        rows = (r._replace(verdict=wrong.get(r.argument, "ok")) for r in self.rows.values())
+        return Report(
+            self.subject.name,
+            tuple(rows),
+            tuple(self.findings),
+            tuple(self.warnings),
+            tuple(self.progress.done),
+            self.progress.seconds,
+            tuple(self.culprits),
+        )
+
+
+class Progress:
+    """A line on the terminal that says what is being run, once that has taken two seconds."""
+
+    def __init__(self, name: str):
+        self.name, self.start, self.done = name, time.perf_counter(), []
+        self.shown = False
+
+    def __call__(self, what: str) -> None:
+        """Says that `what` begins."""
+        self.done.append(what)
+        if sys.stderr.isatty() and self.seconds > 2:
+            sys.stderr.write(f"\r\033[K{self.name}: {what} ({self.seconds:.0f} s)")
+            sys.stderr.flush()
+            self.shown = True
+
+    def end(self) -> None:
+        """Clears the line."""
+        if self.shown:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self.start

@@ -1,0 +1,155 @@
+"""An arithmetic that rounds otherwise: how far can rounding alone move the result of a program?
+
+Two programs for one gradient differ by rounding, and by nothing else if both are right. How much
+they may differ depends on their cancellations: y (1 − y) of a sigmoid has no correct digit where
+y = 1 − ε, and e/(1 + e)² has all. So every program is run again in arithmetics of our own making,
+in which each operation that rounds is followed by
+
+    ρ(v) = v (1 ± u),
+
+u a few units in the last place of the dtype of v. The sign is a hash of v and of the number of the
+arithmetic: equal values stay equal, so ties stay ties and a recomputed value is the saved one, and
+exact operations (a selection, a maximum, a transpose) stay exact. The largest change among a few
+such arithmetics is the noise of the program, element by element.
+
+Reference: Parker, Monte Carlo arithmetic: exploiting randomness in floating-point arithmetic, 1997;
+Vignes, A stochastic arithmetic for reliable scientific computation, 1993 (CESTAC). There the signs
+are random in each operation.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcnet.check import tracing
+
+ARITHMETICS = 12
+
+# Operations whose result is exact, or one of their inputs. All others round.
+EXACT = frozenset([
+    "abs", "and", "argmax", "argmin", "bitcast_convert_type", "broadcast", "broadcast_in_dim",
+    "ceil", "clamp", "concatenate", "conj", "copy", "copy_p", "cummax", "cummin", "device_put",
+    "dynamic_slice", "dynamic_update_slice", "eq", "expand_dims", "floor", "gather", "ge", "gt",
+    "imag", "iota", "is_finite", "le", "lt", "max", "min", "ne", "neg", "nextafter", "not",
+    "optimization_barrier", "or", "pad", "pcast", "pvary", "real", "reduce_and", "reduce_max",
+    "reduce_min", "reduce_or", "reduce_window_max", "reduce_window_min", "reshape", "rev",
+    "round", "scatter", "select_and_gather_add", "select_n", "sharding_constraint",
+    "shift_left", "sign", "slice", "sort", "split", "squeeze", "stop_gradient", "top_k",
+    "transpose", "unstack", "xor",
+])  # fmt: skip
+# Sums: the order in which they add is up to the compiler, so each term is rounded too.
+SUMS = frozenset([
+    "conv_general_dilated", "cumlogsumexp", "cumprod", "cumsum", "dot_general", "psum",
+    "psum_invariant", "ragged_dot", "reduce_prod", "reduce_sum", "reduce_window_sum",
+    "scatter-add", "scatter_add", "select_and_scatter_add",
+])  # fmt: skip
+MULTIPLIERS = np.array([0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D], np.uint32)
+
+
+def unit(dtype: Any) -> float:
+    """u: 64 units in the last place in float64, where formulas are compared, else 2."""
+    info = jnp.finfo(dtype)
+    return float(info.eps) * (64 if info.bits == 64 else 2)
+
+
+def rounded(x: Any, number: Any) -> Any:
+    """ρ(x) in the arithmetic of this number."""
+    dtype = jnp.result_type(x)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return jax.lax.complex(rounded(jnp.real(x), number), rounded(jnp.imag(x), number))
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return x
+    u = jnp.asarray(unit(dtype), dtype)
+    return x * jnp.where(_is_up(jnp.asarray(x), number), 1 + u, 1 - u)
+
+
+def _is_up(x: jax.Array, number: Any) -> jax.Array:
+    """One bit that depends on the value of x and on the arithmetic: of a multiplicative hash."""
+    bits = jnp.finfo(x.dtype).bits
+    word = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{bits}"))
+    word = (word ^ (word >> 32) if bits == 64 else word).astype(jnp.uint32)
+    a, b, c = MULTIPLIERS
+    h = (word ^ (jnp.asarray(number, jnp.uint32) * a)) * b
+    return (h ^ (h >> 15)) * c >> 31 == 1
+
+
+def in_arithmetic(f: Callable[..., Any]) -> Callable[..., Any]:
+    """(number, *args) -> f(*args), computed in the arithmetic of this number."""
+
+    def g(number: Any, *args: Any) -> Any:
+        jaxpr, tree = tracing.trace(f, *args)
+
+        def rewrite(eqn: Any, path: Any, inputs: list[Any]) -> list[Any] | None:
+            plain = tracing.plain_forward(eqn)
+            if plain is not None:  # called, not differentiated: its own rule has no part in it
+                return tracing.evaluate(plain, rewrite, inputs, path, _all)
+            name = eqn.primitive.name
+            if tracing.inner_jaxprs(eqn):
+                return None
+            if name in EXACT:
+                return None
+            if name == "convert_element_type" and not _narrows(eqn):
+                return None
+            known = [_constant(v, x, number) for v, x in zip(eqn.invars, inputs, strict=True)]
+            if name in SUMS:
+                known = [rounded(x, number) if _is_number(x) else x for x in known]
+            outs = tracing.bind(eqn, known)
+            return [rounded(y, number) if _is_number(y) else y for y in outs]
+
+        leaves = tracing.evaluate(jaxpr, rewrite, jax.tree.leaves(args), (), _all)
+        return jax.tree.unflatten(tree, leaves)
+
+    return g
+
+
+def _all(_: Any) -> bool:
+    return True
+
+
+def _is_number(x: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+
+
+def _narrows(eqn: Any) -> bool:
+    """Whether a conversion loses digits."""
+    old, new = eqn.invars[0].aval.dtype, eqn.params["new_dtype"]
+    floating = jnp.issubdtype(old, jnp.floating) and jnp.issubdtype(new, jnp.floating)
+    return bool(floating and jnp.finfo(new).eps > jnp.finfo(old).eps)
+
+
+def _constant(variable: Any, value: Any, number: Any) -> Any:
+    """A constant narrower than float64 is known to its own digits only, unless it has few."""
+    dtype = jnp.result_type(value)
+    if not tracing.is_literal(variable) or not jnp.issubdtype(dtype, jnp.floating):
+        return value
+    short = np.asarray(value).astype(jnp.bfloat16).astype(np.float64) == np.asarray(
+        value, np.float64
+    )
+    return value if jnp.finfo(dtype).bits == 64 or short.all() else rounded(value, number)
+
+
+def noise(f: Callable[..., Any], *args: Any) -> Any:
+    """The largest change of each element of f(*args) over `ARITHMETICS` of our own.
+
+    Infinite where a change makes it nan. The arithmetics run one after another, so that there is
+    one copy of f in memory.
+    """
+    other, base = in_arithmetic(f), f(*args)
+    size = lambda y: jnp.zeros(jnp.shape(y), _real(jnp.result_type(y)))
+
+    def larger(largest: Any, number: Any) -> tuple[Any, None]:
+        def change(m: jax.Array, y: jax.Array, b: jax.Array) -> jax.Array:
+            d = jnp.where(y == b, 0, jnp.abs(y - b)).astype(m.dtype)  # inf and inf are the same
+            return jnp.maximum(m, jnp.where(jnp.isnan(d), jnp.inf, d))
+
+        return jax.tree.map(change, largest, other(number, *args), base), None
+
+    numbers = jnp.arange(1, ARITHMETICS + 1, dtype=jnp.uint32)
+    return jax.lax.scan(larger, jax.tree.map(size, base), numbers)[0]
+
+
+def _real(dtype: Any) -> Any:
+    return jnp.finfo(dtype).dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.float32

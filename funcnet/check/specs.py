@@ -1,0 +1,83 @@
+"""Arguments written on a command line: `f32[8,16]`, `i32[8]<16`, `key`, `0.5`, `eps=1e-5`."""
+
+import ast
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcnet.check.subject import drawn
+
+DTYPES = {
+    "f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64",
+    "c64": "complex64", "c128": "complex128", "bool": "bool",
+    "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64",
+    "u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64",
+}  # fmt: skip
+SPEC = re.compile(r"(?P<dtype>[a-z]+\d*)\[(?P<shape>[\d, ]*)\](?:<(?P<high>\d+)|=(?P<fill>\S+))?")
+GRAMMAR = (
+    "dtype[shape] such as f32[8,16] (normal), i32[8]<16 (integers from 0 to 15), f32[16]=1 (all "
+    "1), bool[3]; key; or a Python number"
+)
+
+
+def parse_argument(text: str, seed: int) -> Any:
+    """One argument.
+
+    Args:
+      text: See `GRAMMAR`.
+      seed: Of the random numbers.
+
+    Raises:
+      ValueError: If the text is none of these; one line.
+    """
+    if text == "key":
+        return jax.random.key(seed)
+    match = SPEC.fullmatch(text)
+    if match is None:
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = None
+        if isinstance(value, bool | int | float):
+            return value
+        raise ValueError(f"argument {text!r} must be {GRAMMAR}")
+    name = match["dtype"]
+    if name not in DTYPES and name not in DTYPES.values():
+        raise ValueError(f"argument {text!r}: dtype must be one of {', '.join(DTYPES)}, got {name}")
+    dtype = jnp.dtype(DTYPES.get(name, name))
+    if (
+        dtype.itemsize == (16 if dtype.kind == "c" else 8)
+        and dtype.kind in "fiuc"
+        and not jax.config.read("jax_enable_x64")
+    ):
+        raise ValueError(f"argument {text!r}: {dtype} needs JAX_ENABLE_X64=1")
+    shape = tuple(int(n) for n in match["shape"].replace(" ", "").split(",") if n)
+    if match["fill"] is not None:
+        try:
+            return jnp.full(shape, float(match["fill"]), dtype)
+        except ValueError:
+            raise ValueError(f"argument {text!r}: {match['fill']!r} is not a number") from None
+    if match["high"] is not None and dtype.kind not in "iu":
+        raise ValueError(f"argument {text!r}: a range is for integers, not for {dtype}")
+    high = int(match["high"]) if match["high"] is not None else 2
+    if high < 1:
+        raise ValueError(f"argument {text!r}: the range must hold a number")
+    return drawn(jax.ShapeDtypeStruct(shape, dtype), high=high, seed=seed)
+
+
+def parse_option(text: str, seed: int) -> tuple[str, Any]:
+    """`name=value`: an array as above, a Python literal, or a string."""
+    name, _, value = text.partition("=")
+    if value == "key" or SPEC.fullmatch(value):
+        return name, parse_argument(value, seed)
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def is_option(text: str) -> bool:
+    """Whether a text is `name=value`."""
+    return re.match(r"[A-Za-z_]\w*=", text) is not None

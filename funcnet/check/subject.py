@@ -1,0 +1,199 @@
+"""What is checked: a function at certain arguments, as a function of its floating leaves alone."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr, tree_flatten_with_path
+
+from funcnet.check.tracing import sites
+
+
+class Subject(NamedTuple):
+    """`call(floats, others)` is the function; `floats` are differentiated, `others` are not."""
+
+    name: str
+    call: Callable[[Any, Any], Any]
+    names: tuple[str, ...]  # of the floats: "x", "params['w']"
+    other_names: tuple[str, ...]
+    floats: tuple[jax.Array, ...]
+    others: tuple[jax.Array, ...]  # integers, booleans and keys
+    arguments: tuple[int, ...]  # the number of the argument of each float, then of each other
+
+    def outputs(self, floats: Any, others: Any) -> tuple[Any, ...]:
+        """The floating leaves of the output."""
+        return tuple(y for y in jax.tree.leaves(self.call(floats, others)) if is_floating(y))
+
+    def output_names(self) -> tuple[str, ...]:
+        """Their names: "out", "out[1]"."""
+        leaves = jax.tree_util.tree_leaves_with_path(
+            jax.eval_shape(self.call, self.floats, self.others)
+        )
+        return tuple("out" + keystr(path) for path, leaf in leaves if is_floating(leaf))
+
+
+def subject(
+    f: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    python_floats: bool = True,
+) -> Subject:
+    """The function f at these arguments.
+
+    Differentiated are the floating arrays among the arguments, in pytrees too, and (with
+    `python_floats`) Python floats given by position. All else is static: Python integers, booleans,
+    strings and functions, what stands in `nondiff_argnums`, and keyword arguments without arrays.
+
+    Args:
+      f: The function.
+      args: Its positional arguments; a `jax.ShapeDtypeStruct` stands for random numbers.
+      kwargs: Its keyword arguments.
+      python_floats: Whether a Python float is an argument to differentiate.
+    """
+    parameters, nondiff = _parameters(f), _nondiff(f)
+    names = [*_names(parameters, len(args)), *kwargs]
+    number = lambda name: parameters.index(name) if name in parameters else -1
+    is_static = [i in nondiff for i in range(len(args))] + [number(k) in nondiff for k in kwargs]
+    values = [
+        (lambda v=value: v) if static else value
+        for value, static in zip((*args, *kwargs.values()), is_static, strict=True)
+    ]
+    with_path, tree = tree_flatten_with_path(values)
+    leaves = [leaf for _, leaf in with_path]
+    floats, others = [], []  # (place, name, number of the argument, array)
+    for place, (path, leaf) in enumerate(with_path):
+        i = path[0].idx
+        by_position = python_floats and i < len(args)
+        if is_static[i] or not (_is_array(leaf) or (by_position and isinstance(leaf, float))):
+            continue
+        leaf = drawn(leaf) if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
+        kind = floats if is_floating(leaf) else others
+        kind.append((place, names[i] + keystr(path[1:]), i, leaf))
+
+    def call(float_leaves: Any, other_leaves: Any) -> Any:
+        merged = list(leaves)
+        for (place, *_), leaf in zip(
+            (*floats, *others), (*float_leaves, *other_leaves), strict=True
+        ):
+            merged[place] = leaf
+        new = jax.tree.unflatten(tree, merged)
+        new = [v() if static else v for v, static in zip(new, is_static, strict=True)]
+        return f(*new[: len(args)], **dict(zip(kwargs, new[len(args) :], strict=True)))
+
+    return Subject(
+        name_of(f),
+        call,
+        tuple(name for _, name, _, _ in floats),
+        tuple(name for _, name, _, _ in others),
+        tuple(leaf for *_, leaf in floats),
+        tuple(leaf for *_, leaf in others),
+        tuple(i for _, _, i, _ in (*floats, *others)),
+    )
+
+
+def name_of(f: Callable[..., Any]) -> str:
+    """The name of a function, of what it wraps, or of its type."""
+    for inner in _layers(f):
+        if getattr(inner, "__name__", None):
+            return inner.__name__
+    return type(f).__name__
+
+
+def _layers(f: Any) -> list[Any]:
+    """From f inwards, what each wraps."""
+    found: list[Any] = []
+    while f is not None and f not in found:
+        found.append(f)
+        f = getattr(f, "func", None) or getattr(f, "__wrapped__", None)
+    return found
+
+
+def is_custom_vjp(f: Any) -> bool:
+    """Whether f is itself a `jax.custom_vjp`."""
+    return hasattr(f, "defvjp") and hasattr(f, "fwd") and hasattr(f, "bwd")
+
+
+def nondiff_argnums(f: Any) -> tuple[int, ...]:
+    """The static positions of a `jax.custom_vjp`, else none."""
+    found = getattr(f, "nondiff_argnums", None) or getattr(f, "static_argnums", None) or ()
+    return tuple(found) if is_custom_vjp(f) else ()
+
+
+def _nondiff(f: Any) -> tuple[int, ...]:
+    if isinstance(f, functools.partial):
+        return tuple(i - len(f.args) for i in _nondiff(f.func))
+    return nondiff_argnums(f)
+
+
+def _parameters(f: Callable[..., Any]) -> list[str]:
+    try:
+        found = inspect.signature(f).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [f"*{p.name}" if p.kind == p.VAR_POSITIONAL else p.name for p in found]
+
+
+def _names(parameters: list[str], count: int) -> list[str]:
+    """The names of `count` positional arguments; those of a `*args` are numbered."""
+    names: list[str] = []
+    for i in range(count):
+        at = min(i, len(parameters) - 1)
+        stars = [j for j, p in enumerate(parameters) if p.startswith("*") and j <= at]
+        if stars:
+            names.append(f"{parameters[stars[0]][1:]}[{i - stars[0]}]")
+        else:
+            names.append(parameters[i] if i < len(parameters) else f"args[{i}]")
+    return names
+
+
+def is_floating(x: Any) -> bool:
+    """Whether x is of a real or complex floating dtype."""
+    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+
+
+def type_name(leaf: Any) -> str:
+    """Dtype and shape: "float32[3,4]"."""
+    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
+
+
+def drawn(spec: jax.ShapeDtypeStruct, low: int = 0, high: int = 2, seed: int = 0) -> jax.Array:
+    """Random numbers of a shape and dtype: normal, booleans, a key, or integers in [low, high)."""
+    random = np.random.default_rng([seed, *spec.shape])
+    if jnp.issubdtype(spec.dtype, jax.dtypes.prng_key):
+        return (
+            jax.random.split(jax.random.key(seed), spec.shape)
+            if spec.shape
+            else jax.random.key(seed)
+        )
+    if jnp.issubdtype(spec.dtype, jnp.complexfloating):
+        z = random.standard_normal(spec.shape) + 1j * random.standard_normal(spec.shape)
+        return jnp.asarray(z, spec.dtype)
+    if jnp.issubdtype(spec.dtype, jnp.inexact):
+        return jnp.asarray(random.standard_normal(spec.shape), spec.dtype)
+    return jnp.asarray(random.integers(low, high, spec.shape), spec.dtype)
+
+
+def ruled_subject(
+    caller: str, f: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Subject:
+    """The subject, if f calls a rule and has something to differentiate; else a ValueError."""
+    s = subject(f, args, kwargs)
+    try:
+        found = sites(s.call, s.floats, s.others)
+    except jax.errors.JAXTypeError:  # a Python float that must stay one
+        s = subject(f, args, kwargs, python_floats=False)
+        found = sites(s.call, s.floats, s.others)
+    if not found:
+        raise ValueError(f"{caller}: {s.name} calls no function with a rule (jax.custom_vjp)")
+    if not s.floats:
+        raise ValueError(f"{caller}: {s.name} has no floating argument to differentiate")
+    return s

@@ -1,0 +1,272 @@
+"""Evaluate a traced function with some of its equations replaced, at any depth.
+
+Both halves of the checker's reference stand on this: the autodiff twin of a function, in which each
+`custom_vjp` call is replaced by its plain forward, and the same function in an arithmetic that
+rounds otherwise (`funcnet.check.rounding`).
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.core as jex
+import jax.extend.source_info_util as source
+
+from funcnet.rule import autodiff
+
+Path_ = tuple[int, ...]  # of an equation: its number in each jaxpr on the way down to it
+Rewrite = Callable[[Any, Path_, list[Any]], list[Any] | None]
+"""(equation, path, its inputs) -> its outputs, or None to leave it as it is."""
+
+
+class Site(NamedTuple):
+    """A call of a function with a hand-written rule."""
+
+    path: Path_
+    rule: str  # the name of the function
+    where: str  # the line that calls it, "file.py:12"
+    arguments: tuple[str, ...]  # one name for each leaf of its arguments
+
+
+def trace(f: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
+    """The jaxpr of f and the structure of its output."""
+    jaxpr, out = jax.make_jaxpr(f, return_shape=True)(*args)
+    return jaxpr, jax.tree.structure(out)
+
+
+def _every(_: Site) -> bool:
+    return True
+
+
+def twin(f: Callable[..., Any], replaced: Callable[[Site], Any] = _every) -> Any:
+    """f, with the rules at the sites that `replaced` selects replaced by autodiff.
+
+    `replaced(site)` is true, false, or a set of argument numbers: then the rule keeps its own
+    cotangents but for these arguments, which get those of autodiff.
+    """
+
+    @functools.wraps(f)
+    def g(*args: Any) -> Any:
+        jaxpr, tree = trace(autodiff(f) if replaced is _every else f, *args)
+
+        def rewrite(eqn: Any, path: Path_, inputs: list[Any]) -> list[Any] | None:
+            plain = plain_forward(eqn)
+            if plain is None:
+                return None
+            choice = replaced(site(eqn, path))
+            if choice is False:
+                return None
+            # A rule may call others in its plain forward: they are sites of their own.
+            auto = lambda *xs: evaluate(plain, rewrite, xs, path, has_rule)
+            if choice is True:
+                return auto(*inputs)
+            hand = lambda *xs: bind(eqn, list(xs))
+            return _merge(hand, auto, frozenset(choice))(*inputs)
+
+        return jax.tree.unflatten(
+            tree, evaluate(jaxpr, rewrite, jax.tree.leaves(args), (), has_rule)
+        )
+
+    return g
+
+
+def _merge(hand: Any, auto: Any, from_auto: frozenset[int]) -> Any:
+    """A function with the cotangents of `hand`, but for those in `from_auto` of `auto`."""
+    merged = jax.custom_vjp(lambda *xs: auto(*xs))
+
+    def fwd(*xs: Any) -> Any:
+        _, by_auto = jax.vjp(auto, *xs)
+        out, by_hand = jax.vjp(hand, *xs)
+        return out, (by_hand, by_auto)
+
+    def bwd(pullbacks: Any, dout: Any) -> Any:
+        pairs = zip(*(pull(dout) for pull in pullbacks), strict=True)
+        return tuple(a if i in from_auto else h for i, (h, a) in enumerate(pairs))
+
+    merged.defvjp(fwd, bwd)
+    return merged
+
+
+def sites(f: Callable[..., Any], *args: Any) -> list[Site]:
+    """Every call of a hand-written rule in f, at any depth, in the order of evaluation.
+
+    Calls inside the plain forward of another rule are left out: that rule differentiates instead.
+    """
+    return list(_sites(trace(f, *args)[0], ()))
+
+
+def _sites(closed: Any, path: Path_) -> Iterator[Site]:
+    for i, eqn in enumerate(_open(closed).eqns):
+        here = (*path, i)
+        if plain_forward(eqn) is not None:
+            yield site(eqn, here)
+        for j, inner in enumerate(inner_jaxprs(eqn)):
+            yield from _sites(inner, (*here, j))
+
+
+def site(eqn: Any, path: Path_) -> Site:
+    """What the equation of a rule tells of its call."""
+    info = plain_forward(eqn).jaxpr.debug_info
+    thunk = eqn.params.get("fwd_jaxpr_thunk")
+    names = thunk.debug_info.arg_names if thunk else info.arg_names
+    count = len(eqn.invars)
+    names = tuple(names or ())
+    consts = tuple(f"closed over [{i}]" for i in range(max(0, count - len(names))))
+    return Site(path, info.func_name, _where(eqn, info), (consts + names)[:count])
+
+
+def _where(eqn: Any, debug_info: Any) -> str:
+    """The innermost line outside of funcnet that led to the equation, "file.py:12"."""
+    frames = source.summarize(eqn.source_info, num_frames=100).split("\n")
+    places = [frame.rsplit(" (", 1)[0].rsplit(":", 1)[0] for frame in frames if ":" in frame]
+    own = str(Path(__file__).parents[1])
+    users = [p for p in places if not p.startswith(own)]
+    defined = debug_info.func_src_info.rpartition(" at ")[2]  # of jit applied to the rule itself
+    place = users[-1] if users else defined
+    file, _, line = place.rpartition(":")
+    return f"{_relative(file)}:{line}" if file else place
+
+
+def _relative(file: str) -> str:
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
+
+
+def plain_forward(eqn: Any) -> Any:
+    """The jaxpr of the plain forward if the equation is a call of a rule, else None."""
+    if eqn.primitive.name.startswith("custom_vjp_call"):
+        return eqn.params["call_jaxpr"]
+    prim = eqn.params.get("_prim")  # under JAX_CUSTOM_VJP3
+    if eqn.primitive.name == "call_hi_primitive" and hasattr(prim, "traced"):
+        return prim.traced.jaxpr
+    return None
+
+
+def has_rule(closed: Any) -> bool:
+    """Whether a jaxpr calls a rule anywhere."""
+    return next(_sites(closed, ()), None) is not None
+
+
+# What stands inside an equation, in the order in which `_rebuild` counts it.
+INNER = {
+    "jit": ["jaxpr"],
+    "closed_call": ["call_jaxpr"],
+    "scan": ["jaxpr"],
+    "while": ["cond_jaxpr", "body_jaxpr"],
+    "cond": ["branches"],
+    "remat2": ["jaxpr"],
+    "checkpoint": ["jaxpr"],
+    "shard_map": ["jaxpr"],
+    "custom_jvp_call": ["call_jaxpr"],
+}
+INNER["pjit"] = INNER["jit"]
+
+
+def inner_jaxprs(eqn: Any) -> list[Any]:
+    """The jaxprs in an equation that `evaluate` can enter."""
+    found: list[Any] = []
+    for name in INNER.get(eqn.primitive.name, ()):
+        value = eqn.params[name]
+        found.extend(value if isinstance(value, tuple) else [value])
+    return found
+
+
+def _open(jaxpr: Any) -> Any:
+    return jaxpr.jaxpr if isinstance(jaxpr, jex.ClosedJaxpr) else jaxpr
+
+
+def evaluate(
+    closed: Any,
+    rewrite: Rewrite,
+    inputs: Sequence[Any],
+    path: Path_,
+    enter: Callable[[Any], bool],
+) -> list[Any]:
+    """The outputs of a jaxpr, each equation offered to `rewrite` first.
+
+    `enter` tells which jaxprs inside of equations are to be evaluated likewise.
+    """
+    jaxpr, consts = _open(closed), getattr(closed, "consts", ())
+    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *inputs), strict=True))
+    read = lambda v: v.val if isinstance(v, jex.Literal) else values[v]
+    for i, eqn in enumerate(jaxpr.eqns):
+        ins, here = [read(v) for v in eqn.invars], (*path, i)
+        outs = rewrite(eqn, here, ins)
+        if outs is None and any(enter(inner) for inner in inner_jaxprs(eqn)):
+            run = [
+                functools.partial(_run, inner, rewrite, (*here, j), enter)
+                for j, inner in enumerate(inner_jaxprs(eqn))
+            ]
+            outs = _rebuild(eqn, run, ins)
+        values.update(zip(eqn.outvars, bind(eqn, ins) if outs is None else outs, strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _run(closed: Any, rewrite: Rewrite, path: Path_, enter: Any, *inputs: Any) -> list[Any]:
+    return evaluate(closed, rewrite, inputs, path, enter)
+
+
+def bind(eqn: Any, inputs: list[Any]) -> list[Any]:
+    """The outputs of one equation."""
+    if not any(
+        callable(p) or isinstance(p, jex.Jaxpr | jex.ClosedJaxpr) for p in eqn.params.values()
+    ):
+        outs = eqn.primitive.bind(*inputs, **eqn.params)
+        return list(outs) if eqn.primitive.multiple_results else [outs]
+    # Functions among the parameters are bound in a way that differs between versions of JAX: a
+    # jaxpr with nothing but this equation knows how.
+    variables = {v: x for v, x in zip(eqn.invars, inputs, strict=True) if not is_literal(v)}
+    info = jex.DebugInfo("funcnet.check", str(eqn.primitive), None, None)
+    one = jex.Jaxpr((), list(variables), eqn.outvars, [eqn], eqn.effects, info)
+    return list(jex.jaxpr_as_fun(jex.ClosedJaxpr(one, ()))(*variables.values()))
+
+
+def is_literal(v: Any) -> bool:
+    """Whether a variable of an equation is a constant written into it."""
+    return isinstance(v, jex.Literal)
+
+
+def _rebuild(eqn: Any, run: list[Any], inputs: list[Any]) -> Any:
+    """The equation again by JAX's public function for it, with `run` for the jaxprs inside."""
+    p, name = eqn.params, eqn.primitive.name
+    if name in ("jit", "pjit"):
+        return list(jax.jit(run[0])(*inputs))
+    if name in ("closed_call", "custom_jvp_call"):
+        return run[0](*inputs)
+    if name in ("remat2", "checkpoint"):
+        return jax.checkpoint(run[0], policy=p["policy"], prevent_cse=p["prevent_cse"])(*inputs)
+    if name == "shard_map":
+        return jax.shard_map(
+            lambda *xs: tuple(run[0](*xs)),
+            mesh=p["mesh"],
+            in_specs=tuple(p["in_specs"]),
+            out_specs=tuple(p["out_specs"]),
+            check_vma=p["check_vma"],
+            axis_names=set(p["newly_manual_axes"]),
+        )(*inputs)
+    if name == "cond":
+        index, *operands = inputs
+        return jax.lax.switch(index, run, *operands)
+    if name == "while":
+        a, b = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
+        return jax.lax.while_loop(
+            lambda carry: run[0](*inputs[:a], *carry)[0],
+            lambda carry: run[1](*inputs[a:b], *carry),
+            inputs[b:],
+        )
+    if "ft_in" in p:  # jax 0.12
+        a, count = (len(tree) for tree in p["ft_in"].unpack()[:2])
+    else:
+        a, count = p["num_consts"], p["num_carry"]
+    b = a + count
+
+    def step(carry: list[Any], xs: list[Any]) -> tuple[list[Any], list[Any]]:
+        outs = run[0](*inputs[:a], *carry, *xs)
+        return outs[: b - a], outs[b - a :]
+
+    carry, ys = jax.lax.scan(
+        step, inputs[a:b], inputs[b:], p["length"], reverse=p["reverse"], unroll=p["unroll"]
+    )
+    return [*carry, *ys]

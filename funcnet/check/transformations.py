@@ -1,0 +1,216 @@
+"""The rule under JAX's transformations, compared with autodiff under the same."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from funcnet.check.reference import Outputs, cotangents, gradients, pairing, stack
+from funcnet.check.subject import Subject
+
+CHECK_VMA = "check_vma"  # not a kind of finding: most rules need help there, which is a warning
+FEWER = "with fewer"
+SHRUNK = 0.875  # the second example of a batch: exact, keeps signs, ties and zeros, inside a domain
+
+
+class Trial(NamedTuple):
+    """One transformation: `program(outputs)(floats, others, dout)` gives cotangents to compare."""
+
+    kind: str
+    label: str
+    program: Callable[[Outputs], Callable[[Any, Any, Any], Any]]
+    at: tuple[Any, Any, Any]
+    axes: Any = None  # of vmap
+    expected: Any = None  # what autodiff gives, where it is known already
+
+    def shares_an_output(self, outputs: Outputs) -> bool:
+        """Whether, under this vmap, an output depends on no batched argument."""
+        floats, others, _ = self.at
+        for i in range(len(self.at[2])):
+            only = lambda floats, others, i=i: outputs(floats, others)[i]
+            try:
+                jax.eval_shape(jax.vmap(only, in_axes=self.axes, out_axes=None), floats, others)
+            except ValueError:
+                continue
+            return True
+        return False
+
+
+def all_trials(s: Subject, plain: Outputs, floats: Any, others: Any, dout: Any) -> Iterator[Trial]:
+    """Everything below, for the function `s` whose autodiff twin is `plain`."""
+    yield from vmap(s, plain, floats, others, dout)
+    yield from scan_and_remat(floats, others, dout)
+    yield from second_derivative(floats, others, dout)
+    yield from batch_sizes(plain, floats, others)
+    yield from sharded(plain, floats, others, dout)
+
+
+def scan_and_remat(floats: Any, others: Any, dout: Any) -> Iterator[Trial]:
+    """Differentiated through a loop of three steps, each at other arguments, and recomputed."""
+
+    def in_scan(outputs: Outputs) -> Any:
+        def program(floats: Any, others: Any, dout: Any) -> Any:
+            def loop(floats: Any, others: Any) -> Any:
+                def step(scale: Any, _: Any) -> Any:
+                    at = tuple(v * scale.astype(v.dtype) for v in floats)
+                    return SHRUNK * scale, outputs(at, others)
+
+                return jax.lax.scan(step, jnp.ones(()), length=3)[1]
+
+            three = jax.tree.map(lambda d: jnp.stack([d, 2 * d, -d]), dout)
+            return gradients(loop)(floats, others, three)
+
+        return program
+
+    def in_remat(outputs: Outputs) -> Any:
+        return gradients(jax.checkpoint(outputs))
+
+    yield Trial("scan", "in jax.lax.scan", in_scan, (floats, others, dout))
+    yield Trial("remat", "under jax.checkpoint", in_remat, (floats, others, dout))
+
+
+def vmap(s: Subject, plain: Outputs, floats: Any, others: Any, dout: Any) -> Iterator[Trial]:
+    """The gradient of a vmap over subsets of the arguments, and the vmap of a gradient.
+
+    The first over all subsets of up to three arguments; else, and the second, over each argument
+    alone and over all together.
+    """
+    numbers = sorted(set(s.arguments))
+    subsets = [c for n in range(1, len(numbers) + 1) for c in itertools.combinations(numbers, n)]
+    if len(numbers) > 3:
+        subsets = [*((n,) for n in numbers), tuple(numbers)]
+    stacked = lambda leaf, scale: jnp.stack([leaf, leaf * scale if scale else leaf])
+    pull = jax.jit(gradients(plain))
+    second = tuple(-0.5 * d for d in dout)
+    for subset in subsets:
+        batched = [i in subset for i in s.arguments]
+        axes = [0 if b else None for b in batched]
+        of_floats, of_others = tuple(axes[: len(floats)]), tuple(axes[len(floats) :])
+        at = (
+            tuple(
+                stacked(v, SHRUNK) if a == 0 else v for v, a in zip(floats, of_floats, strict=True)
+            ),
+            tuple(
+                stacked(v, None) if a == 0 else v for v, a in zip(others, of_others, strict=True)
+            ),
+            stack([dout, second]),
+        )
+        shrunk = tuple(v * SHRUNK if a == 0 else v for v, a in zip(floats, of_floats, strict=True))
+        examples = pull(floats, others, dout), pull(shrunk, others, second)
+        each = stack(list(examples))
+        summed = tuple(d if a == 0 else d.sum(0) for d, a in zip(each, of_floats, strict=True))
+        names = ", ".join(dict.fromkeys(_argument_name(s, n) for n in subset))
+
+        def of_vmap(outputs: Outputs, axes: Any = (of_floats, of_others)) -> Any:
+            return gradients(jax.vmap(outputs, in_axes=axes))
+
+        def of_pullback(outputs: Outputs, axes: Any = (of_floats, of_others)) -> Any:
+            return jax.vmap(gradients(outputs), in_axes=(*axes, 0))
+
+        what = f"the gradient of jax.vmap over {names}"
+        yield Trial("vmap", what, of_vmap, at, (of_floats, of_others), summed)
+        if len(subset) in (1, len(numbers)):
+            what = f"jax.vmap over {names} of the gradient"
+            yield Trial("vmap", what, of_pullback, at, (of_floats, of_others), each)
+
+
+def _argument_name(s: Subject, number: int) -> str:
+    names = [*s.names, *s.other_names]
+    leaf = names[s.arguments.index(number)]
+    return leaf.split("[")[0].split(".")[0] if s.arguments.count(number) > 1 else leaf
+
+
+def second_derivative(floats: Any, others: Any, dout: Any) -> Iterator[Trial]:
+    """Of the gradient along a random direction, by every argument."""
+    random = np.random.default_rng(3)
+    direction = tuple(jnp.asarray(random.standard_normal(v.shape), v.dtype) for v in floats)
+
+    def program(outputs: Outputs) -> Any:
+        def along(floats: Any, others: Any, dout: Any) -> Any:
+            return pairing(direction, gradients(outputs)(floats, others, dout))
+
+        return jax.grad(along)
+
+    yield Trial(
+        "second derivative", "the derivative of the gradient", program, (floats, others, dout)
+    )
+
+
+def batch_sizes(plain: Outputs, floats: Any, others: Any) -> Iterator[Trial]:
+    """With more and with fewer examples, on the leading axis of the first array that has one."""
+    leaves = (*floats, *others)
+    sizes = [leaf.shape[0] for leaf in leaves if leaf.ndim]
+    if not sizes:
+        return
+    size = sizes[0]
+    having = [i for i, leaf in enumerate(leaves) if leaf.ndim and leaf.shape[0] == size]
+    subsets = [
+        c for n in range(min(len(having), 4), 0, -1) for c in itertools.combinations(having, n)
+    ]
+    if len(having) > 4:
+        subsets = [tuple(having)]
+    for new in (2 * size, size - 1):
+        if new < 1:
+            continue
+        index = np.arange(new) % size
+        for subset in subsets:
+            cut = [leaf[index] if i in subset else leaf for i, leaf in enumerate(leaves)]
+            at = tuple(cut[: len(floats)]), tuple(cut[len(floats) :])
+            try:  # not every argument of this size has it as the batch
+                dout = cotangents(plain, *at, 5)
+            except Exception:
+                continue
+            yield Trial(
+                "batch size",
+                f"{FEWER if new < size else 'with more'}, {new} for {size}, on the leading axis",
+                gradients,
+                (*at, dout),
+            )
+            break
+
+
+def sharded(plain: Outputs, floats: Any, others: Any, dout: Any) -> Iterator[Trial]:
+    """On two devices, or on one: the arguments with the first one's leading size are cut along it.
+
+    A part has two examples at least: one could be broadcast.
+    """
+    devices = jax.devices()[:2]
+    mesh = jax.sharding.Mesh(np.array(devices), ("d",), axis_types=(AxisType.Auto,))
+    sizes = [leaf.shape[0] for leaf in (*floats, *others) if leaf.ndim]
+    if not sizes or sizes[0] % len(devices) or sizes[0] < 2 * len(devices):
+        return
+    cut = lambda leaf: P("d") if leaf.ndim and leaf.shape[0] == sizes[0] else P()
+    specs = tuple(map(cut, floats)), tuple(map(cut, others))
+    at_shards = jax.tree.map(
+        lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec)), (floats, others), specs
+    )
+    yield Trial(
+        "sharding",
+        f"with sharded arguments on {len(devices)} devices",
+        gradients,
+        (*at_shards, dout),
+    )
+
+    def mapped(outputs: Outputs, check: bool = False) -> Outputs:
+        """On each device alone, with its part of the arguments."""
+
+        def local(floats: Any, others: Any) -> Any:
+            return tuple(y[None] for y in outputs(floats, others))
+
+        return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P("d"), check_vma=check)
+
+    try:  # parts of the arguments may not fit together
+        each = cotangents(mapped(plain), floats, others, 6)
+    except Exception:
+        return
+    in_shard_map = lambda check: lambda outputs: gradients(mapped(outputs, check))
+    label = f"in jax.shard_map on {len(devices)} devices"
+    yield Trial(
+        "sharding", f"{label}, check_vma=False", in_shard_map(False), (floats, others, each)
+    )
+    yield Trial(CHECK_VMA, f"{label}, check_vma=True", in_shard_map(True), (floats, others, each))

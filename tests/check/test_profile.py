@@ -1,0 +1,73 @@
+"""`profile_rule` and `assert_residuals`: bytes that can be counted, and times that are there."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from funcnet import assert_residuals, ops, profile_rule
+from funcnet.check import CheckFailed
+
+X = jnp.asarray(np.random.default_rng(0).standard_normal((32, 64)), jnp.float32)
+
+
+@jax.custom_vjp
+def cube(x):
+    return x**3
+
+
+cube.defvjp(lambda x: (x**3, x), lambda x, dy: (3 * x**2 * dy,))
+
+
+def test_columns():
+    p = profile_rule(cube, X, rounds=3)
+    assert p.hand.residual_bytes == X.nbytes
+    assert p.hand.kept_bytes == 0
+    assert p.autodiff.kept_bytes == X.nbytes  # autodiff keeps 3 x²
+    assert p.checkpoint.kept_bytes == 0
+    for cost in (p.hand, p.autodiff, p.checkpoint):
+        assert cost.flops > X.size
+        assert cost.accessed_bytes >= 3 * X.nbytes
+        assert cost.temporary_bytes >= 0
+        assert np.isfinite(cost.growth_bytes)
+        assert 0 < cost.rms_ulp < 2
+        low, median, high = cost.microseconds
+        assert 0 < low <= median <= high
+        assert cost.compile_seconds > 0
+    assert p.autodiff.ratio == (1, 1, 1)
+    assert p.to_dict()["hand"]["residual_bytes"] == X.nbytes
+
+
+def test_growth_is_that_of_a_chain_of_layers():
+    """Each layer keeps the product that its cube is taken of."""
+    w = jnp.eye(64, dtype=jnp.float32)
+    p = profile_rule(lambda x, w: cube(x @ w), X, w, rounds=1)
+    assert X.nbytes <= p.hand.growth_bytes <= 2.1 * X.nbytes
+
+
+def test_no_chain_where_shapes_differ():
+    p = profile_rule(ops.softmax_cross_entropy, X, jnp.arange(32), rounds=1)
+    assert np.isnan(p.hand.growth_bytes)
+
+
+def test_table_and_html():
+    p = profile_rule(cube, X, rounds=1)
+    lines = str(p).split("\n")
+    assert max(map(len, lines)) <= 100
+    assert lines[0].startswith("cube(x: float32[32,64]) on ")
+    assert any(line.split()[:3] == ["residual", "bytes", "8,192"] for line in lines)
+    assert "<table>" in p._repr_html_()
+
+
+def test_residual_budget():
+    assert_residuals(cube, X, at_most=X.nbytes)
+    with pytest.raises(CheckFailed, match=r"cube keeps 8,192 bytes .* float32\[32,64\] \(8,192\)"):
+        assert_residuals(cube, X, at_most=X.nbytes - 1)
+    shape = jax.ShapeDtypeStruct((1000, 1000), jnp.float32)
+    assert_residuals(ops.relu, shape, at_most=1_000_000)  # a byte for each element
+    assert_residuals(lambda x, *, n: x * n, X, n=3, at_most=0)
+
+
+def test_without_rules():
+    with pytest.raises(ValueError, match="profile_rule: sin calls no function with a rule"):
+        profile_rule(jnp.sin, X)
