@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import readme
 from accuracy_table import cross_entropy_truth, exact, exponential, sigmoid_truth, tanh_truth
 from mpmath import mp
 
@@ -23,7 +24,7 @@ def test_row(row):
 
 
 def test_table_is_in_the_readme():
-    text = accuracy_table.README.read_text()
+    text = readme.README.read_text(encoding="utf-8")
     for row in ROWS:
         assert f"| `{row.rule}` | {row.regime} |" in text
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import bench_step
+import command_line
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,9 +117,9 @@ def test_a_file_is_whole_or_not_there(tmp_path):
         raise OSError("disk full")
 
     path = tmp_path / "model.npz"
-    train_mnist.write(path, lambda file: file.write(b"whole"))
+    command_line.write(path, lambda file: file.write(b"whole"))
     with pytest.raises(OSError, match="disk full"):
-        train_mnist.write(path, half)
+        command_line.write(path, half)
     assert path.read_bytes() == b"whole"
     assert os.listdir(tmp_path) == ["model.npz"]
 

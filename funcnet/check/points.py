@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from funcnet.check import criterion
@@ -41,26 +40,28 @@ def points_of(plain: Outputs, floats: Any, wide: Any, others: Any) -> Points:
     """All points for the arguments `floats`, which are the same numbers as `wide`."""
     random = np.random.default_rng(7)
     out = jax.eval_shape(plain, wide, others)
+    floats, wide = (tuple(map(np.asarray, leaves)) for leaves in (floats, wide))
     narrow = [cotangents(plain, floats, others, seed) for seed in range(SEEDS)]
     # In the narrow dtype first: the accuracy is that for these very numbers.
     d = [
-        tuple(jnp.asarray(np.asarray(x), t.dtype) for x, t in zip(leaves, out, strict=True))
+        tuple(np.asarray(x).astype(t.dtype) for x, t in zip(leaves, out, strict=True))
         for leaves in narrow
     ]
-    combined = tuple(a + COMBINATION * b for a, b in zip(d[0], d[1], strict=True))
+    times = lambda s, x: (s * x).astype(x.dtype)
+    combined = tuple(a + times(COMBINATION, b) for a, b in zip(d[0], d[1], strict=True))
 
-    def by_an_ulp(x: jax.Array, narrow: jax.Array) -> jax.Array:
+    def by_an_ulp(x: np.ndarray, narrow: Any) -> np.ndarray:
         signs = random.choice([-1.0, 1.0], x.shape)
-        return x * jnp.asarray(1 + criterion.eps(narrow.dtype) * signs, x.dtype)
+        return x * (1 + criterion.eps(narrow.dtype) * signs).astype(x.dtype)
 
-    def moved(x: jax.Array) -> jax.Array:
+    def moved(x: np.ndarray) -> np.ndarray:
         size = np.where(np.isfinite(x), np.abs(x), 0)
         step = 1e-4 * (size + size.mean() if x.size else size) + 1e-5
         step *= random.choice([-1, 1], x.shape) * random.uniform(0.5, 1, x.shape)
-        return x + jnp.asarray(step, x.dtype)
+        return x + step.astype(x.dtype)
 
     points = [(wide, t) for t in (d[0], d[1], combined)]
-    points += [(wide, tuple(scale * x for x in d[0])) for scale in (SCALE, 0.0)]
+    points += [(wide, tuple(times(scale, x) for x in d[0])) for scale in (SCALE, 0.0)]
     points += [(tuple(map(moved, wide)), d[0])]
     points += [(wide, t) for t in d]
     points += [
@@ -72,7 +73,8 @@ def points_of(plain: Outputs, floats: Any, wide: Any, others: Any) -> Points:
 
 def at_point(points: Points, k: int, others: Any) -> tuple[Any, Any, Any]:
     """(floats, others, dout) of one point."""
-    return tuple(v[k] for v in points.floats), others, tuple(d[k] for d in points.dout)
+    at = lambda leaves: tuple(jnp.asarray(leaf[k]) for leaf in leaves)
+    return at(points.floats), others, at(points.dout)
 
 
 def programs_of(outputs: Outputs, points: Points, others: Any) -> list[Program]:

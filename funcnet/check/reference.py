@@ -44,7 +44,7 @@ def cotangents(outputs: Outputs, floats: Any, others: Any, seed: int) -> tuple[A
         z = random.standard_normal(t.shape)
         if jnp.issubdtype(t.dtype, jnp.complexfloating):
             z = z + 1j * random.standard_normal(t.shape)
-        return jnp.asarray(z, t.dtype)
+        return jnp.asarray(z.astype(t.dtype))
 
     return tuple(draw(i, t) for i, t in enumerate(jax.eval_shape(outputs, floats, others)))
 
@@ -80,8 +80,8 @@ def many(pull: Callable[[Any, Any, Any], Any]) -> Callable[[Any, Any, Any], Any]
 
 
 def stack(trees: list[Any]) -> Any:
-    """Trees of one structure as one tree of stacked leaves."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    """Trees of one structure as one tree of stacked leaves: by NumPy, which compiles nothing."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def pairing(dout: Any, out: Any) -> jax.Array:
@@ -99,9 +99,7 @@ class Along(NamedTuple):
 def along_directions(outputs: Outputs, floats: Any, others: Any, dout: Any) -> Along:
     """By finite differences: all they need of f is its values."""
     random = np.random.default_rng(1)
-    unit = lambda v: jnp.asarray(
-        random.standard_normal(v.shape) * np.maximum(1, np.abs(v)), v.dtype
-    )
+    unit = lambda v: (random.standard_normal(v.shape) * np.maximum(1, np.abs(v))).astype(v.dtype)
     directions = tuple(unit(v) for v in floats)
 
     def f(s: jax.Array) -> jax.Array:

@@ -27,6 +27,7 @@ class Trial(NamedTuple):
     at: tuple[Any, Any, Any]
     axes: Any = None  # of vmap
     expected: Any = None  # what autodiff gives, where it is known already
+    may_point_outside: bool = False  # an integer argument, after the leading axis was cut
 
     def shares_an_output(self, outputs: Outputs) -> bool:
         """Whether, under this vmap, an output depends on no batched argument."""
@@ -84,25 +85,22 @@ def vmap(s: Subject, plain: Outputs, floats: Any, others: Any, dout: Any) -> Ite
     subsets = [c for n in range(1, len(numbers) + 1) for c in itertools.combinations(numbers, n)]
     if len(numbers) > 3:
         subsets = [*((n,) for n in numbers), tuple(numbers)]
-    stacked = lambda leaf, scale: jnp.stack([leaf, leaf * scale if scale else leaf])
     pull = jax.jit(gradients(plain))
-    second = tuple(-0.5 * d for d in dout)
+    times = lambda scale, leaf: (scale * np.asarray(leaf)).astype(leaf.dtype)
+    second = tuple(times(-0.5, d) for d in dout)
     for subset in subsets:
-        batched = [i in subset for i in s.arguments]
-        axes = [0 if b else None for b in batched]
+        axes = [0 if i in subset else None for i in s.arguments]
         of_floats, of_others = tuple(axes[: len(floats)]), tuple(axes[len(floats) :])
+        batched = lambda leaves, axes, stacked: tuple(
+            stacked(v) if a == 0 else v for v, a in zip(leaves, axes, strict=True)
+        )
         at = (
-            tuple(
-                stacked(v, SHRUNK) if a == 0 else v for v, a in zip(floats, of_floats, strict=True)
-            ),
-            tuple(
-                stacked(v, None) if a == 0 else v for v, a in zip(others, of_others, strict=True)
-            ),
+            batched(floats, of_floats, lambda v: np.stack([v, times(SHRUNK, v)])),
+            batched(others, of_others, _twice),
             stack([dout, second]),
         )
-        shrunk = tuple(v * SHRUNK if a == 0 else v for v, a in zip(floats, of_floats, strict=True))
-        examples = pull(floats, others, dout), pull(shrunk, others, second)
-        each = stack(list(examples))
+        shrunk = batched(floats, of_floats, lambda v: times(SHRUNK, v))
+        each = stack([pull(floats, others, dout), pull(shrunk, others, second)])
         summed = tuple(d if a == 0 else d.sum(0) for d, a in zip(each, of_floats, strict=True))
         names = ", ".join(dict.fromkeys(_argument_name(s, n) for n in subset))
 
@@ -119,6 +117,19 @@ def vmap(s: Subject, plain: Outputs, floats: Any, others: Any, dout: Any) -> Ite
             yield Trial("vmap", what, of_pullback, at, (of_floats, of_others), each)
 
 
+def _take(leaf: Any, index: np.ndarray) -> Any:
+    return leaf[index] if _is_key(leaf) else np.asarray(leaf)[index]
+
+
+def _is_key(leaf: Any) -> bool:
+    """Which NumPy does not know. What it does is left to it: it compiles nothing."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _twice(leaf: Any) -> Any:
+    return (jnp if _is_key(leaf) else np).stack([leaf, leaf])
+
+
 def _argument_name(s: Subject, number: int) -> str:
     names = [*s.names, *s.other_names]
     leaf = names[s.arguments.index(number)]
@@ -128,7 +139,7 @@ def _argument_name(s: Subject, number: int) -> str:
 def second_derivative(floats: Any, others: Any, dout: Any) -> Iterator[Trial]:
     """Of the gradient along a random direction, by every argument."""
     random = np.random.default_rng(3)
-    direction = tuple(jnp.asarray(random.standard_normal(v.shape), v.dtype) for v in floats)
+    direction = tuple(random.standard_normal(v.shape).astype(v.dtype) for v in floats)
 
     def program(outputs: Outputs) -> Any:
         def along(floats: Any, others: Any, dout: Any) -> Any:
@@ -159,7 +170,7 @@ def batch_sizes(plain: Outputs, floats: Any, others: Any) -> Iterator[Trial]:
             continue
         index = np.arange(new) % size
         for subset in subsets:
-            cut = [leaf[index] if i in subset else leaf for i, leaf in enumerate(leaves)]
+            cut = [_take(leaf, index) if i in subset else leaf for i, leaf in enumerate(leaves)]
             at = tuple(cut[: len(floats)]), tuple(cut[len(floats) :])
             try:  # not every argument of this size has it as the batch
                 dout = cotangents(plain, *at, 5)
@@ -170,8 +181,15 @@ def batch_sizes(plain: Outputs, floats: Any, others: Any) -> Iterator[Trial]:
                 f"{FEWER if new < size else 'with more'}, {new} for {size}, on the leading axis",
                 gradients,
                 (*at, dout),
+                may_point_outside=_points_between(new, size, others),
             )
             break
+
+
+def _points_between(new: int, old: int, others: Any) -> bool:
+    """Whether an integer may be an index that is valid in an axis of size `old`, not of `new`."""
+    integers = [np.asarray(v) for v in others if jnp.issubdtype(v.dtype, jnp.integer)]
+    return any(bool((((v >= new) & (v < old)) | (v < -new)).any()) for v in integers)
 
 
 def sharded(plain: Outputs, floats: Any, others: Any, dout: Any) -> Iterator[Trial]:
@@ -209,8 +227,12 @@ def sharded(plain: Outputs, floats: Any, others: Any, dout: Any) -> Iterator[Tri
     except Exception:
         return
     in_shard_map = lambda check: lambda outputs: gradients(mapped(outputs, check))
-    label = f"in jax.shard_map on {len(devices)} devices"
-    yield Trial(
-        "sharding", f"{label}, check_vma=False", in_shard_map(False), (floats, others, each)
-    )
-    yield Trial(CHECK_VMA, f"{label}, check_vma=True", in_shard_map(True), (floats, others, each))
+    outside = _points_between(sizes[0] // len(devices), sizes[0], others)
+    for kind, check in (("sharding", False), (CHECK_VMA, True)):
+        yield Trial(
+            kind,
+            f"in jax.shard_map on {len(devices)} devices, check_vma={check}",
+            in_shard_map(check),
+            (floats, others, each),
+            may_point_outside=outside,
+        )

@@ -85,7 +85,11 @@ def _compare(log: Log, e: Evidence, trial: Trial, actual: Any, expected: Any) ->
             log.warn(SHARED)
         else:
             what = f"{trial.label}, {w.place} by {e.against}. {USUAL.get(trial.kind, '')}"
-            log.find(trial.kind, name, what.removesuffix(". "), w.ratio)
+            what = what.removesuffix(". ")
+            if trial.may_point_outside:  # of its domain: an index past the end of the shorter axis
+                log.warn(f"{name}: {what}. No finding, since an index may be out of bounds there")
+            else:
+                log.find(trial.kind, name, what, w.ratio)
 
 
 def _raised(log: Log, e: Evidence, trial: Trial, error: Exception) -> None:

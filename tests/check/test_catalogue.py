@@ -19,7 +19,7 @@ RUNS = [
     for seed, dtype in DRAWS
     if dtype in entry.dtypes
 ]
-SOME_RIGHT = RIGHT[::12]
+SOME_RIGHT = RIGHT[::20]
 
 
 def kinds_of(wrong):
@@ -87,7 +87,7 @@ def test_every_wrong_rule_is_refuted(wrong, forget):
 def test_a_right_rule_is_proved(entry):
     args, kwargs = entry.draw(np.random.default_rng(2), entry.dtypes[0])
     report = check_rule(entry.f, *args, under_transformations=False, **kwargs)
-    assert report.ok, report
+    report.raise_if_failed()
 
 
 @pytest.mark.slow
@@ -97,4 +97,4 @@ def test_a_right_rule_is_proved_in_all_regimes(entry, seed, dtype, forget):
     args, kwargs = entry.draw(np.random.default_rng(seed), dtype)
     first = (seed, dtype) == DRAWS[0]
     report = check_rule(entry.f, *args, under_transformations=first, **kwargs)
-    assert report.ok, report
+    report.raise_if_failed()

@@ -1,0 +1,151 @@
+"""Which way do SGD, Momentum, AdaGrad and Adam go through a long valley?
+
+Question. f(x, y) = x²/20 + y² is much steeper along y than along x, and its gradient hardly points to
+the minimum. How does each optimizer deal with that?
+
+Method. 30 steps of each from (−7, 2), with the learning rates of the book: 0.95, 0.1, 1.5 and 0.3.
+
+Expect. SGD zigzags between the walls of the valley. Momentum rolls like a ball and zigzags less.
+AdaGrad shortens the large steps along y and goes almost straight. Adam is between the two.
+
+Source. C 6.1, figures 6-1 to 6-7 of the book. Row X1.
+
+Run time. 2 s.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from matplotlib.figure import Figure
+
+from experiments import style
+from experiments.claim import Claim, claim
+from funcnet import optim
+
+START = (-7.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Four optimizers on x²/20 + y²."""
+
+    sgd: float = 0.95
+    """Learning rate of SGD."""
+    momentum: float = 0.1
+    """Learning rate of Momentum, whose α is 0.9."""
+    adagrad: float = 1.5
+    """Learning rate of AdaGrad."""
+    adam: float = 0.3
+    """Learning rate of Adam."""
+    steps: int = 30
+    """Of each optimizer."""
+
+
+class Result(NamedTuple):
+    """What `run` found: the points of each optimizer, (steps + 1, 2)."""
+
+    paths: dict[str, jax.Array]
+
+
+def f(point: Any) -> Any:
+    """f(x, y) = x²/20 + y², of points (..., 2)."""
+    return point[..., 0] ** 2 / 20 + point[..., 1] ** 2
+
+
+def run(config: Config) -> Result:
+    """All paths, compiled as one program."""
+
+    def path(optimizer: optax.GradientTransformation) -> jax.Array:
+        def step(carry: Any, _: Any) -> tuple[Any, jax.Array]:
+            point, state = carry
+            updates, state = optimizer.update(jax.grad(f)(point), state, point)
+            return (optax.apply_updates(point, updates), state), point
+
+        start = jnp.asarray(START, jnp.float32)
+        (last, _), points = jax.lax.scan(step, (start, optimizer.init(start)), length=config.steps)
+        return jnp.concatenate([points, last[None]])
+
+    optimizers = {
+        "SGD": optim.sgd(config.sgd),
+        "Momentum": optim.momentum(config.momentum),
+        "AdaGrad": optim.adagrad(config.adagrad),
+        "Adam": optim.adam(config.adam),
+    }
+    return Result(jax.jit(lambda: {name: path(o) for name, o in optimizers.items()})())
+
+
+def plot(result: Result) -> Figure:
+    """Figures 6-1 and 6-2 of the book above, its four paths below."""
+    figure, axes = style.panels(3, 2, height=9.6)
+    x, y = np.meshgrid(np.linspace(-10, 10, 81), np.linspace(-5, 5, 81))
+    z = f(np.stack([x, y], -1))
+    place = axes[0, 0].get_subplotspec()
+    axes[0, 0].remove()
+    surface = figure.add_subplot(place, projection="3d")
+    surface.plot_surface(x, y, z, cmap=style.MAP, rstride=4, cstride=4)
+    surface.set(title="f(x, y) = x²/20 + y²", xlabel="x", ylabel="y", zlabel="f")
+    field = axes[0, 1]
+    coarse = slice(None, None, 8)
+    u, v = -x[coarse, coarse] / 10, -2 * y[coarse, coarse]
+    field.quiver(x[coarse, coarse], y[coarse, coarse], u, v, color=style.BLUE, angles="xy")
+    field.plot(0, 0, "+", color="black")
+    style.label(field, "Downhill, −∇f", "x", "y")
+    for i, (ax, (name, path)) in enumerate(zip(axes[1:].flat, result.paths.items(), strict=True)):
+        ax.contour(x, y, z, levels=np.arange(0.25, 30, 1.5), cmap=style.MAP, linewidths=0.7)
+        ax.plot(*path.T, marker="o", markersize=3, **style.line(i) | {"linestyle": "-"})
+        ax.plot(0, 0, "+", color="black", markersize=10)
+        style.label(ax, name, "x", "y", xlim=(-10, 10), ylim=(-5, 5))
+    return figure
+
+
+def zigzags(path: np.ndarray) -> int:
+    """How often y turns back after crossing the valley: changes of its sign."""
+    y = path[:, 1]
+    return int((y[1:] * y[:-1] < 0).sum())
+
+
+def length(path: np.ndarray) -> float:
+    """The way made, over the straight line between its ends."""
+    steps = np.linalg.norm(np.diff(path, axis=0), axis=1).sum()
+    return float(steps / np.linalg.norm(path[-1] - path[0]))
+
+
+def claims(result: Result) -> list[Claim]:
+    """What C 6.1 says of its figures."""
+    paths = {name: np.asarray(path) for name, path in result.paths.items()}
+    crossings = {name: zigzags(path) for name, path in paths.items()}
+    lengths = {name: length(path) for name, path in paths.items()}
+    values = {name: float(f(path[-1])) for name, path in paths.items()}
+    start = np.array(START)
+    downhill, home = -np.array([START[0] / 10, 2 * START[1]]), -start
+    cosine = downhill @ home / np.linalg.norm(downhill) / np.linalg.norm(home)
+    angle = np.degrees(np.arccos(cosine))
+    steps = len(paths["SGD"]) - 1
+    return [
+        claim(
+            "At the start, downhill is not where the minimum is",
+            angle > 45,
+            angle_in_degrees=angle,
+        ),
+        claim("SGD crosses the valley at every step", crossings["SGD"] == steps, **crossings),
+        claim(
+            "Momentum, AdaGrad and Adam cross it less often",
+            max(c for name, c in crossings.items() if name != "SGD") < steps / 2,
+            **crossings,
+        ),
+        claim(
+            "AdaGrad makes the straightest way, SGD the longest",
+            min(lengths, key=lengths.__getitem__) == "AdaGrad"
+            and max(lengths, key=lengths.__getitem__) == "SGD",
+            **lengths,
+        ),
+        claim(
+            "AdaGrad and Adam end lower than SGD",
+            max(values["AdaGrad"], values["Adam"]) < values["SGD"],
+            **values,
+        ),
+    ]

@@ -1,0 +1,50 @@
+"""What the programs share: their options, and files that appear only when they are whole."""
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import tyro
+
+Config = TypeVar("Config")
+
+
+def parse(config: type[Config], argv: Sequence[str] | None, program: str | None = None) -> Config:
+    """The configuration that the options ask for.
+
+    Raises:
+      ValueError: If an option or its value is unknown: what tyro says about it, without its box.
+    """
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(config, args=argv, prog=program)
+    except SystemExit as e:
+        if e.code != 2:  # --help
+            raise
+    text = box.getvalue().partition("\n")[2].partition("For full helptext")[0]
+    raise ValueError(" ".join(word for word in text.split() if word.strip("│─╰╯|-+")))
+
+
+def make_folder(out: Path) -> None:
+    """Makes the folder, and raises a ValueError now if it could not be written in at the end."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as e:
+        raise ValueError(f"--out must be a folder to write in, got {out}: {e.strerror}") from None
+
+
+def write(path: Path, to: Callable[[IO[bytes]], Any]) -> None:
+    """Writes a file by `to(file)`. It has its name only when it is whole."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("wb") as file:
+            to(file)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
