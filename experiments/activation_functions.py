@@ -7,8 +7,9 @@ Method. Each function on a grid, and its derivative by its hand-written rule, be
 differentiation, which knows nothing of the rule. Softmax with C classes, its rule in the two forms
 of the source: dy (diag(y) − yᵀy), with a C × C matrix, and y (dy − ⟨dy, y⟩), without.
 
-Expect. The derivative of sigmoid is at most ¼, so that it shrinks through layers; that of tanh is at
-most 1; that of ReLU is 0 or 1, and 1 at exactly 0, as the source defines it; that of the step is 0.
+Expect. The derivative of sigmoid is at most ¼, so that a gradient shrinks through layers; that of
+tanh is at most 1; that of ReLU is 0 or 1, and 1 at exactly 0, as the source defines it; that of the
+step is 0.
 
 Source. A 2.1, 2.3.1 to 2.3.3, 3.3.5 and 3.3.6: rows F1 to F4 and X10.
 

@@ -1,7 +1,7 @@
 """Which way do SGD, Momentum, AdaGrad and Adam go through a long valley?
 
-Question. f(x, y) = x²/20 + y² is much steeper along y than along x, and its gradient hardly points to
-the minimum. How does each optimizer deal with that?
+Question. f(x, y) = x²/20 + y² is much steeper along y than along x, and its gradient hardly points
+to the minimum. How does each optimizer deal with that?
 
 Method. 30 steps of each from (−7, 2), with the learning rates of the book: 0.95, 0.1, 1.5 and 0.3.
 
@@ -52,7 +52,7 @@ class Result(NamedTuple):
 
 
 def f(point: Any) -> Any:
-    """f(x, y) = x²/20 + y², of points (..., 2)."""
+    """The valley x²/20 + y², of points (..., 2)."""
     return point[..., 0] ** 2 / 20 + point[..., 1] ** 2
 
 
@@ -75,7 +75,8 @@ def run(config: Config) -> Result:
         "AdaGrad": optim.adagrad(config.adagrad),
         "Adam": optim.adam(config.adam),
     }
-    return Result(jax.jit(lambda: {name: path(o) for name, o in optimizers.items()})())
+    paths = jax.jit(lambda: [path(optimizer) for optimizer in optimizers.values()])()
+    return Result(dict(zip(optimizers, paths, strict=True)))
 
 
 def plot(result: Result) -> Figure:
@@ -143,9 +144,5 @@ def claims(result: Result) -> list[Claim]:
             and max(lengths, key=lengths.__getitem__) == "SGD",
             **lengths,
         ),
-        claim(
-            "AdaGrad and Adam end lower than SGD",
-            max(values["AdaGrad"], values["Adam"]) < values["SGD"],
-            **values,
-        ),
+        claim("AdaGrad ends lowest", min(values, key=values.__getitem__) == "AdaGrad", **values),
     ]
