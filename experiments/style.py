@@ -40,6 +40,13 @@ def panels(
         return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def stacked(heights: tuple[float, ...], width: float, height: float) -> tuple[Figure, Any]:
+    """A figure and parts of it below each other, for `parts[i].subplots(…)`."""
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=(width, height))
+        return figure, figure.subfigures(len(heights), 1, height_ratios=heights)
+
+
 def line(i: int) -> dict[str, Any]:
     """Colour and dashes of the i-th line of a panel."""
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}

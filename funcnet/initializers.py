@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
+from jax.typing import ArrayLike
 
 Initializer = Callable[..., jax.Array]  # (key, shape, dtype=jnp.float32)
 
@@ -46,24 +48,24 @@ def constant(value: float) -> Initializer:
     return init
 
 
-def normal(std: float = 0.01) -> Initializer:
+def normal(std: ArrayLike = 0.01) -> Initializer:
     """Gaussian weights of a given standard deviation, w ~ N(0, std²).
 
     The source tries std = 1, where sigmoid neurons saturate, and 0.01, where they all do the same.
 
     Args:
-      std: The standard deviation, at least 0.
+      std: The standard deviation, at least 0. It may be traced: a sweep is a `jax.vmap`.
 
     Raises:
       ValueError: If std is negative.
 
     Reference: Source C 6.2.
     """
-    if std < 0:
+    if not isinstance(std, Tracer) and std < 0:
         raise ValueError(f"normal: std must be at least 0, got {std}")
 
     def init(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return std * jax.random.normal(key, shape, dtype)
+        return jnp.asarray(std, dtype) * jax.random.normal(key, shape, dtype)
 
     return init
 

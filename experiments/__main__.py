@@ -1,0 +1,178 @@
+"""Runs experiments: prints their claims, writes figures, numbers, and a page of all.
+
+    python -m experiments                    lists them
+    python -m experiments NAME [--options]   runs one; --help lists its options
+    python -m experiments all                runs all, with the options of the book
+
+Each writes NAME.png and NAME.json into the folder --out, by default runs/experiments; `all` writes
+index.html too. The exit status is 0 if all claims hold, 1 if one is false, 2 for bad usage.
+"""
+
+import dataclasses
+import importlib
+import io
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxlib
+import matplotlib as mpl
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from experiments import NAMES, style
+from experiments.gallery import Entry, page
+from scripts.command_line import make_folder, parse, write
+
+OUT = Path("runs/experiments")
+HELD, FALSE, USAGE = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command, and returns its exit status."""
+    name, *options = [*(sys.argv[1:] if argv is None else argv), "--help"][:1] + list(
+        sys.argv[2:] if argv is None else argv[1:]
+    )
+    if name in ("-h", "--help"):
+        print(f"{__doc__}\nThe experiments:\n")
+        for known in NAMES:
+            print(f"  {known:27}{title(importlib.import_module(f'experiments.{known}'))}")
+        return HELD
+    try:
+        if name not in (*NAMES, "all"):
+            raise ValueError(f"no experiment {name!r}; there are: {', '.join((*NAMES, 'all'))}")
+        out, options = split_out(options)
+        make_folder(out)
+        if name == "all":
+            if options:
+                raise ValueError(f"all takes no option but --out, got {options[0]}")
+            return run_all(out)
+        module = importlib.import_module(f"experiments.{name}")
+        config = parse(module.Config, options, f"python -m experiments {name}")
+        entry = run(name, config, out)
+    except (ValueError, OSError) as e:
+        print(f"experiments: {' '.join(str(e).split())}", file=sys.stderr)
+        return USAGE
+    show(entry)
+    print(f"{out / name}.png, {name}.json, {entry.seconds:.1f} s")
+    return HELD if all(c.holds for c in entry.claims) else FALSE
+
+
+def split_out(options: Sequence[str]) -> tuple[Path, list[str]]:
+    """The folder that --out names, and the other options.
+
+    Raises:
+      ValueError: If --out has no value.
+    """
+    rest, out = [], OUT
+    words = iter(options)
+    for word in words:
+        if word == "--out" or word.startswith("--out="):
+            value = word.partition("=")[2] or next(words, "")
+            if not value:
+                raise ValueError("--out needs a folder")
+            out = Path(value)
+        else:
+            rest.append(word)
+    return out, rest
+
+
+def run_all(out: Path) -> int:
+    """All experiments at their defaults, and the page."""
+    entries = []
+    for name in tqdm(NAMES, desc="experiments", unit="", disable=None):
+        module = importlib.import_module(f"experiments.{name}")
+        entries.append(run(name, module.Config(), out))
+        with tqdm.external_write_mode():
+            show(entries[-1])
+        jax.clear_caches()  # the compiled programs of one experiment are of no use to the next
+    write(out / "index.html", lambda file: file.write(page(entries, machine()).encode()))
+    claims = [c for entry in entries for c in entry.claims]
+    held = sum(c.holds for c in claims)
+    print(f"{held} of {len(claims)} claims hold; {sum(e.seconds for e in entries):.0f} s")
+    print(out / "index.html")
+    return HELD if held == len(claims) else FALSE
+
+
+def run(name: str, config: Any, out: Path) -> Entry:
+    """Runs one experiment and writes its figure and its numbers."""
+    module = importlib.import_module(f"experiments.{name}")
+    start = time.perf_counter()
+    result = module.run(config)
+    claims = module.claims(result)
+    notes = module.notes(result) if hasattr(module, "notes") else []
+    with mpl.rc_context(style.RC):
+        png = io.BytesIO()
+        module.plot(result).savefig(png, dpi=150, format="png")
+    seconds = time.perf_counter() - start
+    entry = Entry(
+        name,
+        module.__doc__,
+        png.getvalue(),
+        claims,
+        notes,
+        dataclasses.asdict(config),
+        seconds,
+    )
+    record = {
+        "experiment": name,
+        "config": entry.config,
+        "claims": [c._asdict() for c in claims],
+        "notes": notes,
+        "seconds": round(seconds, 2),
+        "machine": machine(),
+        "result": plain(result),
+    }
+    write(out / f"{name}.png", lambda file: file.write(entry.png))
+    write(out / f"{name}.json", lambda file: file.write(json.dumps(record).encode()))
+    return entry
+
+
+def plain(value: Any) -> Any:
+    """A result as JSON can hold it; of an array of more than 50,000 numbers only the shape."""
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)  # pyright: ignore
+    if hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, dict):
+        return {str(key): plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        array = np.asarray(value)
+        return array.tolist() if array.size <= 50_000 else {"shape": list(array.shape)}
+    return value
+
+
+def show(entry: Entry) -> None:
+    """Prints the claims of an experiment."""
+    print(f"{entry.name}: {entry.docstring.strip().splitlines()[0]}")
+    for line in [*entry.claims, *entry.notes]:
+        print(f"  {line}")
+
+
+def title(module: Any) -> str:
+    """The question of an experiment, in one line."""
+    return module.__doc__.strip().splitlines()[0]
+
+
+def machine() -> str:
+    """What the times and the last digits depend on."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = models[0].partition(": ")[2] if models else cpu
+    versions = ", ".join(f"{m.__name__} {m.__version__}" for m in (jax, jaxlib, np, optax))
+    return f"{jax.default_backend()}, {os.cpu_count()} cores of {cpu}, {versions}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""How much do the initial weights decide of the learning of MNIST?
+
+Question. Histograms of activations differ a lot between initial weights. Does learning? And why
+must the initial weights not be all equal?
+
+Method. The network 784-100-100-100-100-10 with ReLU, 2,000 minibatches of 128 images, SGD with a
+learning rate of 0.01. Initial weights: Gaussian with a standard deviation of 0.01, Xavier, He; and
+all zero, and all 0.01. After training, the neurons of each hidden layer are compared: how far the
+weights of one are from those of another.
+
+Expect. With 0.01 hardly anything is learned, with Xavier and He it is, with He fastest. Equal
+weights get equal gradients, so all neurons of a layer stay one neuron.
+
+Source. C 6.2, figure 6-15 of the book, and "0??? No". Rows X4 and W1.
+
+Run time. 25 s.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments import style
+from experiments.claim import Claim, claim
+from experiments.networks import accuracy_on, digits, smooth, train, with_replacement
+from funcnet import initializers, optim
+from funcnet.layers import mlp
+
+HIDDEN = (100, 100, 100, 100)
+INITIALIZERS = {
+    "std = 0.01": initializers.normal(0.01),
+    "Xavier": initializers.xavier,
+    "He": initializers.he,
+    "all 0": initializers.zeros,
+    "all 0.01": initializers.constant(0.01),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Initial weights on MNIST."""
+
+    learning_rate: float = 0.01
+    """Of SGD."""
+    iterations: int = 2000
+    """Minibatches."""
+    batch_size: int = 128
+    """Images in a minibatch."""
+    train: int = 60000
+    """Training images."""
+    test: int = 10000
+    """Test images."""
+    seed: int = 0
+    """Decides initial weights and minibatches."""
+
+
+class Result(NamedTuple):
+    """What `run` found, for each kind of initial weights."""
+
+    losses: dict[str, jax.Array]  # (iterations,)
+    accuracies: dict[str, jax.Array]  # on the test images at the end
+    apart: dict[str, jax.Array]  # of each hidden layer, how far its neurons are apart
+
+
+def neurons_apart(params: Any) -> jax.Array:
+    """Of each hidden layer, the largest difference between the weights of two neurons.
+
+    Relative to the largest weight of the layer; 0 if all neurons are the same.
+    """
+    weights = [p["w"] for p in params if p][:-1]
+    of = lambda w: (w.max(1) - w.min(1)).max() / jnp.maximum(jnp.abs(w).max(), 1e-30)
+    return jnp.stack([of(w) for w in weights])
+
+
+def run(config: Config) -> Result:
+    """Trains the five networks in one vmapped program."""
+    models = [mlp(*HIDDEN, 10, w_init=init) for init in INITIALIZERS.values()]
+    model = models[0]  # they differ in their initial weights alone
+
+    @jax.jit
+    def train_all(key: Any, data: Any) -> Any:
+        key, order = jax.random.split(key)
+        batches = with_replacement(order, len(data.x), config.iterations, config.batch_size)
+        firsts = [m.init(key, data.x[:1])[0] for m in models]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *firsts)
+
+        def one(params: Any) -> Any:
+            from_here = model._replace(init=lambda *_: (params, model.init(key, data.x[:1])[1]))
+            state, losses, accuracies = train(
+                from_here,
+                optim.sgd(config.learning_rate),
+                key,
+                data.x,
+                data.labels,
+                batches,
+                measure=accuracy_on(model, data.x_test, data.labels_test),
+            )
+            return losses, accuracies[-1], neurons_apart(state.params)
+
+        return jax.vmap(one)(stacked)
+
+    found = train_all(jax.random.key(config.seed), digits(config.train, config.test))
+    return Result(*(dict(zip(INITIALIZERS, values, strict=True)) for values in found))
+
+
+def plot(result: Result) -> Figure:
+    """The losses, smoothed as in the book; how far the neurons of a layer are apart."""
+    figure, axes = style.panels(1, 2, height=4.4)
+    curves, apart = axes.flat
+    for i, (name, losses) in enumerate(result.losses.items()):
+        curves.plot(smooth(losses), label=name, linewidth=1, **style.line(i))
+        layers = np.arange(1, len(result.apart[name]) + 1)
+        shown = np.maximum(np.asarray(result.apart[name]), 1e-9)
+        apart.semilogy(layers, shown, marker="o", **style.line(i))
+    style.label(curves, "Loss", "iterations", "cross entropy (nats)", ylim=(0, 2.5))
+    title = "Difference between neurons after training"
+    style.label(apart, title, "hidden layer", "largest, relative (10⁻⁹: none)", xticks=layers)
+    style.legend_below(figure, curves, columns=5)
+    return figure
+
+
+def claims(result: Result) -> list[Claim]:
+    """What C 6.2 says."""
+    tenth = len(result.losses["He"]) // 10
+    ends = {name: float(np.mean(losses[-tenth:])) for name, losses in result.losses.items()}
+    means = {name: float(np.mean(losses)) for name, losses in result.losses.items()}
+    apart = {name: float(np.max(a)) for name, a in result.apart.items()}
+    guess = np.log(10)
+    return [
+        claim(
+            "With std 0.01 nothing is learned: the loss stays that of a guess, ln 10 = 2.303",
+            abs(ends["std = 0.01"] - guess) < 0.05,
+            **ends,
+        ),
+        claim(
+            "With Xavier and He it learns, with He fastest",
+            means["He"] < means["Xavier"] < means["std = 0.01"] and ends["Xavier"] < 1,
+            **means,
+        ),
+        claim(
+            "Equal weights do not learn either",
+            min(ends["all 0"], ends["all 0.01"]) > guess - 0.3,
+            **ends,
+        ),
+        claim(
+            "Neurons that start equal stay equal, random ones do not",
+            max(apart["all 0"], apart["all 0.01"]) < 1e-2 and apart["He"] > 0.5,
+            **apart,
+        ),
+    ]

@@ -1,0 +1,181 @@
+"""Why is an L2 penalty in Adam not weight decay, and what does AdamW do instead?
+
+Question. For SGD, an L2 penalty λ/2 ‖w‖² and shrinking the weights by 1 − ηλ at every step are the
+same. Adam divides the gradient by its own size. What becomes of the penalty's part of it?
+
+Method. A network 784-100-10 learns 2,000 images of MNIST with Adam: without penalty; with an L2
+penalty in the gradient, of λ and of λ/10; and with the decay of AdamW. All four are one vmapped
+program. Some pixels are blank in all images: their weights get no gradient but that of the penalty,
+which shows it alone. For the others, the decay that a weight really gets per step is ηλ/√Ĝ of the
+weight in Adam, and ηλ in AdamW.
+
+Expect. With L2, blank pixels' weights go to 0 at a speed of η, whatever λ is: Adam has scaled it
+away. The other weights decay by amounts that differ by orders of magnitude, and least where the
+gradients are large. With AdamW all weights decay by the same factor, (1 − ηλ)ᵗ.
+
+Source. A 4.3.4; Loshchilov & Hutter, Decoupled weight decay regularization, 2019. Row X9.
+
+Run time. 6 s.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from matplotlib.figure import Figure
+
+from experiments import style
+from experiments.claim import Claim, claim
+from experiments.networks import accuracy_on, digits, train, with_replacement
+from funcnet import initializers, optim
+from funcnet.layers import mlp
+from funcnet.training import TrainState
+
+NAMES = ("Adam", "Adam + L2, λ", "Adam + L2, λ/10", "AdamW")
+B2, EPS = 0.999, 1e-8  # of Adam
+
+
+@dataclass(frozen=True)
+class Config:
+    """L2 in Adam against AdamW."""
+
+    l2: float = 0.01
+    """λ of the L2 penalty."""
+    weight_decay: float = 1.0
+    """λ of AdamW, which is multiplied by the learning rate alone."""
+    learning_rate: float = 0.001
+    """Of Adam."""
+    hidden: int = 100
+    """Neurons of the hidden layer."""
+    images: int = 2000
+    """Training images."""
+    test: int = 10000
+    """Test images."""
+    iterations: int = 1000
+    """Minibatches."""
+    every: int = 10
+    """Minibatches from one measurement to the next."""
+    batch_size: int = 100
+    """Images in a minibatch."""
+    seed: int = 0
+    """Decides initial weights and minibatches."""
+
+
+class Result(NamedTuple):
+    """What `run` found, of each way; measurements have an axis of iterations / every."""
+
+    config: Config
+    steps: np.ndarray  # at the measurements
+    first: jax.Array  # the first layer's weights at the beginning, (784, hidden)
+    blank: np.ndarray  # which pixels are blank in all images, (784,)
+    of_blank: dict[str, jax.Array]  # mean |w| of the weights of blank pixels
+    of_others: dict[str, jax.Array]  # mean |w| of the other weights
+    test: dict[str, jax.Array]  # accuracy on the test images
+    last: dict[str, jax.Array]  # the first layer's weights at the end
+    root: dict[str, jax.Array]  # √Ĝ + ε of them at the end
+
+
+def run(config: Config) -> Result:
+    """Trains the four networks in one vmapped program."""
+    data = digits(config.images, config.test)
+    blank = np.asarray(data.x.max(0) == 0)
+    model = mlp(config.hidden, 10, w_init=initializers.he)
+
+    @jax.jit
+    def train_all(key: Any, data: Any, l2: jax.Array, decay: jax.Array) -> Any:
+        key, order = jax.random.split(key)
+        batches = with_replacement(order, len(data.x), config.iterations, config.batch_size)
+        on_test = accuracy_on(model, data.x_test, data.labels_test)
+
+        def measure(state: TrainState) -> Any:
+            size = jnp.abs(state.params[0]["w"]).mean(1)
+            return size[blank].mean(), size[~blank].mean(), on_test(state)
+
+        def one(l2: jax.Array, decay: jax.Array) -> Any:
+            adamw = optim.adamw(config.learning_rate, b2=B2, eps=EPS, weight_decay=decay)
+            state, _, measured = train(
+                model, optax.chain(optim.l2(l2), adamw), key, data.x, data.labels, batches,
+                every=config.every, measure=measure,
+            )  # fmt: skip
+            G = state.opt_state[1].G[0]["w"]
+            G_hat = G / (1 - B2**config.iterations)
+            return *measured, state.params[0]["w"], jnp.sqrt(G_hat) + EPS
+
+        first, _ = TrainState.create(model, optim.adam(0.0), key, data.x[:1])[:2]
+        return first[0]["w"], jax.vmap(one)(l2, decay)
+
+    l2 = jnp.array([0, config.l2, config.l2 / 10, 0], jnp.float32)
+    decay = jnp.array([0, 0, 0, config.weight_decay], jnp.float32)
+    first, found = train_all(jax.random.key(config.seed), data, l2, decay)
+    steps = np.arange(config.every, config.iterations + 1, config.every)
+    by_name = [dict(zip(NAMES, values, strict=True)) for values in found]
+    return Result(config, steps, first, blank, *by_name)
+
+
+def decays(result: Result) -> dict[str, np.ndarray]:
+    """What a weight of the first layer that has a gradient decays by at the last step, over ηλ."""
+    others = ~result.blank
+    return {
+        name: np.ones_like(root[others]) if name == "AdamW" else 1 / np.asarray(root)[others]
+        for name, root in result.root.items()
+        if name != "Adam"
+    }
+
+
+def plot(result: Result) -> Figure:
+    """Weights of blank pixels, of others, the decay that weights get, and the accuracy."""
+    figure, axes = style.panels(2, 2, height=6.6)
+    blank, others, decay, test = axes.flat
+    for i, name in enumerate(NAMES):
+        blank.plot(result.steps, result.of_blank[name], label=name, **style.line(i))
+        others.plot(result.steps, result.of_others[name], **style.line(i))
+        test.plot(result.steps, 100 * result.test[name], **style.line(i))
+        if name == "AdamW":
+            decay.axvline(1, **style.line(i))
+        elif name != "Adam":
+            sizes = decays(result)[name]
+            bins = np.geomspace(sizes.min(), np.quantile(sizes, 0.999), 60)
+            decay.stairs(np.histogram(sizes, bins)[0] / sizes.size, bins, **style.line(i))
+    style.label(blank, "Weights of blank pixels", "minibatches", "mean |w|", ylim=(0, None))
+    style.label(others, "Weights of other pixels", "minibatches", "mean |w|", ylim=(0, None))
+    style.label(decay, "Decay of a weight in a step", "over ηλ", "share", xscale="log")
+    style.label(test, "Test images", "minibatches", "accuracy (%)", ylim=(80, 100))
+    style.legend_below(figure, blank)
+    return figure
+
+
+def claims(result: Result) -> list[Claim]:
+    """What A 4.3.4 says."""
+    c = result.config
+    blank = {name: np.asarray(sizes) for name, sizes in result.of_blank.items()}
+    start = float(np.abs(np.asarray(result.first)[result.blank]).mean())
+    lam, tenth = blank["Adam + L2, λ"], blank["Adam + L2, λ/10"]
+    factor = (1 - c.learning_rate * c.weight_decay) ** result.steps
+    first, last = (np.asarray(w)[result.blank] for w in (result.first, result.last["AdamW"]))
+    error = np.abs(last / first / factor[-1] - 1).max()
+    quantiles = {n: np.quantile(d, [0.05, 0.95]) for n, d in decays(result).items()}
+    ratio = {n: high / low for n, (low, high) in quantiles.items()}
+    return [
+        claim(
+            "In Adam, λ and λ/10 drive weights without a gradient to 0 at the same speed",
+            np.abs(lam - tenth).max() < 0.02 * start and lam[-1] < 0.05 * start,
+            first_mean=start,
+            last_mean_with_λ=lam[-1],
+            last_mean_with_a_tenth=tenth[-1],
+            largest_difference=np.abs(lam - tenth).max(),
+        ),
+        claim(
+            "In AdamW they decay by (1 − ηλ)ᵗ",
+            error < 1e-4,
+            largest_relative_error=error,
+            factor_at_the_end=factor[-1],
+        ),
+        claim(
+            "In Adam the decay of a weight depends on its gradients, in AdamW it does not",
+            ratio["Adam + L2, λ"] > 3 and ratio["AdamW"] == 1,
+            **{f"95_%_over_5_%_of_the_weights,_{n}": r for n, r in ratio.items()},
+        ),
+    ]
