@@ -13,7 +13,6 @@ import importlib
 import io
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -28,8 +27,8 @@ import optax
 from tqdm import tqdm
 
 from experiments import NAMES, style
-from experiments.gallery import Entry, page
-from scripts.command_line import make_folder, parse, write
+from experiments.gallery import Entry, page, title
+from scripts.command_line import cpu, make_folder, parse, write
 
 OUT = Path("runs/experiments")
 HELD, FALSE, USAGE = 0, 1, 2
@@ -37,13 +36,12 @@ HELD, FALSE, USAGE = 0, 1, 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command, and returns its exit status."""
-    name, *options = [*(sys.argv[1:] if argv is None else argv), "--help"][:1] + list(
-        sys.argv[2:] if argv is None else argv[1:]
-    )
+    name, *options = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
         print(f"{__doc__}\nThe experiments:\n")
         for known in NAMES:
-            print(f"  {known:27}{title(importlib.import_module(f'experiments.{known}'))}")
+            module = importlib.import_module(f"experiments.{known}")
+            print(f"  {known:27}{title(module.__doc__ or '')}")
         return HELD
     try:
         if name not in (*NAMES, "all"):
@@ -61,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"experiments: {' '.join(str(e).split())}", file=sys.stderr)
         return USAGE
     show(entry)
-    print(f"{out / name}.png, {name}.json, {entry.seconds:.1f} s")
+    print(f"{out / name}.png and .json, {entry.seconds:.1f} s")
     return HELD if all(c.holds for c in entry.claims) else FALSE
 
 
@@ -114,7 +112,7 @@ def run(name: str, config: Any, out: Path) -> Entry:
     seconds = time.perf_counter() - start
     entry = Entry(
         name,
-        module.__doc__,
+        module.__doc__ or "",
         png.getvalue(),
         claims,
         notes,
@@ -153,25 +151,15 @@ def plain(value: Any) -> Any:
 
 def show(entry: Entry) -> None:
     """Prints the claims of an experiment."""
-    print(f"{entry.name}: {entry.docstring.strip().splitlines()[0]}")
+    print(f"{entry.name}: {title(entry.docstring)}")
     for line in [*entry.claims, *entry.notes]:
         print(f"  {line}")
 
 
-def title(module: Any) -> str:
-    """The question of an experiment, in one line."""
-    return module.__doc__.strip().splitlines()[0]
-
-
 def machine() -> str:
     """What the times and the last digits depend on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = models[0].partition(": ")[2] if models else cpu
     versions = ", ".join(f"{m.__name__} {m.__version__}" for m in (jax, jaxlib, np, optax))
-    return f"{jax.default_backend()}, {os.cpu_count()} cores of {cpu}, {versions}"
+    return f"{jax.default_backend()}, {os.cpu_count()} cores of {cpu()}, {versions}"
 
 
 if __name__ == "__main__":

@@ -117,8 +117,8 @@ def claims(result: Result) -> list[Claim]:
             share_of_scales_without=learns(off),
         ),
         claim(
-            "With Batch Normalization it learns faster at nearly every scale",
-            faster.mean() >= 0.8,
+            "With Batch Normalization it learns faster at most scales",
+            faster.mean() > 0.7,
             share_of_scales=faster.mean(),
             mean_accuracy_with=on.mean(),
             mean_accuracy_without=off.mean(),

@@ -50,7 +50,7 @@ def page(entries: Iterable[Entry], machine: str) -> str:
     claims = [claim for entry in entries for claim in entry.claims]
     held = sum(claim.holds for claim in claims)
     links = "".join(
-        f'<li><a href="#{entry.name}">{_text(_title(entry))}</a></li>' for entry in entries
+        f'<li><a href="#{entry.name}">{_text(title(entry.docstring))}</a></li>' for entry in entries
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -78,10 +78,10 @@ def _section(entry: Entry) -> str:
         for name, value in entry.config.items()
     )
     image = base64.b64encode(entry.png).decode()
-    title = _text(_title(entry))
+    question = _text(title(entry.docstring))
     return (
-        f'<section id="{entry.name}"><h2>{title}</h2>{text}'
-        f'<img alt="Figure: {title}" src="data:image/png;base64,{image}">'
+        f'<section id="{entry.name}"><h2>{question}</h2>{text}'
+        f'<img alt="Figure: {question}" src="data:image/png;base64,{image}">'
         f'<ul class="claims">{claims}</ul>{f"<ul>{notes}</ul>" if notes else ""}'
         f'<p class="quiet"><code>python -m experiments {entry.name}</code>, '
         f"{entry.seconds:.1f} s here.</p>"
@@ -89,13 +89,14 @@ def _section(entry: Entry) -> str:
     )
 
 
-def _title(entry: Entry) -> str:
-    return entry.docstring.strip().splitlines()[0]
+def title(docstring: str) -> str:
+    """The question of an experiment, in one line."""
+    return docstring.strip().partition("\n")[0]
 
 
 def _paragraph(text: str) -> str:
     """With the word that a paragraph of the docstring begins with set off, and code as code."""
-    text = re.sub(r"^(Question|Method|Expect|Source)\.", r"<b>\1.</b>", _text(text))
+    text = re.sub(r"^(Question|Method|Expect|Source|Run time)\.", r"<b>\1.</b>", _text(text))
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
 
 

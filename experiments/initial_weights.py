@@ -111,9 +111,9 @@ def plot(result: Result) -> Figure:
     """The losses, smoothed as in the book; how far the neurons of a layer are apart."""
     figure, axes = style.panels(1, 2, height=4.4)
     curves, apart = axes.flat
+    layers = np.arange(1, len(HIDDEN) + 1)
     for i, (name, losses) in enumerate(result.losses.items()):
         curves.plot(smooth(losses), label=name, linewidth=1, **style.line(i))
-        layers = np.arange(1, len(result.apart[name]) + 1)
         shown = np.maximum(np.asarray(result.apart[name]), 1e-9)
         apart.semilogy(layers, shown, marker="o", **style.line(i))
     style.label(curves, "Loss", "iterations", "cross entropy (nats)", ylim=(0, 2.5))

@@ -57,7 +57,7 @@ class Config:
     weight_decays: tuple[float, float] = (-8.0, -4.0)
     """Powers of ten of the smallest and the largest weight decay."""
     timed: int = 3
-    """Trials to run one after another, for their time."""
+    """Trials to run one after another, for their time; 0: none."""
     seed: int = 0
     """Decides the trials, initial weights and minibatches."""
 
@@ -100,11 +100,10 @@ def run(config: Config) -> Result:
 
     def in_a_python_loop(rate: Any, decay: Any) -> None:
         state = TrainState.create(model, optimizer(rate, decay), key, x[:1])
-        for i, batch in enumerate(batches):
-            state = step(state, batch, rate, decay)
-            if (i + 1) % per_epoch == 0:
-                measured = measure_alone(state)
-        jax.block_until_ready(measured)
+        for epoch in batches.reshape(config.epochs, per_epoch, -1):
+            for batch in epoch:
+                state = step(state, batch, rate, decay)
+            jax.block_until_ready(measure_alone(state))
 
     low, high = (
         jnp.array(r, jnp.float32)
@@ -116,7 +115,7 @@ def run(config: Config) -> Result:
     (validation, training), seconds = timed(lambda: together(pairs[:, 0], pairs[:, 1]))
     times = {"all at once": seconds / config.trials}
     ways = {"one after another": alone, "a Python loop of steps": in_a_python_loop}
-    for name, way in ways.items():
+    for name, way in ways.items() if config.timed else ():
         way(*pairs[0])  # compiles
         runs = [timed(lambda i=i, way=way: way(*pairs[i]))[1] for i in range(config.timed)]
         times[name] = float(np.median(runs))
@@ -210,5 +209,5 @@ def notes(result: Result) -> list[str]:
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's, with ties in the order of the trials."""
-    ranks = [np.argsort(np.argsort(v, stable=True)) for v in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    rank = lambda v: np.argsort(np.argsort(v, stable=True))
+    return float(np.corrcoef(rank(a), rank(b))[0, 1])

@@ -14,7 +14,7 @@ COLOURS = (BLUE, RED, GREEN, PINK, ORANGE, SKY, BLACK)
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 MAP = "cividis"  # of ordered numbers
 
-RC = {
+RC: Any = {
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.grid": True,

@@ -34,7 +34,7 @@ from funcnet import initializers, optim
 from funcnet.layers import mlp
 from funcnet.training import TrainState
 
-NAMES = ("Adam", "Adam + L2, λ", "Adam + L2, λ/10", "AdamW")
+NAMES: tuple[str, ...] = ("Adam", "Adam + L2, λ", "Adam + L2, λ/10", "AdamW")
 B2, EPS = 0.999, 1e-8  # of Adam
 
 

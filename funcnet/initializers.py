@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.typing import ArrayLike
 
 Initializer = Callable[..., jax.Array]  # (key, shape, dtype=jnp.float32)
 
@@ -48,7 +47,7 @@ def constant(value: float) -> Initializer:
     return init
 
 
-def normal(std: ArrayLike = 0.01) -> Initializer:
+def normal(std: float | jax.Array = 0.01) -> Initializer:
     """Gaussian weights of a given standard deviation, w ~ N(0, std²).
 
     The source tries std = 1, where sigmoid neurons saturate, and 0.01, where they all do the same.

@@ -35,6 +35,7 @@ import numpy as np
 import optax
 import train_mnist
 import tyro
+from command_line import cpu
 
 from funcnet import autodiff, ops, optim
 from funcnet.layers import mlp
@@ -304,14 +305,9 @@ def machine() -> dict[str, str]:
             versions[name] = importlib.import_module(name).__version__
         except ImportError:
             versions[name] = "not installed"
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [s for s in info.read_text().splitlines() if s.startswith("model name")]
-        cpu = names[0].partition(": ")[2] if names else cpu
     return {
         "device": jax.devices()[0].device_kind,
-        "CPU": f"{cpu} ({os.cpu_count()} cores)",
+        "CPU": f"{cpu()} ({os.cpu_count()} cores)",
         "system": platform.system(),
         "Python": platform.python_version(),
         **versions,

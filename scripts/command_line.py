@@ -1,8 +1,9 @@
-"""What the programs share: their options, and files that appear only when they are whole."""
+"""What the programs share: their options, the machine, files that appear only when whole."""
 
 import contextlib
 import io
 import os
+import platform
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +29,14 @@ def parse(config: type[Config], argv: Sequence[str] | None, program: str | None 
             raise
     text = box.getvalue().partition("\n")[2].partition("For full helptext")[0]
     raise ValueError(" ".join(word for word in text.split() if word.strip("│─╰╯|-+")))
+
+
+def cpu() -> str:
+    """The name of the processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def make_folder(out: Path) -> None:

@@ -1,0 +1,243 @@
+"""Every experiment at a small size, with its claims; the command, and the page."""
+
+import dataclasses
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import experiments
+from experiments import __main__ as command
+from experiments import gallery, networks
+from experiments.claim import claim
+from funcnet import optim
+from funcnet.layers import mlp
+
+ROOT = Path(experiments.__file__).parent
+
+# Options that make an experiment small; all claims hold at this size too.
+SMALL = {
+    "gates": {"resolution": 21, "weights": 11, "hidden": (1, 4), "trials": 10, "steps": 400},
+    "activation_functions": {"points": 121},
+    "numerical_differentiation": {"points": 121},
+    "gradient_descent": {"starts": 21},
+    "optimizer_paths": {},
+    "regression": {"points": 21, "steps": 6000},
+    "optimizers": {"train": 2000, "test": 200, "iterations": 200, "batch_size": 32},
+    "activation_histograms": {"inputs": 300},
+    "initial_weights": {"train": 2000, "test": 100, "iterations": 500, "batch_size": 16},
+    "batch_normalization": {"scales": 8, "images": 500},
+    "overfitting": {"test": 500, "epochs": 200, "every": 50},
+    "random_search": {"trials": 12, "images": 200, "batch_size": 20, "epochs": 40, "timed": 0},
+    "weight_decay": {"images": 300, "test": 100, "iterations": 300, "hidden": 30},
+    "hand_rules": {"train": 500, "hidden": (30, 30), "iterations": 20, "rounds": 1},
+}
+
+
+def module(name):
+    return importlib.import_module(f"experiments.{name}")
+
+
+@pytest.fixture(autouse=True)
+def as_a_person_runs_it():
+    """In 32 bits: an experiment that needs 64 says so itself."""
+    with jax.enable_x64(False):
+        yield
+
+
+def test_every_experiment_is_listed():
+    own = {"__init__", "__main__", "claim", "gallery", "networks", "style"}
+    files = {path.stem for path in ROOT.glob("*.py")} - own
+    assert files == set(experiments.NAMES) == set(SMALL)
+
+
+@pytest.mark.parametrize("name", experiments.NAMES)
+def test_claims_hold_at_a_small_size(name, tmp_path):
+    config = module(name).Config(**SMALL[name])
+    entry = command.run(name, config, tmp_path)
+    assert not [str(c) for c in entry.claims if not c.holds]
+    record = json.loads((tmp_path / f"{name}.json").read_text())
+    assert record["config"] == json.loads(json.dumps(dataclasses.asdict(config)))
+    assert [c["statement"] for c in record["claims"]] == [c.statement for c in entry.claims]
+    assert all(c["numbers"] for c in record["claims"])
+    assert (tmp_path / f"{name}.png").read_bytes() == entry.png
+    assert entry.png.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", experiments.NAMES)
+def test_an_experiment_explains_itself(name):
+    doc = module(name).__doc__.strip()
+    question, *paragraphs = doc.split("\n\n")
+    assert question.endswith("?")
+    assert "\n" not in question
+    firsts = ("Question.", "Method.", "Expect.", "Source.", "Run time.")
+    starts = [first for p in paragraphs for first in firsts if p.startswith(first)]
+    assert starts == list(firsts)
+    config = module(name).Config
+    assert config.__dataclass_params__.frozen
+    for field in dataclasses.fields(config):
+        assert re.search(
+            rf'    {field.name}: .*?\n    """', Path(module(name).__file__).read_text()
+        )
+
+
+@pytest.mark.parametrize("name", experiments.NAMES)
+def test_the_readme_asks_the_same_question(name):
+    question = module(name).__doc__.strip().partition("\n")[0]
+    readme = (ROOT.parent / "README.md").read_text(encoding="utf-8")
+    assert f"| [{name}](experiments/{name}.py) | {question} |" in readme
+
+
+def test_rows_of_the_sources_are_found():
+    """Each row of the mission that is an experiment is named by one."""
+    docs = " ".join(module(name).__doc__ for name in experiments.NAMES)
+    assert "rows N1, N2 and X10" in docs
+    for row in ["G1", "G2", "W1", *(f"X{i}" for i in range(1, 11))]:
+        assert re.search(rf"\b{row}\b", docs), row
+
+
+def test_claims_can_be_false():
+    """Networks that have learned nothing are not said to have learned."""
+    m = module("optimizers")
+    nothing = {name: np.full(100, 2.3) for name in ("SGD", "Momentum", "AdaGrad", "Adam")}
+    result = m.Result(nothing, dict.fromkeys(nothing, 0.1))
+    assert not any(c.holds for c in m.claims(result))
+
+
+@pytest.mark.parametrize(
+    ("name", "small", "broken"),
+    [
+        ("optimizer_paths", {}, {"sgd": 0.3}),  # no zigzag
+        ("gradient_descent", {"starts": 21}, {"learning_rates": (0.1, 0.2, 0.3)}),
+        ("batch_normalization", {"scales": 4, "images": 200}, {"learning_rate": 0.0}),
+        ("weight_decay", {**SMALL["weight_decay"]}, {"l2": 0.0}),
+        ("regression", {"points": 11}, {"steps": 100}),
+    ],
+)
+def test_an_experiment_notices_what_is_different(name, small, broken):
+    m = module(name)
+    assert not all(c.holds for c in m.claims(m.run(m.Config(**{**small, **broken}))))
+
+
+def test_many_at_once_are_one_after_another():
+    """What `vmap` trains is what each would have become alone."""
+    data = networks.digits(200, 50)
+    key = jax.random.key(0)
+    batches = networks.with_replacement(key, 200, 20, 10)
+    model = mlp(8, 10)
+
+    def one(rate):
+        on_test = networks.accuracy_on(model, data.x_test, data.labels_test)
+        how = {"every": 5, "measure": on_test}
+        _, losses, measured = networks.train(
+            model, optim.sgd(rate), key, data.x, data.labels, batches, **how
+        )
+        return losses, measured
+
+    rates = np.array([0.1, 0.5], np.float32)
+    together = jax.jit(jax.vmap(one))(rates)
+    for i, rate in enumerate(rates):
+        for a, b in zip(together, jax.jit(one)(rate), strict=True):
+            np.testing.assert_allclose(a[i], b, 1e-4, 1e-5)
+    assert together[0].shape == (2, 20)
+    assert together[1].shape == (2, 4)
+
+
+def test_smoothing_keeps_constants_and_length():
+    np.testing.assert_allclose(networks.smooth(np.full((2, 30), 3.0)), np.full((2, 30), 3.0))
+
+
+def test_too_many_images():
+    with pytest.raises(ValueError, match=r"digits: train must be 1 to 60000 images, got 60001"):
+        networks.digits(60001)
+
+
+class Page(HTMLParser):
+    """What stands in a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_the_page_stands_alone():
+    held = gallery.Entry(
+        "a", "A < b?\n\nQuestion. Is `a` < b?", b"png", [claim("a < b", True, a=1)], [], {}, 1.0
+    )
+    text = gallery.page([held, held._replace(name="b")], "a machine & its parts")
+    page = Page()
+    page.feed(text)
+    assert "A &lt; b?" in text
+    assert "a machine &amp; its parts" in text
+    assert "<b>Question.</b> Is <code>a</code> &lt; b?" in text
+    names = {attrs["name"] for tag, attrs in page.tags if tag == "meta" and "name" in attrs}
+    assert "viewport" in names
+    outside = [a for _, attrs in page.tags for k, a in attrs.items() if k in ("src", "href")]
+    assert all(a.startswith(("data:", "#")) for a in outside)
+    ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    assert {a[1:] for a in outside if a.startswith("#")} <= ids
+    assert "2 of 2 claims hold" in text
+
+
+def run_command(*argv):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments", *argv],
+        cwd=ROOT.parent, capture_output=True, text=True, check=False,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+
+
+def test_a_person_runs_it(tmp_path):
+    done = run_command("optimizer_paths", "--steps", "29", "--out", str(tmp_path / "new"))
+    assert done.returncode == 0, done.stderr
+    assert "✓ SGD crosses the valley at every step (SGD 29" in done.stdout
+    assert sorted(os.listdir(tmp_path / "new")) == ["optimizer_paths.json", "optimizer_paths.png"]
+
+
+def test_a_false_claim_is_exit_status_1(tmp_path, capsys):
+    assert command.main(["optimizer_paths", "--sgd", "0.3", "--out", str(tmp_path)]) == 1
+    assert "✗ SGD crosses the valley at every step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["nonsense"], r"no experiment 'nonsense'; there are: gates, .*, hand_rules, all"),
+        (["optimizer_paths", "--speed", "3"], r".*--speed.*"),
+        (["optimizer_paths", "--steps", "many"], r".*--steps.*many.*"),
+        (["optimizer_paths", "--out"], r"--out needs a folder"),
+        (["all", "--steps", "3"], r"all takes no option but --out, got --steps"),
+        (["optimizers", "--train", "70000"], r"digits: train must be 1 to 60000 images, got 70000"),
+    ],
+)
+def test_a_person_errs(argv, line, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(rf"experiments: {line}\n", captured.err), captured.err
+
+
+def test_the_list(capsys):
+    assert command.main([]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in experiments.NAMES)
+
+
+@pytest.mark.slow
+def test_all_at_full_size(tmp_path):
+    done = run_command("all", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    assert (tmp_path / "index.html").stat().st_size > 500_000
+    assert {f"{name}.png" for name in experiments.NAMES} <= set(os.listdir(tmp_path))
