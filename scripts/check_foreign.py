@@ -6,7 +6,11 @@
 
 A row is one function with a `jax.custom_vjp` inside, on small random arguments in float32. Where a
 gradient is meant to differ from autodiff's, the row says how: there a finding is no error. What is
-not installed is skipped, and named.
+not installed is skipped, and named. To install all (recurrentgemma asks for an older absl-py than
+tokamax, and works with the newer one):
+
+    uv pip install diffrax equinox flax jax-md keras ott-jax qwix rlax tokamax==0.0.12
+    uv pip install --no-deps recurrentgemma
 """
 
 import argparse

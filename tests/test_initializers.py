@@ -62,6 +62,13 @@ def test_a_negative_std_is_an_error():
         normal(-1.0)
 
 
+def test_std_may_be_traced():
+    init = lambda std: normal(std)(KEY, (4, 3), jnp.float32)
+    stds = jnp.array([0.0, 0.5, 2.0], jnp.float32)
+    for std, w in zip(stds, jax.jit(jax.vmap(init))(stds), strict=True):
+        np.testing.assert_allclose(w, init(float(std)), 1e-6)
+
+
 def trained(init):
     """Weights of the hidden layer before and after 20 steps of gradient descent."""
     x = jax.random.normal(KEY, (12, 5), jnp.float64)
