@@ -59,7 +59,15 @@ def test_every_experiment_is_listed():
     assert files == set(experiments.NAMES) == set(SMALL)
 
 
-@pytest.mark.parametrize("name", experiments.NAMES)
+# Those that take more than a few seconds, most of it to compile, are among the slow tests.
+LONG = {
+    "activation_histograms", "batch_normalization", "hand_rules", "initial_weights", "optimizers",
+    "overfitting", "random_search", "weight_decay",
+}  # fmt: skip
+BY_LENGTH = [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in SMALL]
+
+
+@pytest.mark.parametrize("name", BY_LENGTH)
 def test_claims_hold_at_a_small_size(name, tmp_path):
     config = module(name).Config(**SMALL[name])
     entry = command.run(name, config, tmp_path)
@@ -117,9 +125,14 @@ def test_claims_can_be_false():
     [
         ("optimizer_paths", {}, {"sgd": 0.3}),  # no zigzag
         ("gradient_descent", {"starts": 21}, {"learning_rates": (0.1, 0.2, 0.3)}),
-        ("batch_normalization", {"scales": 4, "images": 200}, {"learning_rate": 0.0}),
-        ("weight_decay", {**SMALL["weight_decay"]}, {"l2": 0.0}),
         ("regression", {"points": 11}, {"steps": 100}),
+        pytest.param(
+            "batch_normalization",
+            {"scales": 4, "images": 200},
+            {"learning_rate": 0.0},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("weight_decay", SMALL["weight_decay"], {"l2": 0.0}, marks=pytest.mark.slow),
     ],
 )
 def test_an_experiment_notices_what_is_different(name, small, broken):

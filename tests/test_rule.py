@@ -272,6 +272,7 @@ def test_shared_weights_need_no_vmap():
     assert "64x32x48" not in text
 
 
+@pytest.mark.slow
 def test_hessian_through_every_level():
     f = lambda x: ops.softmax_cross_entropy(ops.tanh(x), jnp.array(1))
     x = jnp.array([0.3, -0.2, 1.0])

@@ -16,14 +16,27 @@ from oracles import ORACLES
 from funcnet import RULES, autodiff, ops, optim  # noqa: F401  (the registry fills on import)
 from funcnet.check import criterion as gate
 
+# Of a rule with many cases, the later ones are slow. The properties of one case share what is
+# measured, if they run in one process.
 ALL = [
-    pytest.param(name, i, id=f"{name}-{c.id}")
+    pytest.param(
+        name,
+        i,
+        id=f"{name}-{c.id}",
+        marks=[pytest.mark.xdist_group(f"{name} {i}"), *([pytest.mark.slow] if i > 5 else [])],
+    )
     for name, cases in CASES.items()
     for i, c in enumerate(cases)
 ]
 FIRST = [pytest.param(name, cs[0], id=name) for name, cs in CASES.items()]
 NARROW = [  # float32 for all cases, the others for the first
-    pytest.param(name, i, dtype, id=f"{name}-{c.id}-{dtype.dtype.name}")
+    pytest.param(
+        name,
+        i,
+        dtype,
+        id=f"{name}-{c.id}-{dtype.dtype.name}",
+        marks=[pytest.mark.slow] if i > 1 else [],
+    )
     for name, cases in CASES.items()
     for i, c in enumerate(cases)
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float16)
@@ -126,12 +139,13 @@ def test_not_less_accurate_than_autodiff(name, case):
     assert gate.not_inferior(*errors, strict=True)
 
 
-@pytest.mark.parametrize("scale", [0.0, 1e-4, -1e3])
 @pytest.mark.parametrize(("name", "case"), FIRST)
-def test_linear_in_the_cotangent(name, case, scale):
+def test_linear_in_the_cotangent(name, case):
     g, _, values, dout = setup(name, case)
-    scaled = pull(g)(values, jax.tree.map(lambda d: scale * d, dout))
-    equal(scaled, tuple(scale * d for d in pull(g)(values, dout)))
+    pullback = pull(g)
+    for scale in (0.0, 1e-4, -1e3):
+        scaled = pullback(values, jax.tree.map(lambda d, s=scale: s * d, dout))
+        equal(scaled, tuple(scale * d for d in pullback(values, dout)))
 
 
 @pytest.mark.parametrize(("name", "case"), FIRST)
@@ -180,12 +194,16 @@ def in_vmap(pullback):
     return run
 
 
-@pytest.mark.parametrize("transform", [in_jit, in_scan, in_cond, in_vmap])
 @pytest.mark.parametrize(("name", "case"), FIRST)
-def test_gradient_inside_a_transformation(name, case, transform):
+def test_gradient_inside_a_transformation(name, case):
+    """All in one program, to compile it once."""
     g, plain, values, dout = setup(name, case)
     pullback = lambda values, dout: jax.vjp(g, *values)[1](dout)
-    equal(jax.jit(transform(pullback))(values, dout), pull(plain)(values, dout))
+    transforms = (in_jit, in_scan, in_cond, in_vmap)
+    inside = jax.jit(lambda *at: [transform(pullback)(*at) for transform in transforms])
+    expected = pull(plain)(values, dout)
+    for actual in inside(values, dout):
+        equal(actual, expected)
 
 
 @pytest.mark.parametrize(("name", "case"), FIRST)

@@ -260,6 +260,7 @@ def test_help_is_not_an_error(capsys):
     assert "--weight-decay" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_benchmark_compares_equals(data):
     """Without the random parts, five steps of its raw JAX are five steps of the main job.
 

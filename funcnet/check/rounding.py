@@ -46,6 +46,7 @@ SUMS = frozenset([
     "psum_invariant", "ragged_dot", "reduce_prod", "reduce_sum", "reduce_window_sum",
     "scatter-add", "scatter_add", "select_and_scatter_add",
 ])  # fmt: skip
+KERNEL_UNITS = 16  # of the dtype that a kernel computes in, relative to its largest output
 MULTIPLIERS = np.array([0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D], np.uint32)
 
 
@@ -64,6 +65,20 @@ def rounded(x: Any, number: Any) -> Any:
         return x
     u = jnp.asarray(unit(dtype), dtype)
     return x * jnp.where(_is_up(jnp.asarray(x), number), 1 + u, 1 - u)
+
+
+def _shaken(x: jax.Array, number: Any, u: float) -> jax.Array:
+    """Of a kernel, x ± u max |x|: whose operations are not seen, nor their cancellations."""
+    size = jnp.asarray(u, x.dtype) * jnp.abs(x).max(initial=0)
+    return x + jnp.where(_is_up(x, number), size, -size)
+
+
+def _eps_inside(jaxpr: Any) -> float:
+    """ε of the coarsest dtype that a kernel computes in."""
+    dtypes = [v.aval.dtype for eqn in jaxpr.eqns for v in eqn.outvars if hasattr(v.aval, "dtype")]
+    own = [float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
+    inner = [tracing.opened(j) for eqn in jaxpr.eqns for j in tracing.inner_jaxprs(eqn)]
+    return max([*own, *map(_eps_inside, inner)], default=0.0)
 
 
 def _is_up(x: jax.Array, number: Any) -> jax.Array:
@@ -97,6 +112,9 @@ def in_arithmetic(f: Callable[..., Any]) -> Callable[..., Any]:
             if name in SUMS:
                 known = [rounded(x, number) if _is_number(x) else x for x in known]
             outs = tracing.bind(eqn, known)
+            if name == "pallas_call":
+                u = KERNEL_UNITS * _eps_inside(eqn.params["jaxpr"])
+                return [_shaken(y, number, u) if _is_number(y) else y for y in outs]
             return [rounded(y, number) if _is_number(y) else y for y in outs]
 
         leaves = tracing.evaluate(jaxpr, rewrite, jax.tree.leaves(args), (), _all)

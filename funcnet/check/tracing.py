@@ -98,7 +98,7 @@ def sites(f: Callable[..., Any], *args: Any) -> list[Site]:
 
 
 def _sites(closed: Any, path: Path_) -> Iterator[Site]:
-    for i, eqn in enumerate(_open(closed).eqns):
+    for i, eqn in enumerate(opened(closed).eqns):
         here = (*path, i)
         if plain_forward(eqn) is not None:
             yield site(eqn, here)
@@ -173,7 +173,8 @@ def inner_jaxprs(eqn: Any) -> list[Any]:
     return found
 
 
-def _open(jaxpr: Any) -> Any:
+def opened(jaxpr: Any) -> Any:
+    """The jaxpr without its constants."""
     return jaxpr.jaxpr if isinstance(jaxpr, jex.ClosedJaxpr) else jaxpr
 
 
@@ -188,7 +189,7 @@ def evaluate(
 
     `enter` tells which jaxprs inside of equations are to be evaluated likewise.
     """
-    jaxpr, consts = _open(closed), getattr(closed, "consts", ())
+    jaxpr, consts = opened(closed), getattr(closed, "consts", ())
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *inputs), strict=True))
     read = lambda v: v.val if isinstance(v, jex.Literal) else values[v]
     for i, eqn in enumerate(jaxpr.eqns):

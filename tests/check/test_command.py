@@ -43,6 +43,7 @@ def test_exit_status_is_the_verdict(folder, capsys):
     assert "gradient: x: " in out
 
 
+@pytest.mark.slow
 def test_profile_and_json(folder, capsys):
     assert (
         main(

@@ -74,6 +74,7 @@ def test_one_wrong_rule_in_a_scan_of_ten_layers():
     assert {f.argument for f in report.findings} == {"weights['b']", "weights['w']", "x"}
 
 
+@pytest.mark.slow
 def test_one_of_ten_calls():
     """The same right rule before and behind it."""
 
@@ -169,6 +170,7 @@ def test_many_calls_are_narrowed_down_by_rule():
     only_culprit(report, "scaled_tanh", "x", model)
 
 
+@pytest.mark.slow
 def test_a_right_model_is_proved():
     model = layers.mlp(8, 8, 3, batch_norm=True)
     params, state = model.init(jax.random.key(0), X)

@@ -32,5 +32,6 @@ assert not jax.config.read("jax_enable_x64")
 """
 
 
+@pytest.mark.slow
 def test_float32_only():
     subprocess.run([sys.executable, "-c", SCRIPT], check=True)

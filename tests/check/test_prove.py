@@ -203,6 +203,7 @@ def test_raise_if_failed_shows_the_table():
         check_rule(wrong_dense, *DENSE).raise_if_failed()
 
 
+@pytest.mark.slow
 def test_a_function_that_has_no_vmap():
     """What autodiff of the forward cannot do either is no fault of the rule."""
 
@@ -229,6 +230,7 @@ def test_a_rule_of_funcnet_that_breaks_its_contract():
     assert [(f.kind, f.argument) for f in report.findings] == [("shape", "x")]
 
 
+@pytest.mark.slow
 def test_a_function_of_rules_is_checked_as_one():
     report = check_rule(lambda x: ops.tanh(wrong_dense(x, DENSE[1], DENSE[2])), DENSE[0], **QUICK)
     assert report.ok
