@@ -194,6 +194,7 @@ def names_of(module):
     return USERS.get(module) or [n for n, r in RULES.items() if r.primal.__module__ == here]
 
 
+@pytest.mark.slow
 def test_unchanged_ops_survive():
     with built("activations", ast.parse(inspect.getsource(sys.modules["funcnet.ops.activations"]))):
         assert survives("activations", names_of("activations"))

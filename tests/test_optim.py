@@ -297,7 +297,10 @@ def run_formula(formula, lr, **options):
     )
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",  # the variants of an optimizer are slow
+    [pytest.param(n, marks=[pytest.mark.slow] if "," in n else []) for n in CASES],
+)
 def test_equals_optax_and_the_formula_for_1000_steps(name):
     ours, theirs, formula, settings = CASES[name]
     run_ours = jax.jit(lambda options: run(ours(0.02, **options)))

@@ -269,7 +269,12 @@ def sharding_of(case, axis="d"):
     )
 
 
-@pytest.mark.parametrize("check", [True, False], ids=["vma", "no-vma"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "check", [pytest.param(True, id="vma"), pytest.param(False, id="no-vma", marks=SLOW)]
+)
 @pytest.mark.parametrize(("name", "case"), FIRST)
 def test_shard_map(name, case, check):
     """On two devices, differentiated outside of `shard_map` and inside of it, as autodiff is."""
@@ -293,7 +298,13 @@ def test_shard_map(name, case, check):
         equal(jax.jit(inside(g))(*values), jax.jit(inside(plain))(*values))
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(AxisType.Auto, id="auto"),
+        pytest.param(AxisType.Explicit, id="explicit", marks=SLOW),
+    ],
+)
 @pytest.mark.parametrize(("name", "case"), FIRST)
 def test_sharded_jit(name, case, kind):
     """`jax.jit` of sharded arguments gives the gradient of one device."""
@@ -311,6 +322,7 @@ def test_sharded_jit(name, case, kind):
 BATCHED = [param for param in FIRST if any(param.values[1].shard)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "case"), BATCHED)
 def test_export_of_any_batch(name, case):
     """Exported with a symbolic batch size, the gradient runs for the one of the case."""

@@ -152,7 +152,13 @@ def test_the_largest_difference_is_over_all_leaves():
     assert train_mnist.largest_difference(a, a) == 0
 
 
-@pytest.mark.parametrize("name", train_mnist.OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("sgd", "adamw") else [pytest.mark.slow])
+        for name in train_mnist.OPTIMIZERS
+    ],
+)
 def test_every_optimizer_decays_the_matrices_alone(name):
     """Where the gradient is 0, only the decay moves parameters."""
     config = train_mnist.Config(optimizer=name, learning_rate=0.1, weight_decay=0.5)

@@ -197,6 +197,7 @@ def test_strict_makes_notes_findings():
     assert [g.kind for g in check_rule(f, *args, strict=True).findings] == ["note"]
 
 
+@pytest.mark.slow
 def test_raise_if_failed_shows_the_table():
     check_rule(dense, *DENSE, under_transformations=False).raise_if_failed()
     with pytest.raises(CheckFailed, match=r"(?s)refuted.*float32\[3\].*gradient: b: "):
