@@ -53,14 +53,26 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ValueError(f"all takes no option but --out, got {options[0]}")
             return run_all(out)
         module = importlib.import_module(f"experiments.{name}")
-        config = parse(module.Config, options, f"python -m experiments {name}")
-        entry = run(name, config, out)
+        entry = run(name, configure(name, module.Config, options), out)
     except (ValueError, OSError) as e:
         print(f"experiments: {' '.join(str(e).split())}", file=sys.stderr)
         return USAGE
     show(entry)
     print(f"{out / name}.png and .json, {entry.seconds:.1f} s")
     return HELD if all(c.holds for c in entry.claims) else FALSE
+
+
+def configure(name: str, config: type[Any], options: Sequence[str]) -> Any:
+    """The configuration of an experiment.
+
+    Raises:
+      ValueError: If an option or its value is wrong; names those that there are.
+    """
+    try:
+        return parse(config, options, f"python -m experiments {name}")
+    except ValueError as e:
+        valid = ", ".join(f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(config))
+        raise ValueError(f"{e}; the options of {name}: {valid}, --out") from None
 
 
 def split_out(options: Sequence[str]) -> tuple[Path, list[str]]:

@@ -13,7 +13,7 @@ step is 0.
 
 Source. A 2.1, 2.3.1 to 2.3.3, 3.3.5 and 3.3.6: rows F1 to F4 and X10.
 
-Run time. 2 s.
+Run time. 2 s on two cores of an AMD EPYC.
 """
 
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ at all.
 
 Source. C 6.3 (the slide is empty: the figure is 6-19 of the book), A 4.2.1. Row X5.
 
-Run time. 13 s.
+Run time. 18 s on two cores of an AMD EPYC.
 """
 
 from dataclasses import dataclass

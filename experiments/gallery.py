@@ -26,7 +26,8 @@ STYLE = """
 body { max-width: 60rem; margin: 0 auto; padding: 0 1rem 4rem; color: #222; background: #fff; }
 h1 { line-height: 1.2; } h2 { margin-top: 3rem; border-top: 1px solid #ccc; padding-top: 1.5rem; }
 img { max-width: 100%; height: auto; }
-nav ol { columns: 18rem; padding-left: 1.5rem; }
+nav ol { columns: 18rem; column-gap: 2.5rem; padding-left: 1.5rem; }
+nav li { break-inside: avoid; }
 ul.claims { list-style: none; padding: 0; }
 ul.claims li { padding: .3rem 0 .3rem 1.8rem; text-indent: -1.8rem; }
 .true::before { content: "✓"; color: #006d4c; font-weight: bold; padding-right: .8rem; }

@@ -14,7 +14,7 @@ Trained networks find XOR too, in most cases with more than two hidden neurons.
 
 Source. A 2.1 and 2.2 (D 2.1 and 2.2): rows N1, N2 and X10.
 
-Run time. 3 s.
+Run time. 9 s on two cores of an AMD EPYC.
 """
 
 from dataclasses import dataclass

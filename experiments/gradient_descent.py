@@ -14,7 +14,7 @@ the hill from some starting points where plain descent stays.
 
 Source. B 5.5.1: w ← w − η ∂E/∂w, the local minimum, and the choice of η. Row X8.
 
-Run time. 2 s.
+Run time. 2 s on two cores of an AMD EPYC.
 """
 
 from dataclasses import dataclass

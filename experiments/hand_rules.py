@@ -14,7 +14,7 @@ memory.
 
 Source. What this project adds to the sources.
 
-Run time. 30 s.
+Run time. 32 s on two cores of an AMD EPYC.
 """
 
 import time

@@ -13,7 +13,7 @@ weights get equal gradients, so all neurons of a layer stay one neuron.
 
 Source. C 6.2, figure 6-15 of the book, and "0??? No". Rows X4 and W1.
 
-Run time. 25 s.
+Run time. 17 s on two cores of an AMD EPYC.
 """
 
 from dataclasses import dataclass

@@ -14,7 +14,7 @@ is far beyond its best step.
 
 Source. A 3.3.1; the order of each scheme: Fornberg, 1988. Row G1.
 
-Run time. 4 s.
+Run time. 3 s on two cores of an AMD EPYC.
 """
 
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ AdaGrad shortens the large steps along y and goes almost straight. Adam is betwe
 
 Source. C 6.1, figures 6-1 to 6-7 of the book. Row X1.
 
-Run time. 2 s.
+Run time. 1 s on two cores of an AMD EPYC.
 """
 
 from dataclasses import dataclass

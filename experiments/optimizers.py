@@ -11,7 +11,7 @@ learning rates, the network and the problem, as the source says.
 
 Source. C 6.1, "How to choose". Row X2.
 
-Run time. 16 s.
+Run time. 17 s on two cores of an AMD EPYC.
 """
 
 from dataclasses import dataclass

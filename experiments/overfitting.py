@@ -15,7 +15,7 @@ weights nearly 0.
 
 Source. C 6.4 (figures 6-20 to 6-23 of the book), A 4.2.2 and 4.3.1 to 4.3.3. Row X6.
 
-Run time. 25 s.
+Run time. 20 s on two cores of an AMD EPYC.
 """
 
 from dataclasses import dataclass

@@ -11,7 +11,7 @@ Expect. The network bends a few sigmoids into a sine. The two runs differ by rou
 
 Source. B 5.5.1 and 5.5.3 to 5.5.7. Rows X8 and G2.
 
-Run time. 3 s.
+Run time. 3 s on two cores of an AMD EPYC.
 """
 
 from collections.abc import Callable

@@ -15,7 +15,7 @@ gradients are large. With AdamW all weights decay by the same factor, (1 − η�
 
 Source. A 4.3.4; Loshchilov & Hutter, Decoupled weight decay regularization, 2019. Row X9.
 
-Run time. 6 s.
+Run time. 14 s on two cores of an AMD EPYC.
 """
 
 from dataclasses import dataclass

@@ -18,6 +18,7 @@ import contextlib
 import io
 import os
 import platform
+import sys
 from collections.abc import Callable
 from importlib import import_module, metadata
 from typing import Any, NamedTuple
@@ -236,6 +237,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     parser.add_argument("--only", default="", help="the rows with this text in their name")
     config = parser.parse_args()
+    del sys.argv[1:]  # tokamax reads it, and refuses what it does not know
     if config.write and config.only:
         parser.error("--write is for the whole table")
     text = table(config.only)

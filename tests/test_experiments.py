@@ -227,8 +227,8 @@ def test_a_false_claim_is_exit_status_1(tmp_path, capsys):
     ("argv", "line"),
     [
         (["nonsense"], r"no experiment 'nonsense'; there are: gates, .*, hand_rules, all"),
-        (["optimizer_paths", "--speed", "3"], r".*--speed.*"),
-        (["optimizer_paths", "--steps", "many"], r".*--steps.*many.*"),
+        (["optimizer_paths", "--speed", "3"], r".*--speed.*: --sgd, .*, --steps, --out"),
+        (["optimizer_paths", "--steps", "many"], r".*--steps.*many.*: --sgd, .*, --out"),
         (["optimizer_paths", "--out"], r"--out needs a folder"),
         (["all", "--steps", "3"], r"all takes no option but --out, got --steps"),
         (["optimizers", "--train", "70000"], r"digits: train must be 1 to 60000 images, got 70000"),

@@ -162,16 +162,16 @@ def _dtype(leaf: Any) -> Any:
 
 
 def _check_linearity(log: Log, e: Evidence, i: int, name: str) -> None:
-    """bwd(d₀ − 1000 d₁) = bwd(d₀) − 1000 bwd(d₁), bwd(d₀/10000) = bwd(d₀)/10000, bwd(0) = 0."""
+    """bwd(−1024 (d₀ + d₁)) = −1024 (bwd(d₀) + bwd(d₁)), bwd(d₀/8192) = bwd(d₀)/8192, bwd(0) = 0."""
     h, n = e.hand.cotangents[i], e.hand.noise[i]
     for k, what, expected, noise in (
         (
             COMBINED,
-            "for the cotangent d − 1000 e of the output",
-            h[FIRST] + COMBINATION * h[SECOND],
-            n[FIRST] + abs(COMBINATION) * n[SECOND],
+            "for the cotangent −1024 (d + e) of the output",
+            COMBINATION * (h[FIRST] + h[SECOND]),
+            abs(COMBINATION) * (n[FIRST] + n[SECOND]),
         ),
-        (SMALL, "for d / 10000", SCALE * h[FIRST], SCALE * n[FIRST]),
+        (SMALL, "for d / 8192", SCALE * h[FIRST], SCALE * n[FIRST]),
         (ZERO, "for a cotangent of the output that is zero", 0 * h[FIRST], 0 * n[FIRST]),
     ):
         largest = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)

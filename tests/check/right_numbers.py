@@ -20,6 +20,22 @@ to_float32.defvjp(to_float32_fwd, lambda like, dy: ((2 * dy).astype(like.dtype),
 
 
 @jax.custom_vjp
+def to_bfloat16(x, w):
+    """A narrow output of wide arguments: its cotangents are narrow too, and their sums round."""
+    y = x @ w
+    return y.astype(jnp.bfloat16), y.argmax(-1)
+
+
+def to_bfloat16_bwd(res, dout):
+    x, w = res
+    dy = dout[0].astype(x.dtype)
+    return dy @ w.T, x.T @ dy
+
+
+to_bfloat16.defvjp(lambda x, w: (to_bfloat16(x, w), (x, w)), to_bfloat16_bwd)
+
+
+@jax.custom_vjp
 def complex_product(z, w):
     return z * w
 
@@ -123,6 +139,11 @@ def draw_matrix(rng, dtype):
     return (values(rng, (n, n), dtype) + 4 * n * jnp.eye(n, dtype=dtype),), {}
 
 
+def draw_product(rng, dtype):
+    n, d, m = sizes(rng, 3)
+    return (values(rng, (n, d), dtype), values(rng, (d, m), dtype)), {}
+
+
 def draw_polynomial(rng, dtype):
     c = values(rng, (int(rng.integers(1, 5)),), dtype)
     return (c, values(rng, sizes(rng, int(rng.integers(0, 3))), dtype, "unit ties")), {}
@@ -132,6 +153,7 @@ UNIT = "unit ties"
 
 NUMBERS = [
     Right("float32 out of any dtype", to_float32, arrays()),
+    Right("bfloat16 and indices out of float32", to_bfloat16, draw_product, WIDE),
     Right("complex product", complex_product, draw_complex(2), WIDE),
     Right("complex to real", squared_modulus, draw_complex(1), WIDE),
     Right("real to complex", spectrum, arrays(1, (1, 3), UNIT), WIDE),
