@@ -86,8 +86,7 @@ def vmap(s: Subject, plain: Outputs, floats: Any, others: Any, dout: Any) -> Ite
     if len(numbers) > 3:
         subsets = [*((n,) for n in numbers), tuple(numbers)]
     pull = jax.jit(gradients(plain))
-    times = lambda scale, leaf: (scale * np.asarray(leaf)).astype(leaf.dtype)
-    second = tuple(times(-0.5, d) for d in dout)
+    second = tuple(_times(-0.5, d) for d in dout)
     for subset in subsets:
         axes = [0 if i in subset else None for i in s.arguments]
         of_floats, of_others = tuple(axes[: len(floats)]), tuple(axes[len(floats) :])
@@ -95,11 +94,11 @@ def vmap(s: Subject, plain: Outputs, floats: Any, others: Any, dout: Any) -> Ite
             stacked(v) if a == 0 else v for v, a in zip(leaves, axes, strict=True)
         )
         at = (
-            batched(floats, of_floats, lambda v: np.stack([v, times(SHRUNK, v)])),
-            batched(others, of_others, _twice),
+            batched(floats, of_floats, lambda v: _pair(v, _times(SHRUNK, v))),
+            batched(others, of_others, lambda v: _pair(v, v)),
             stack([dout, second]),
         )
-        shrunk = batched(floats, of_floats, lambda v: times(SHRUNK, v))
+        shrunk = batched(floats, of_floats, lambda v: _times(SHRUNK, v))
         each = stack([pull(floats, others, dout), pull(shrunk, others, second)])
         summed = tuple(d if a == 0 else d.sum(0) for d, a in zip(each, of_floats, strict=True))
         names = ", ".join(dict.fromkeys(_argument_name(s, n) for n in subset))
@@ -118,16 +117,20 @@ def vmap(s: Subject, plain: Outputs, floats: Any, others: Any, dout: Any) -> Ite
 
 
 def _take(leaf: Any, index: np.ndarray) -> Any:
-    return leaf[index] if _is_key(leaf) else np.asarray(leaf)[index]
+    return (leaf if _is_of_jax(leaf) else np.asarray(leaf))[index]
 
 
-def _is_key(leaf: Any) -> bool:
-    """Which NumPy does not know. What it does is left to it: it compiles nothing."""
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def _times(scale: float, leaf: Any) -> Any:
+    return scale * leaf if _is_of_jax(leaf) else (scale * np.asarray(leaf)).astype(leaf.dtype)
 
 
-def _twice(leaf: Any) -> Any:
-    return (jnp if _is_key(leaf) else np).stack([leaf, leaf])
+def _pair(a: Any, b: Any) -> Any:
+    return (jnp if _is_of_jax(a) else np).stack([a, b])
+
+
+def _is_of_jax(leaf: Any) -> bool:
+    """A key, or what was a Python number. All else is left to NumPy, which compiles nothing."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) or getattr(leaf, "weak_type", False)
 
 
 def _argument_name(s: Subject, number: int) -> str:
