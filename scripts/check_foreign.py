@@ -1,7 +1,6 @@
 """What `funcnet.check_rule` says about the hand-written gradients of other libraries.
 
     python scripts/check_foreign.py             prints the table
-    python scripts/check_foreign.py --write     and puts it into README.md
     python scripts/check_foreign.py --only ott  the rows with "ott" in library or function
 
 A row is one function with a `jax.custom_vjp` inside, on small random arguments in float32. Where a
@@ -26,7 +25,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import readme
 
 PALLAS = "jax.experimental.pallas.ops"
 
@@ -210,10 +208,11 @@ def cell(text: str, width: int = 160) -> str:
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
-def table(only: str) -> str:
-    """The table in Markdown, with the machine below; prints each row when it is done."""
-    lines = ["| library | function | by design | verdict | findings |", "|---|---|---|---|---|"]
-    print(*lines, sep="\n")
+def show(only: str) -> None:
+    """Prints the table in Markdown, each row when it is done, with the machine below."""
+    print(
+        "| library | function | by design | verdict | findings |", "|---|---|---|---|---|", sep="\n"
+    )
     for row in rows():
         if only not in f"{row.library} {row.name}":
             continue
@@ -223,26 +222,18 @@ def table(only: str) -> str:
             continue
         version, verdict, found = result
         cells = (f"{row.library} {version}", f"`{row.name}`", row.intended, verdict, found)
-        lines.append(f"| {' | '.join(cells)} |")
-        print(lines[-1], flush=True)
+        print(f"| {' | '.join(cells)} |", flush=True)
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    lines += ["", f"jax {jax.__version__}, Python {platform.python_version()}, {machine}."]
-    print(*lines[-2:], sep="\n")
-    return "\n".join(lines)
+    print(f"\njax {jax.__version__}, Python {platform.python_version()}, {machine}.")
 
 
 def main() -> None:
-    """Prints the table, and writes it into README.md if asked to."""
+    """Prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="put the table into README.md")
     parser.add_argument("--only", default="", help="the rows with this text in their name")
     config = parser.parse_args()
     del sys.argv[1:]  # tokamax reads it, and refuses what it does not know
-    if config.write and config.only:
-        parser.error("--write is for the whole table")
-    text = table(config.only)
-    if config.write:
-        readme.write("foreign", text)
+    show(config.only)
 
 
 if __name__ == "__main__":
