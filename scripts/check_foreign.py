@@ -34,7 +34,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")  # Keras reads it when it is impor
 class Foreign(NamedTuple):
     """A function of another library; `make()` imports it, and returns f, its args and kwargs."""
 
-    library: str  # the name of the distribution
+    package: str  # the name of the distribution
     name: str
     make: Callable[[], tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
     intended: str = ""  # how the gradient is meant to differ from that of the forward
@@ -187,7 +187,7 @@ def checked(row: Foreign) -> str | tuple[str, str, str]:
     from funcnet import check_rule
 
     try:
-        version = metadata.version(row.library)
+        version = metadata.version(row.package)
         f, args, kwargs = row.make()
     except metadata.PackageNotFoundError:
         return "not installed"
@@ -214,14 +214,14 @@ def show(only: str) -> None:
         "| library | function | by design | verdict | findings |", "|---|---|---|---|---|", sep="\n"
     )
     for row in rows():
-        if only not in f"{row.library} {row.name}":
+        if only not in f"{row.package} {row.name}":
             continue
         result = checked(row)
         if isinstance(result, str):
-            print(f"skipped: {row.library}, {row.name}: {result}", flush=True)
+            print(f"skipped: {row.package}, {row.name}: {result}", flush=True)
             continue
         version, verdict, found = result
-        cells = (f"{row.library} {version}", f"`{row.name}`", row.intended, verdict, found)
+        cells = (f"{row.package} {version}", f"`{row.name}`", row.intended, verdict, found)
         print(f"| {' | '.join(cells)} |", flush=True)
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     print(f"\njax {jax.__version__}, Python {platform.python_version()}, {machine}.")
