@@ -17,7 +17,7 @@ import optax
 from funcnet import ops
 from funcnet.datasets import mnist
 from funcnet.layers import Layer
-from funcnet.training import PerExample, TrainState, accuracy, make_step
+from funcnet.training import TrainState, accuracy, make_step
 
 
 class Digits(NamedTuple):
@@ -66,10 +66,8 @@ def train(
     *,
     every: int = 0,
     measure: Callable[[TrainState], Any] = lambda _: (),
-    loss: PerExample = ops.softmax_cross_entropy,
-    penalty: Callable[[Any], jax.Array] | None = None,
 ) -> tuple[TrainState, jax.Array, Any]:
-    """Trains one network.
+    """Trains one network to classify, by the cross entropy of its softmax.
 
     Args:
       model: The network.
@@ -80,14 +78,12 @@ def train(
       batches: Of shape (steps, batch_size): which examples each step sees.
       every: Measure after so many steps, which must divide their number; 0: only at the end.
       measure: What to measure, a pure function of the state of training.
-      loss: Of one example.
-      penalty: A term of the loss that depends on the parameters alone.
 
     Returns:
       The state at the end, the loss of each step's minibatch before the step, shape (steps,), and
       what was measured, with a leading axis of steps / every.
     """
-    step = make_step(model, loss, optimizer, penalty=penalty)
+    step = make_step(model, ops.softmax_cross_entropy, optimizer)
     steps = len(batches)
     batches = batches.reshape(steps // (every or steps), every or steps, -1)
 
