@@ -21,9 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES
+from cases import CASES, ORACLES
 from criterion import cast, cotangents, equal, error_ratio, pull, split
-from oracles import ORACLES
 
 from funcnet import RULES, autodiff, ops
 

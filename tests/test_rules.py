@@ -1,4 +1,4 @@
-"""Every property, for every rule, on every case of `cases.py`."""
+"""Every property, for every rule, on every case of `cases`."""
 
 import functools
 from typing import Any, NamedTuple
@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, RESIDUAL_BYTES
+from cases import CASES, ORACLES, RESIDUAL_BYTES
 from criterion import cast, cotangents, equal, error_ratio, pull, split
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from oracles import ORACLES
 
 from funcnet import RULES, autodiff, ops, optim  # noqa: F401  (the registry fills on import)
 from funcnet.check import criterion as gate

@@ -1,0 +1,55 @@
+"""Batch Normalization."""
+
+import numpy as np
+
+from cases.case import Case, normal, probabilities
+
+CASES = {
+    "batch_norm": [
+        Case("rank2", (normal(8, 3), normal(3, mean=1.0), normal(3)), shard=(True, False, False)),
+        Case("rank4", (normal(2, 3, 4, 2), normal(2, mean=1.0), normal(2))),
+        Case("eps", (normal(6, 3), normal(3), normal(3, seed=1)), {"eps": 0.5}),
+        Case("no eps", (normal(6, 3), normal(3), normal(3, seed=1)), {"eps": 0.0}),
+        Case("one column", (normal(5, 1), normal(1), normal(1, seed=1))),
+        Case("one example", (normal(1, 3), normal(3), normal(3, seed=1))),
+        Case("constant", (np.full((4, 2), 3.0), normal(2), normal(2, seed=1))),
+        Case("zero scale", (normal(6, 2), np.array([0.0, 1.0]), normal(2))),
+        Case("large mean", (normal(6, 3, mean=1e4), normal(3), normal(3, seed=1))),
+    ],
+    "batch_norm_inference": [
+        Case(
+            "rank2",
+            (normal(4, 3), normal(3), normal(3, seed=1), normal(3, seed=2), probabilities(3)),
+            shard=(True, False, False, False, False),
+        ),
+        Case(
+            "rank4",
+            (normal(2, 3, 1, 2), normal(2), normal(2, seed=1), normal(2, seed=2), np.ones(2)),
+            {"eps": 0.1},
+        ),
+        Case(
+            "no variance",
+            (normal(4, 3), normal(3), normal(3, seed=1), normal(3, seed=2), np.zeros(3)),
+        ),
+    ],
+}
+
+
+def _batch_norm(x, scale, bias, *, eps=1e-5):
+    x = np.asarray(x, np.longdouble)  # a large mean costs digits that float64 does not have
+    columns = np.reshape(x, (-1, np.shape(x)[-1]))
+    mean, var = columns.mean(0), columns.var(0)
+    return (x - mean) / np.sqrt(var + eps) * scale + bias, mean, var
+
+
+ORACLES = {
+    "batch_norm": _batch_norm,
+    "batch_norm_inference": lambda x, scale, bias, mean, var, *, eps=1e-5: (
+        (x - mean) / np.sqrt(var + eps) * scale + bias
+    ),
+}
+
+RESIDUAL_BYTES = {
+    "batch_norm": 3 * 4 * 3,  # μ₀, δ and r of 3 columns
+    "batch_norm_inference": 0,
+}

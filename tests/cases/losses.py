@@ -1,0 +1,87 @@
+"""Losses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cases.case import Case, ints, normal, one_hot, probabilities
+
+TARGETS = [
+    Case("rank2", (normal(4, 5), normal(4, 5, seed=1)), shard=(True, True)),
+    Case("rank1", (normal(3), normal(3, seed=1))),
+    Case("rank4", (normal(2, 1, 3, 4), normal(2, 1, 3, 4, seed=1))),
+    Case("one output", (normal(4, 1), normal(4, 1, seed=1))),
+    Case("exact", (np.ones((2, 3)), np.ones((2, 3)))),
+    Case("empty", (np.zeros((0, 3)), np.zeros((0, 3)))),
+]
+
+CASES = {
+    "mean_squared_error": TARGETS,
+    "sum_squared_error": TARGETS,
+    "cross_entropy": [
+        Case("rank2", (probabilities(4, 5), probabilities(4, 5, seed=1)), shard=(True, True)),
+        Case("index", (probabilities(4, 5), ints(0, 4, 2, -1))),
+        Case("rank1", (probabilities(5), one_hot(3, 5))),
+        Case("index rank1", (probabilities(5), np.array(2, np.uint8))),
+        Case("rank4", (probabilities(2, 1, 3, 4), probabilities(2, 1, 3, 4, seed=1))),
+        Case("one-hot", (probabilities(3, 4), one_hot([0, 2, 2], 4))),
+        Case("one-hot ints", (probabilities(3, 4), one_hot([0, 2, 2], 4).astype(np.int32))),
+        Case("not normalised", (np.exp(normal(3, 4)), np.exp(normal(3, 4, seed=1)))),
+    ],
+    "softmax_cross_entropy": [
+        Case("rank2", (normal(4, 5), probabilities(4, 5, seed=1)), shard=(True, True)),
+        Case("index", (normal(4, 5), ints(0, 4, 2, -1))),
+        Case("rank1", (normal(5), one_hot(3, 5))),
+        Case("index rank1", (normal(5), np.array(2, np.uint8))),
+        Case("rank4", (normal(2, 1, 3, 4), probabilities(2, 1, 3, 4, seed=1))),
+        Case("index rank3", (normal(2, 3, 4), np.array([[0, 1, 2], [3, 3, 0]], np.int64))),
+        Case("one-hot", (normal(3, 4), one_hot([0, 2, 2], 4))),
+        Case("one-hot ints", (normal(3, 4), one_hot([0, 2, 2], 4).astype(np.int32))),
+        Case("not normalised", (normal(3, 4), 3 * probabilities(3, 4, seed=1))),
+        Case("half", (normal(2, 3), np.array([[0.5, 0.5, 0.0], [0.4, 0.35, 0.25]]))),
+        Case("uniform", (np.zeros((3, 5)), ints(0, 4, 2))),
+        Case("ties", (np.array([[3.0, 3.0, 1.0], [3.0, 3.0, 1.0]]), one_hot([0, 2], 3))),
+        Case("ties index", (np.array([[3.0, 3.0, 1.0], [3.0, 3.0, 1.0]]), ints(0, 2))),
+        Case("one class", (normal(3, 1), ints(0, 0, 0))),
+        Case("offset", (normal(3, 5, mean=1000.0), ints(0, 4, 2))),
+        Case("offset probabilities", (normal(3, 5, mean=1000.0), probabilities(3, 5, seed=1))),
+        Case("confident", (normal(3, 5, scale=20.0), one_hot([0, 4, 2], 5))),
+        Case("confident index", (normal(3, 5, scale=20.0), ints(0, 4, 2))),
+        Case("masked", (np.array([[0.0, 1.0, -np.inf]]), ints(0))),
+        Case("masked one-hot", (np.array([[0.0, 1.0, -np.inf]]), ints([1, 0, 0]))),
+        Case("empty", (np.zeros((0, 3)), np.zeros((0,), np.int32))),
+    ],
+}
+
+
+def _cross_entropy(y, t):
+    dense = np.eye(y.shape[-1])[t] if np.shape(t) != np.shape(y) else t
+    return -(dense * np.log(y)).sum(-1)
+
+
+def _softmax_cross_entropy(x, t):
+    if np.shape(t) != np.shape(x):
+        wrapped = jnp.where(jnp.asarray(t, jnp.int32) < 0, t + np.shape(x)[-1], t)
+        return optax.losses.softmax_cross_entropy_with_integer_labels(
+            jnp.asarray(x), jnp.asarray(wrapped, jnp.int32)
+        )
+    log_p = jax.nn.log_softmax(jnp.asarray(x))
+    return -jnp.where(t == 0, 0.0, np.asarray(t, float) * log_p).sum(
+        -1
+    )  # Optax gives nan for 0 · log 0
+
+
+ORACLES = {
+    "mean_squared_error": lambda y, t: np.square(y - t).mean(-1),
+    "sum_squared_error": lambda y, t: np.square(y - t).sum(-1) / 2,
+    "cross_entropy": _cross_entropy,
+    "softmax_cross_entropy": _softmax_cross_entropy,
+}
+
+RESIDUAL_BYTES = {
+    "mean_squared_error": 0,
+    "sum_squared_error": 0,
+    "cross_entropy": 0,
+    "softmax_cross_entropy": 4 * 20 + 3 * 4 * 4,  # others; e_own, rest and m of 4 rows
+}
