@@ -9,6 +9,15 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_num_cpu_devices", 4)  # for shard_map and sharded jit
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--mutants",
+        type=int,
+        default=16,
+        help="changes tried of each file of ops by test_mutations.py, evenly spread (0: all)",
+    )
+
+
 def pytest_configure(config):
     """The default run compiles without LLVM's optimizations, which takes most of its time.
 

@@ -15,26 +15,25 @@ from jax.sharding import PartitionSpec as P
 from funcnet import RULES, autodiff, ops, optim  # noqa: F401  (the registry fills on import)
 from funcnet.check import criterion as gate
 
-# Of a rule with many cases, the later ones are slow. The properties of one case share what is
-# measured, if they run in one process.
+# The default run tries the first cases of a rule and the transformations that find most; the slow
+# one all. What is compiled for a rule is shared by its tests, which run in one process.
+SLOW = pytest.mark.slow
+
+
+def param(name, *values, id, slow=False):
+    marks = [pytest.mark.xdist_group(name), *([SLOW] if slow else [])]
+    return pytest.param(name, *values, id=id, marks=marks)
+
+
 ALL = [
-    pytest.param(
-        name,
-        i,
-        id=f"{name}-{c.id}",
-        marks=[pytest.mark.xdist_group(f"{name} {i}"), *([pytest.mark.slow] if i > 5 else [])],
-    )
+    param(name, i, id=f"{name}-{c.id}", slow=i > 2)
     for name, cases in CASES.items()
     for i, c in enumerate(cases)
 ]
-FIRST = [pytest.param(name, cs[0], id=name) for name, cs in CASES.items()]
+FIRST = [param(name, cases[0], id=name) for name, cases in CASES.items()]
 NARROW = [  # float32 for all cases, the others for the first
-    pytest.param(
-        name,
-        i,
-        dtype,
-        id=f"{name}-{c.id}-{dtype.dtype.name}",
-        marks=[pytest.mark.slow] if i > 1 else [],
+    param(
+        name, i, dtype, id=f"{name}-{c.id}-{dtype.dtype.name}", slow=i > 0 or dtype != jnp.float32
     )
     for name, cases in CASES.items()
     for i, c in enumerate(cases)
@@ -47,11 +46,31 @@ def ruled(name):
     return getattr(ops, name)
 
 
-def setup(name, case, dtype=jnp.float64):
-    """The rule as g, its autodiff twin, the floating leaves of the arguments, and cotangents."""
+class Setup(NamedTuple):
+    """A case: the rule as g, its autodiff twin, the floating leaves of its arguments, cotangents.
+
+    `by_hand` and `by_autodiff` are the compiled pullbacks, the same for every test of the case.
+    """
+
+    g: Any
+    plain: Any
+    values: Any
+    dout: Any
+    by_hand: Any
+    by_autodiff: Any
+
+
+@functools.cache
+def functions(name, id):
+    case = next(c for c in CASES[name] if c.id == id)
     g, values = split(ruled(name), case.args, case.static)
+    return g, autodiff(g), values, pull(g), pull(autodiff(g))
+
+
+def setup(name, case, dtype=jnp.float64):
+    g, plain, values, by_hand, by_autodiff = functions(name, case.id)
     values = cast(values, dtype)
-    return g, autodiff(g), values, cotangents(g, values)
+    return Setup(g, plain, values, cotangents(g, values), by_hand, by_autodiff)
 
 
 def test_every_rule_has_cases_and_oracle():
@@ -70,13 +89,13 @@ class Measured(NamedTuple):
 
 @functools.cache
 def measure(name, index):
-    g, plain, values, dout = setup(name, CASES[name][index])
+    g, plain, values, dout, *_ = setup(name, CASES[name][index])
 
     @jax.jit
     def run(values, dout):
         of_fwd, hand = jax.vjp(g, *values)
-        _, auto = jax.vjp(plain, *values)
-        return Measured(g(*values), of_fwd, plain(*values), hand(dout), auto(dout))
+        of_autodiff, auto = jax.vjp(plain, *values)
+        return Measured(g(*values), of_fwd, of_autodiff, hand(dout), auto(dout))
 
     return run(values, dout)
 
@@ -114,18 +133,17 @@ def test_a_rule_wrong_by_a_thousandth_is_refuted(name, index):
 @pytest.mark.parametrize(("name", "index", "dtype"), NARROW)
 def test_gradient_in_narrow_dtypes(name, index, dtype):
     """The accuracy: rounding alone, or where autodiff's error is larger than that, less than it."""
-    g, plain, values, dout = setup(name, CASES[name][index], dtype)
-    hand = pull(g)(values, dout)
+    g, _, values, dout, by_hand, by_autodiff = setup(name, CASES[name][index], dtype)
+    hand = by_hand(values, dout)
     assert [h.dtype for h in hand] == [v.dtype for v in values]
     ratio = error_ratio(g, values, dout, dtype, hand)
-    assert ratio <= 1 or ratio <= error_ratio(g, values, dout, dtype, pull(plain)(values, dout))
+    assert ratio <= 1 or ratio <= error_ratio(g, values, dout, dtype, by_autodiff(values, dout))
 
 
 @pytest.mark.parametrize(("name", "case"), FIRST)
 def test_not_less_accurate_than_autodiff(name, case):
     """Over 8 seeds in float32: root mean square within 5 %, maximum within a factor 2, ± an ulp."""
-    g, plain, values, _ = setup(name, case, jnp.float32)
-    by_hand, by_autodiff = pull(g), pull(plain)
+    g, _, values, _, by_hand, by_autodiff = setup(name, case, jnp.float32)
     wide = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float64), tree)
     flat = lambda leaves: np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in leaves])
     truth, hand, auto = [], [], []
@@ -140,17 +158,17 @@ def test_not_less_accurate_than_autodiff(name, case):
 
 @pytest.mark.parametrize(("name", "case"), FIRST)
 def test_linear_in_the_cotangent(name, case):
-    g, _, values, dout = setup(name, case)
-    pullback = pull(g)
+    _, _, values, dout, by_hand, _ = setup(name, case)
     for scale in (0.0, 1e-4, -1e3):
-        scaled = pullback(values, jax.tree.map(lambda d, s=scale: s * d, dout))
-        equal(scaled, tuple(scale * d for d in pullback(values, dout)))
+        scaled = by_hand(values, jax.tree.map(lambda d, s=scale: s * d, dout))
+        equal(scaled, tuple(scale * d for d in by_hand(values, dout)))
 
 
+@SLOW
 @pytest.mark.parametrize(("name", "case"), FIRST)
 def test_second_derivative(name, case):
     """Forward over reverse (as in `jax.hessian`) and reverse over reverse equal autodiff's."""
-    g, plain, values, dout = setup(name, case)
+    g, plain, values, dout, *_ = setup(name, case)
     direction = tuple(jnp.cos(jnp.arange(v.size, dtype=v.dtype)).reshape(v.shape) for v in values)
 
     def products(g):
@@ -196,34 +214,46 @@ def in_vmap(pullback):
 @pytest.mark.parametrize(("name", "case"), FIRST)
 def test_gradient_inside_a_transformation(name, case):
     """All in one program, to compile it once."""
-    g, plain, values, dout = setup(name, case)
+    g, _, values, dout, _, by_autodiff = setup(name, case)
     pullback = lambda values, dout: jax.vjp(g, *values)[1](dout)
     transforms = (in_jit, in_scan, in_cond, in_vmap)
     inside = jax.jit(lambda *at: [transform(pullback)(*at) for transform in transforms])
-    expected = pull(plain)(values, dout)
+    expected = by_autodiff(values, dout)
     for actual in inside(values, dout):
         equal(actual, expected)
 
 
+@SLOW
 @pytest.mark.parametrize(("name", "case"), FIRST)
 def test_gradient_of_a_transformation(name, case):
-    """Differentiating through jit, remat, scan and vmap (each argument batched, or shared)."""
-    g, plain, values, dout = setup(name, case)
-    expected = pull(plain)(values, dout)
-    equal(pull(jax.jit(g))(values, dout), expected)
-    equal(pull(jax.checkpoint(g))(values, dout), expected)
+    """Differentiating through jit, remat, scan and vmap (each argument batched, or shared).
+
+    All in one program, to compile it once.
+    """
+    g, _, values, dout, _, by_autodiff = setup(name, case)
+    pulled = lambda f, values, dout: jax.vjp(f, *values)[1](dout)
     scanned = lambda *v: jax.lax.scan(lambda c, _: (c, g(*v)), 0, length=3)[1]
-    equal(
-        pull(scanned)(values, jax.tree.map(lambda d: jnp.stack([d, d, 0 * d]), dout)),
-        tuple(2 * e for e in expected),
+    two, three = (
+        jax.tree.map(lambda d, s=scales: jnp.stack([k * d for k in s]), dout)
+        for scales in ((1.0, 0.5), (1.0, 1.0, 0.0))
     )
-    two = jax.tree.map(lambda d: jnp.stack([d, 0.5 * d]), dout)
-    for batched in range(len(values)):
-        axes = tuple(0 if i == batched else None for i in range(len(values)))
-        stacked = tuple(
-            jnp.stack([v, v]) if a == 0 else v for v, a in zip(values, axes, strict=True)
-        )
-        actual = pull(jax.vmap(g, in_axes=axes))(stacked, two)
+
+    def mapped(batched):
+        axes = [0 if i == batched else None for i in range(len(values))]
+        stacked = [jnp.stack([v, v]) if i == batched else v for i, v in enumerate(values)]
+        return pulled(jax.vmap(g, in_axes=axes), stacked, two)
+
+    @jax.jit
+    def through(values, dout):
+        same = [pulled(f, values, dout) for f in (jax.jit(g), jax.checkpoint(g))]
+        return same, pulled(scanned, values, three), [mapped(i) for i in range(len(values))]
+
+    expected = by_autodiff(values, dout)
+    same, twice, per_argument = through(values, dout)
+    for actual in same:
+        equal(actual, expected)
+    equal(twice, tuple(2 * e for e in expected))
+    for batched, actual in enumerate(per_argument):
         for i, (d, e) in enumerate(zip(actual, expected, strict=True)):
             equal(d, jnp.stack([e, 0.5 * e]) if i == batched else 1.5 * e)
 
@@ -268,16 +298,13 @@ def sharding_of(case, axis="d"):
     )
 
 
-SLOW = pytest.mark.slow
-
-
 @pytest.mark.parametrize(
     "check", [pytest.param(True, id="vma"), pytest.param(False, id="no-vma", marks=SLOW)]
 )
 @pytest.mark.parametrize(("name", "case"), FIRST)
 def test_shard_map(name, case, check):
     """On two devices, differentiated outside of `shard_map` and inside of it, as autodiff is."""
-    g, plain, values, _ = setup(name, case)
+    g, plain, values, *_ = setup(name, case)
     mesh, specs = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,)), sharding_of(case)
 
     def mapped(g):
@@ -307,7 +334,7 @@ def test_shard_map(name, case, check):
 @pytest.mark.parametrize(("name", "case"), FIRST)
 def test_sharded_jit(name, case, kind):
     """`jax.jit` of sharded arguments gives the gradient of one device."""
-    g, plain, values, dout = setup(name, case)
+    g, _, values, dout, _, by_autodiff = setup(name, case)
     mesh = jax.make_mesh((2,), ("d",), axis_types=(kind,))
     with jax.set_mesh(mesh):
         put = lambda v, spec: jax.device_put(v, NamedSharding(mesh, spec))
@@ -315,17 +342,17 @@ def test_sharded_jit(name, case, kind):
         out = jax.jit(g)(*sharded)
         placed = jax.tree.map(lambda d, y: jax.device_put(d, y.sharding), dout, out)
         actual = jax.tree.map(np.asarray, pull(g)(sharded, placed))
-    equal(actual, pull(plain)(values, dout))
+    equal(actual, by_autodiff(values, dout))
 
 
 BATCHED = [param for param in FIRST if any(param.values[1].shard)]
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize(("name", "case"), BATCHED)
 def test_export_of_any_batch(name, case):
     """Exported with a symbolic batch size, the gradient runs for the one of the case."""
-    g, _, values, _ = setup(name, case)
+    g, _, values, *_ = setup(name, case)
     loss = lambda values: sum(jnp.sum(jnp.sin(y)) for y in jax.tree.leaves(g(*values)))
     (n,) = jax.export.symbolic_shape("n")
     symbolic = tuple(
@@ -336,10 +363,11 @@ def test_export_of_any_batch(name, case):
     equal(tuple(exported.call(values)), jax.jit(jax.grad(loss))(values))
 
 
+@SLOW
 @pytest.mark.parametrize(("name", "case"), FIRST)
 def test_export(name, case):
     """Exported for CPU, CUDA and TPU, serialised and read back, the gradient runs here."""
-    g, plain, values, dout = setup(name, case)
-    exported = jax.export.export(pull(g), platforms=("cpu", "cuda", "tpu"))(values, dout)
+    _, _, values, dout, by_hand, by_autodiff = setup(name, case)
+    exported = jax.export.export(by_hand, platforms=("cpu", "cuda", "tpu"))(values, dout)
     again = jax.export.deserialize(exported.serialize())
-    equal(tuple(again.call(values, dout)), pull(plain)(values, dout))
+    equal(tuple(again.call(values, dout)), by_autodiff(values, dout))
