@@ -207,9 +207,10 @@ def _check_cotangent(name: str, argument: str, darg: Any, types: Any) -> None:
             f"{name}: bwd must return a cotangent of {argument} with the structure of the "
             f"argument, {_describe(types)}, got {_describe(darg)}"
         ) from None
-    for (path, type_), d in zip(jax.tree.leaves_with_path(types), dleaves, strict=True):
+    leaves = jax.tree.leaves_with_path(types, is_leaf=is_none)  # None: an argument left out
+    for (path, type_), d in zip(leaves, dleaves, strict=True):
         leaf = f"{argument}{jax.tree_util.keystr(path)}, which is {_describe(type_)}"
-        if jnp.issubdtype(type_.dtype, jnp.inexact):
+        if type_ is not None and jnp.issubdtype(type_.dtype, jnp.inexact):
             if d is None or _describe(d) != _describe(type_):
                 raise TypeError(
                     f"{name}: bwd must return a cotangent of the type of {leaf}, got {_describe(d)}"

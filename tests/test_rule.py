@@ -216,6 +216,18 @@ def count(f, *args):
     return str(jax.make_jaxpr(f)(*args)).count("custom_vjp_call")
 
 
+def test_an_argument_that_is_none_has_the_cotangent_none():
+    @rule
+    def shifted(x, b=None):
+        return x if b is None else x + b
+
+    try:
+        shifted.defvjp(lambda x, b: (shifted.__wrapped__(x, b), ()), lambda _, dy: (dy, None))
+        assert jax.grad(shifted)(X) == 1.0
+    finally:
+        del RULES["shifted"]
+
+
 def test_autodiff_switches_off_rules_at_any_depth():
     def net(x):
         x = jax.lax.scan(lambda c, _: (ops.tanh(c), None), x, length=3)[0]

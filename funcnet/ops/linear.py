@@ -8,7 +8,7 @@ from funcnet.rule import rule
 
 
 @rule
-def affine(x: jax.Array, w: jax.Array, b: jax.Array) -> jax.Array:
+def affine(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
     """A linear map and a shift of the last axis.
 
         Y = X · W + 1 b,   y_ij = Σ_α x_iα w_αj + b_j
@@ -16,7 +16,7 @@ def affine(x: jax.Array, w: jax.Array, b: jax.Array) -> jax.Array:
     Args:
       x: X, shape (..., n): every leading axis is a batch axis.
       w: W, shape (n, m).
-      b: b, shape (m,).
+      b: b, shape (m,); None for none.
 
     Returns:
       Y, shape (..., m), of the dtype that x, w and b promote to.
@@ -30,17 +30,18 @@ def affine(x: jax.Array, w: jax.Array, b: jax.Array) -> jax.Array:
     [16.0]
     """
     _check_affine(x, w, b)
-    return jnp.matmul(x, w) + b
+    y = jnp.matmul(x, w)
+    return y if b is None else y + b
 
 
-def _check_affine(x: jax.Array, w: jax.Array, b: jax.Array) -> None:
+def _check_affine(x: jax.Array, w: jax.Array, b: jax.Array | None) -> None:
     if w.ndim != 2:
         raise ValueError(f"affine: w must have shape (n, m), got {w.shape}")
     if x.ndim == 0 or x.shape[-1] != w.shape[0]:
         raise ValueError(
             f"affine: x must have shape (..., {w.shape[0]}) for w {w.shape}, got {x.shape}"
         )
-    if b.shape != w.shape[1:]:
+    if b is not None and b.shape != w.shape[1:]:
         raise ValueError(f"affine: b must have shape {w.shape[1:]} for w {w.shape}, got {b.shape}")
 
 
@@ -65,8 +66,8 @@ def affine_bwd(residuals, dy):
     batch = tuple(range(x.ndim - 1))
     dw = _contract(x, dy, batch, batch, like=w)  # (1)
     dx = _contract(dy, w, (dy.ndim - 1,), (1,), like=x)  # (2)
-    db = dy.sum(batch)  # (3)
-    return dx, dw, db.astype(b.dtype)
+    db = None if b is None else dy.sum(batch).astype(b.dtype)  # (3)
+    return dx, dw, db
 
 
 def _contract(

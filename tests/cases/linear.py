@@ -8,6 +8,7 @@ CASES = {
     "affine": [
         Case("rank2", (normal(4, 5), normal(5, 3), normal(3)), shard=(True, False, False)),
         Case("rank1", (normal(5), normal(5, 3), normal(3))),
+        Case("no bias", (normal(2, 4), normal(4, 2), None)),
         Case("rank4", (normal(2, 1, 3, 4), normal(4, 2), normal(2))),
         Case("one input", (normal(3, 1), normal(1, 4), normal(4))),
         Case("a number", (normal(1), normal(1, 1), normal(1, seed=1))),
@@ -18,7 +19,7 @@ CASES = {
 
 
 ORACLES = {
-    "affine": lambda x, w, b: np.einsum("...i,ij->...j", x, w) + b,
+    "affine": lambda x, w, b: np.einsum("...i,ij->...j", x, w) + (0.0 if b is None else b),
 }
 
 RESIDUAL_BYTES = {
