@@ -18,6 +18,8 @@ class Layer(NamedTuple):
     apply: `(params, state, x, *, key=None, train=False) -> (y, state)`. `train` is a Python bool;
       `key` is a PRNG key, needed only by layers that are random in training.
     name: How the layer is written: "Dense(50)".
+    parts: The layers that it runs in a row, if it is made of some; params and state are then tuples
+      with one entry for each.
 
     A Layer is a tuple of functions: close over it, do not pass it through `jax.jit`.
     """
@@ -25,6 +27,7 @@ class Layer(NamedTuple):
     init: Callable[[Any, Shaped], tuple[Params, State]]
     apply: Callable[..., tuple[jax.Array, State]]
     name: str
+    parts: tuple["Layer", ...] = ()
 
     def __repr__(self) -> str:
         return self.name
@@ -71,7 +74,7 @@ def chain(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
     >>> jax.tree.map(lambda p: p.shape, params)
     ({'b': (50,), 'w': (784, 50)}, (), {'b': (10,), 'w': (50, 10)})
     """
-    parts = tuple(_as_layer(layer) for layer in layers)
+    parts = tuple(as_layer("chain", layer) for layer in layers)
 
     def init(key, x):
         params, states = [], []
@@ -96,13 +99,14 @@ def chain(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
             states.append(s)
         return x, tuple(states)
 
-    return Layer(init, apply, f"chain({', '.join(layer.name for layer in parts)})")
+    return Layer(init, apply, f"chain({', '.join(layer.name for layer in parts)})", parts)
 
 
-def _as_layer(layer: Any) -> Layer:
+def as_layer(f: str, layer: Any) -> Layer:
+    """What was given to the combinator f: a layer, or a function of one array as one."""
     if isinstance(layer, Layer):
         return layer
     if not callable(layer):
-        raise TypeError(f"chain: layers must be layers or functions of one array, got {layer!r}")
+        raise TypeError(f"{f}: layers must be layers or functions of one array, got {layer!r}")
     name = getattr(layer, "__name__", repr(layer))
     return stateless(lambda _, x: cast(jax.Array, layer(x)), lambda *_: (), name)

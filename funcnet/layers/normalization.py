@@ -1,9 +1,12 @@
-"""Batch Normalization as a layer, with its running statistics."""
+"""Normalization as layers; that of a batch has running statistics."""
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 
 from funcnet import ops
-from funcnet.layers.base import Layer
+from funcnet.layers.base import Layer, Params, stateless
 from funcnet.ops.precision import wide_dtype
 
 
@@ -52,3 +55,76 @@ def BatchNorm(*, momentum: float = 0.9, eps: float = 1e-5) -> Layer:
         return y, {"mean": follow(state["mean"], mean), "var": follow(state["var"], var)}
 
     return Layer(init, apply, "BatchNorm()")
+
+
+def LayerNorm(*, eps: float = 1e-5) -> Layer:
+    """Layer Normalization over the last axis: `funcnet.ops.layer_norm` with its parameters.
+
+    Params: {"scale": (c,) of ones, "bias": (c,) of zeros}, in float32 at least. State: none.
+
+    Args:
+      eps: ε ≥ 0, added to the variance.
+
+    Raises:
+      ValueError: If eps is negative.
+
+    Reference: Ba, Kiros & Hinton, 2016, arXiv:1607.06450.
+    """
+    return _per_example(
+        "LayerNorm", eps, lambda p, x: ops.layer_norm(x, p["scale"], p["bias"], eps=eps)
+    )
+
+
+def GroupNorm(groups: int, *, eps: float = 1e-5) -> Layer:
+    """Group Normalization of channels: `funcnet.ops.group_norm` with its parameters.
+
+    x is (n, ..., c); with c groups this is Instance Normalization.
+
+    Params: {"scale": (c,) of ones, "bias": (c,) of zeros}, in float32 at least. State: none.
+
+    Args:
+      groups: How many groups; they must divide c.
+      eps: ε ≥ 0, added to the variance.
+
+    Raises:
+      ValueError: If eps is negative; from `apply`, if groups does not divide c.
+
+    Reference: Wu & He, 2018, arXiv:1803.08494.
+    """
+    return _per_example(
+        f"GroupNorm({groups})",
+        eps,
+        lambda p, x: ops.group_norm(x, p["scale"], p["bias"], groups=groups, eps=eps),
+    )
+
+
+def RMSNorm(*, eps: float = 1e-6) -> Layer:
+    """Division by the root mean square of the last axis: `funcnet.ops.rms_norm`.
+
+    Params: {"scale": (c,) of ones}, in float32 at least. State: none.
+
+    Args:
+      eps: ε ≥ 0, added to the mean square.
+
+    Raises:
+      ValueError: If eps is negative.
+
+    Reference: Zhang & Sennrich, 2019, arXiv:1910.07467.
+    """
+    return _per_example("RMSNorm", eps, lambda p, x: ops.rms_norm(x, p["scale"], eps=eps), False)
+
+
+def _per_example(
+    name: str, eps: float, f: Callable[[Params, jax.Array], jax.Array], bias: bool = True
+) -> Layer:
+    """A normalization without running statistics."""
+    if eps < 0:
+        raise ValueError(f"{name.partition('(')[0]}: eps must be at least 0, got {eps}")
+
+    def init(key, x):
+        del key
+        shape, dtype = x.shape[-1:], wide_dtype(x.dtype)
+        params = {"scale": jnp.ones(shape, dtype)}
+        return params | ({"bias": jnp.zeros(shape, dtype)} if bias else {})
+
+    return stateless(f, init, name if name.endswith(")") else f"{name}()")

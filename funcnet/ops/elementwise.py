@@ -1,36 +1,43 @@
 """The compact form of a rule for a function that is applied element by element."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec
 
 import jax
 
+from funcnet.ops.precision import widen
 from funcnet.rule import Ruled, rule
+
+P = ParamSpec("P")
 
 
 def elementwise(
-    *, saves: Callable[[jax.Array], Any], dx: Callable[[Any, jax.Array], jax.Array]
-) -> Callable[[Callable[[jax.Array], jax.Array]], Ruled[[jax.Array], jax.Array]]:
+    *, saves: Callable[..., Any], dx: Callable[..., jax.Array]
+) -> Callable[[Callable[P, jax.Array]], Ruled[P, jax.Array]]:
     """Declares y = f(x), y_i = f(x_i), by what is saved of x and by dx from that and dy.
 
     Because ∂y_i/∂x_j = f′(x_i) if i = j and else 0, the chain rule leaves one term,
 
         dx_i = Σ_j dy_j ∂y_j/∂x_i = dy_i f′(x_i).
 
+    f may have keyword-only options, which are static; all of them are handed on to both functions.
+
     Args:
-      saves: x ↦ residuals, whatever f′(x) is computed from.
-      dx: (residuals, dy) ↦ dx = dy ⊙ f′(x), with the shape and dtype of x.
+      saves: (x, **options) ↦ residuals, whatever f′(x) is computed from.
+      dx: (residuals, dy, **options) ↦ dx = dy ⊙ f′(x), with the shape and dtype of x.
 
     Returns:
       A decorator of the plain forward. The rule's halves are named `<f>_fwd` and `<f>_bwd`.
     """
 
-    def decorate(f: Callable[[jax.Array], jax.Array]) -> Ruled[[jax.Array], jax.Array]:
-        def fwd(x: jax.Array) -> tuple[jax.Array, Any]:
-            return f(x), saves(x)
+    def decorate(f: Callable[P, jax.Array]) -> Ruled[P, jax.Array]:
+        plain: Callable[..., jax.Array] = f
 
-        def bwd(residuals: Any, dy: jax.Array) -> tuple[jax.Array]:
-            return (dx(residuals, dy),)
+        def fwd(x: jax.Array, **options: Any) -> tuple[jax.Array, Any]:
+            return plain(x, **options), saves(x, **options)
+
+        def bwd(residuals: Any, dy: jax.Array, **options: Any) -> tuple[jax.Array]:
+            return (dx(residuals, dy, **options),)
 
         fwd.__name__, bwd.__name__ = f"{f.__name__}_fwd", f"{f.__name__}_bwd"
         ruled = rule(f)
@@ -38,3 +45,26 @@ def elementwise(
         return ruled
 
     return decorate
+
+
+def recomputed(
+    slope: Callable[..., jax.Array],
+) -> Callable[[Callable[P, jax.Array]], Ruled[P, jax.Array]]:
+    """The form of `elementwise` that saves x alone, and computes f′(x) in the backward pass.
+
+    Autodiff keeps parts of f, an array or more beside x. The price of not keeping them is, as with
+    `jax.checkpoint`, to compute them twice, mostly one exponential.
+
+    Args:
+      slope: (x, **options) ↦ f′(x), for x in float32 at least.
+
+    Returns:
+      A decorator of the plain forward.
+    """
+
+    def dx(x: jax.Array, dy: jax.Array, **options: Any) -> jax.Array:
+        # Without a barrier XLA would find parts of f′ computed already in fwd, and keep them.
+        x = jax.lax.optimization_barrier(x)
+        return (widen(dy) * slope(widen(x), **options)).astype(dy.dtype)
+
+    return elementwise(saves=lambda x, **_: x, dx=dx)

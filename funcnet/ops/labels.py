@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from funcnet.ops.sharding import explicit_sharding
+
 
 def is_index(f: str, y: jax.Array, t: jax.Array) -> bool:
     """Whether t holds class indices; else it holds a number for each class."""
@@ -25,6 +27,23 @@ def one_hot(index: jax.Array, classes: int) -> jax.Array:
     """The mask of x_t in each row, shape (..., classes); a negative t counts from the end."""
     t = index.astype(jnp.int32)[..., None]
     return jnp.where(t < 0, t + classes, t) == jnp.arange(classes, dtype=jnp.int32)
+
+
+def put_by_mask(x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
+    """`x` with `value`, of shape (...), for the element x_t of each row."""
+    return jnp.where(one_hot(index, x.shape[-1]), value[..., None], x)
+
+
+def put(x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
+    """`put_by_mask`, but a CPU writes few elements faster than it compares all.
+
+    Autodiff of it is slow. Other devices fuse the comparison into the loop that computes x.
+    """
+    if explicit_sharding(x) is not None:
+        return put_by_mask(x, index, value)
+    own = lambda t: t.astype(jnp.int32)[..., None]
+    write = lambda x, t, v: jnp.put_along_axis(x, own(t), v[..., None], -1, inplace=False)
+    return jax.lax.platform_dependent(x, index, value, cpu=write, default=put_by_mask)
 
 
 def label_cotangent(t: jax.Array, dt: jax.Array) -> jax.Array | None:

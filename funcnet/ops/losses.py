@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 
 from funcnet.ops.labels import at, is_index, label_cotangent, one_hot
+from funcnet.ops.precision import widen
 from funcnet.rule import rule
 
 
-def _check_same(f: str, y: jax.Array, t: jax.Array) -> None:
+def _check_same(f: str, y: jax.Array, t: jax.Array, name: str = "y") -> None:
     if y.ndim == 0 or y.shape != t.shape:
         raise ValueError(
-            f"{f}: t must have the shape of y, {y.shape} of rank 1 at least, got {t.shape}"
+            f"{f}: t must have the shape of {name}, {y.shape} of rank 1 at least, got {t.shape}"
         )
 
 
@@ -167,3 +168,123 @@ def cross_entropy_bwd(residuals, dloss):
 
 
 cross_entropy.defvjp(cross_entropy_fwd, cross_entropy_bwd)
+
+
+@rule
+def huber(y: jax.Array, t: jax.Array, *, delta: float = 1.0) -> jax.Array:
+    """The Huber loss of each example: squares of small errors, absolute values of large ones.
+
+        L = (1/C) Σ_j ρ(y_j − t_j),   ρ(u) = u²/2 if |u| ≤ δ, else δ (|u| − δ/2)
+
+    Args:
+      y: The output, shape (..., C).
+      t: The target, the same shape.
+      delta: δ > 0, the error from which on a larger one pulls no harder. Static.
+
+    Returns:
+      L ≥ 0, shape (...), with the dtype of y.
+
+    Raises:
+      ValueError: If the shapes differ, or delta is not positive.
+
+    Reference: Huber, Robust estimation of a location parameter, 1964, Annals of Mathematical
+    Statistics 35(1), with k = δ; the mean over C as in `mean_squared_error`.
+
+    >>> float(huber(jnp.array([1.0, 2.0]), jnp.array([1.0, 5.0])))
+    1.25
+    """
+    _check_same("huber", y, t)
+    if not delta > 0:
+        raise ValueError(f"huber: delta must be positive, got {delta}")
+    u = jnp.abs(_difference(y, t))
+    q = jnp.minimum(u, delta)
+    return (q * q / 2 + delta * (u - q)).mean(-1).astype(y.dtype)
+
+
+def _difference(y: jax.Array, t: jax.Array) -> jax.Array:
+    return widen(y) - t.astype(widen(y).dtype)
+
+
+def huber_fwd(y, t, *, delta):
+    """Saves the arguments."""
+    return huber.__wrapped__(y, t, delta=delta), (y, t)
+
+
+def huber_bwd(residuals, dloss, *, delta):
+    """The cotangents of y and t.
+
+    With u = y − t, ρ′(u) = u if |u| ≤ δ, else δ sign u: it is u, held within ±δ. So
+
+        dy = (dL/C) min(max(u, −δ), δ),   dt = −dy.                                           (1)
+    """
+    y, t = residuals
+    u = _difference(y, t)
+    dy = (widen(dloss) / y.shape[-1])[..., None] * jnp.clip(u, -delta, delta)  # (1)
+    return dy.astype(y.dtype), label_cotangent(t, -dy)
+
+
+huber.defvjp(huber_fwd, huber_bwd)
+
+
+@rule
+def kl_divergence(log_p: jax.Array, t: jax.Array) -> jax.Array:
+    """The Kullback-Leibler divergence of each example, from the output p to the target t.
+
+        L = Σ_j t_j (log t_j − log p_j),   where 0 · log 0 = 0
+
+    A class with t_j = 0 has no part in it: also where p_j = 0, and in the gradient by t_j, which
+    grows without bound on the way there. Without these guards autodiff gives nan; where t is
+    differentiated too, they cost a temporary array of its size.
+
+    Args:
+      log_p: Logarithms of the output, shape (..., C), as of `log_softmax`.
+      t: The target, of the same shape: probabilities. A negative one gives nan.
+
+    Returns:
+      L, shape (...), with the dtype of log_p; at least 0 where p and t sum to 1.
+
+    Raises:
+      ValueError: If the shapes differ.
+
+    Reference: Kullback & Leibler, On information and sufficiency, 1951, Annals of Mathematical
+    Statistics 22(1), equation 2.4.
+
+    >>> float(kl_divergence(jnp.log(jnp.array([0.5, 0.5])), jnp.array([0.5, 0.5])))
+    0.0
+    """
+    _check_same("kl_divergence", log_p, t, "log_p")
+    zero, log_ratio, t = _log_ratio(log_p, t)
+    return jnp.where(zero, jnp.zeros_like(t), t * log_ratio).sum(-1).astype(log_p.dtype)
+
+
+def _log_ratio(log_p: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Where t = 0, log t − log p but for there, and t, in the precision to compute in."""
+    log_p = widen(log_p)
+    t = t.astype(log_p.dtype)
+    zero = t == 0
+    log_t = jnp.log(jnp.where(zero, jnp.ones_like(t), t))
+    return zero, log_t - jnp.where(zero, jnp.zeros_like(log_p), log_p), t
+
+
+def kl_divergence_fwd(log_p, t):
+    """Saves the arguments."""
+    return kl_divergence.__wrapped__(log_p, t), (log_p, t)
+
+
+def kl_divergence_bwd(residuals, dloss):
+    """The cotangents of log_p and t.
+
+    Both occur in one term of the sum, and ∂(t log t)/∂t = log t + 1:
+
+        dlog p = −dL t,                                                                       (1)
+        dt = dL (log t − log p + 1),   0 where t = 0.                                         (2)
+    """
+    log_p, t_given = residuals
+    zero, log_ratio, t = _log_ratio(log_p, t_given)
+    dl = widen(dloss)[..., None]
+    dlog_p = -dl * t  # (1)
+    dt = jnp.where(zero, jnp.zeros_like(t), dl * (log_ratio + 1))  # (2)
+    return dlog_p.astype(log_p.dtype), label_cotangent(t_given, dt)
+
+
+kl_divergence.defvjp(kl_divergence_fwd, kl_divergence_bwd)

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from funcnet.ops.moments import moments
 from funcnet.ops.precision import widen
 from funcnet.rule import rule
 
@@ -19,20 +20,6 @@ def _check_columns(f: str, x: jax.Array, eps: float, **vectors: jax.Array) -> No
             )
     if eps < 0:
         raise ValueError(f"{f}: eps must be at least 0, got {eps}")
-
-
-def _statistics(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """μ₀, δ and σ² over all axes but the last: the mean is μ₀ + δ, and σ² is the biased variance.
-
-    The mean is subtracted in two parts. μ₀ is rounded to the precision of a number of its size,
-    which may be far above σ; δ is the mean of what it leaves.
-    """
-    batch = tuple(range(x.ndim - 1))
-    mean = x.mean(batch)
-    u = x - mean
-    delta = u.mean(batch)
-    var = (u**2).mean(batch) - delta**2  # δ is a rounding error: nothing cancels
-    return mean, delta, var
 
 
 @rule
@@ -72,7 +59,8 @@ def batch_norm(
 def batch_norm_fwd(x, scale, bias, *, eps):
     """Saves x, and μ (in two parts), r, γ and β: five numbers per column."""
     _check_columns("batch_norm", x, eps, scale=scale, bias=bias)
-    mean, delta, var = _statistics(widen(x))
+    batch = tuple(range(x.ndim - 1))
+    mean, delta, var = moments(widen(x), lambda a: a.mean(batch))
     r = 1 / jnp.sqrt(var + eps)
     z = (widen(x) - mean - delta) * r
     y = (widen(scale) * z + widen(bias)).astype(x.dtype)

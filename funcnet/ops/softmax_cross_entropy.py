@@ -3,13 +3,15 @@
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.labels import at, is_index, label_cotangent, one_hot
+from funcnet.ops.labels import at, is_index, label_cotangent, put, put_by_mask
 from funcnet.ops.precision import widen
 from funcnet.rule import rule
 
 
 @rule
-def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def softmax_cross_entropy(
+    logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
+) -> jax.Array:
     """The cross entropy of softmax(logits) of each example.
 
         L = −Σ_j t_j log p_j,   p_j = exp(x_j) / Σ_k exp(x_k)
@@ -18,26 +20,31 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     nearly 1 at the label (both are then tiny), and where all logits share a large offset. Class
     indices are the fast form; for a number per class that accuracy costs two more passes.
 
+    Label smoothing by a puts (1 − a) t + a/C in the place of t: no p has to become 1.
+
     Args:
       logits: x, shape (..., C).
       labels: t: probabilities or one-hot, of the shape of logits; or class indices from −C to C − 1
         (as in indexing), of shape (...) and an integer dtype. Another index gives nan.
+      label_smoothing: a in [0, 1). Static.
 
     Returns:
       L, shape (...), with the dtype of logits.
 
     Raises:
-      ValueError: If labels are of neither form.
+      ValueError: If labels are of neither form, or label_smoothing is outside [0, 1).
 
     Reference: Source A 3.3.8; the source's (Y − T)/C belongs to its loss scaled by 1/C (3.3.7).
+    Label smoothing: Szegedy et al., Rethinking the Inception architecture for computer vision,
+    2015, section 7, arXiv:1512.00567.
 
     >>> print(f"{softmax_cross_entropy(jnp.array([50.0, 0.0]), jnp.array(0)):.4e}")
     1.9287e-22
     """
-    return softmax_cross_entropy_fwd(logits, labels)[0]
+    return _forward(logits, labels, label_smoothing, put_by_mask)[0]
 
 
-def softmax_cross_entropy_fwd(logits, labels):
+def softmax_cross_entropy_fwd(logits, labels, *, label_smoothing):
     """Saves `others`, of the size of x, and sums of it for each example.
 
     With m = max x, z = x − m and e = eᶻ, the class that the label is about, if there is one, is the
@@ -48,18 +55,23 @@ def softmax_cross_entropy_fwd(logits, labels):
 
     so that a tiny rest keeps its digits. If the own class is the maximum, e_own = 1 and log s is
     exact; if not, rest ≥ 1 or L ≥ t_own (m − x_own), and nothing tiny is at stake.
+
+    A smoothed index adds a (log s − ⟨z⟩), ⟨·⟩ the mean over the classes, to (1 − a) L: no array of
+    targets is built.
     """
+    return _forward(logits, labels, label_smoothing, put)
+
+
+def _forward(logits, labels, a, put):
+    if not 0 <= a < 1:
+        raise ValueError(f"softmax_cross_entropy: label_smoothing must be in [0, 1), got {a}")
     x = widen(logits)
+    if is_index("softmax_cross_entropy", logits, labels):
+        loss, saved = of_index(x, labels, a, put)
+        return loss.astype(logits.dtype), saved
     m = jax.lax.stop_gradient(x.max(-1, keepdims=True))  # L does not depend on it
     e = jnp.exp(x - m)
-    if is_index("softmax_cross_entropy", logits, labels):
-        others = jnp.where(one_hot(labels, x.shape[-1]), jnp.zeros_like(e), e)
-        rest = others.sum(-1)
-        z_own = at(x, labels) - m.squeeze(-1)
-        e_own = jnp.exp(z_own)
-        loss = jnp.log1p(rest + (e_own - 1)) - z_own
-        return loss.astype(logits.dtype), (others, e_own, rest, labels)
-    t = labels.astype(x.dtype)
+    t = _smooth(labels.astype(x.dtype), a)
     own = 2 * t > t.sum(-1, keepdims=True)
     others = jnp.where(own, jnp.zeros_like(e), e)
     rest = others.sum(-1, keepdims=True)
@@ -70,7 +82,28 @@ def softmax_cross_entropy_fwd(logits, labels):
     return loss.astype(logits.dtype), (others, e_own, rest, labels, logits, m)
 
 
-def softmax_cross_entropy_bwd(residuals, dloss):
+def of_index(x, labels, a, put):
+    """Loss and residuals for class indices, with e changed at the own class by `put`."""
+    m, x_own = jax.lax.stop_gradient(x.max(-1, keepdims=True)), at(x, labels)
+    # No change of m, but now e comes after x_own, and XLA can write it over x.
+    m = jnp.maximum(m, jax.lax.stop_gradient(x_own)[..., None])
+    z_own = x_own - m.squeeze(-1)
+    others = put(jnp.exp(x - m), labels, jnp.zeros_like(z_own))
+    rest = others.sum(-1)
+    e_own = jnp.exp(z_own)
+    log_s = jnp.log1p(rest + (e_own - 1))
+    loss = log_s - z_own
+    if a:
+        loss = (1 - a) * loss + a * (log_s - (x - m).mean(-1))
+    return loss, (others, e_own, rest, labels)
+
+
+def _smooth(t: jax.Array, a: float) -> jax.Array:
+    """(1 − a) t + a/C."""
+    return (1 - a) * t + a / t.shape[-1] if a else t
+
+
+def softmax_cross_entropy_bwd(residuals, dloss, *, label_smoothing):
     """The cotangents of logits and labels.
 
     L = −Σ_j t_j x_j + T log Σ_k exp(x_k), so that with p = e / s (others / s but for the own class)
@@ -84,24 +117,35 @@ def softmax_cross_entropy_bwd(residuals, dloss):
 
     does not cancel: T − t_own is exact (Sterbenz), and 0 for a class index or one-hot t.
 
+    With label smoothing these t are (1 − a) t + a/C, the last one is a − a/C for a class index, and
+    dt is (1 − a) times (2).
+
     Reference: Source A 3.3.8.
     """
-    others, e_own, rest, labels, *logits_m = residuals
-    dl = widen(dloss)
-    if not logits_m:
-        own = one_hot(labels, others.shape[-1])
-        scale = (dl / (e_own + rest))[..., None]
-        dx = jnp.where(own, -rest[..., None], others) * scale  # (1), (3) with T = 1
-        return dx.astype(dloss.dtype), None
-    logits, m = logits_m
-    t = labels.astype(others.dtype)
+    a, dl = label_smoothing, widen(dloss)
+    if len(residuals) == 4:
+        return of_index_bwd(residuals, dl, a, put).astype(dloss.dtype), None
+    others, e_own, rest, labels, logits, m = residuals
+    t = _smooth(labels.astype(others.dtype), a)
     total = t.sum(-1, keepdims=True)
     own, s = 2 * t > total, e_own + rest
     at_own = (total - t) - total * (rest / s)  # (3)
     dx = dl[..., None] * jnp.where(own, at_own, others * (total / s) - t)  # (1)
     log_s = jnp.log1p(rest + (e_own - 1))
     dt = dl[..., None] * (log_s - (widen(logits) - m))  # (2)
+    dt = (1 - a) * dt if a else dt
     return dx.astype(dloss.dtype), label_cotangent(labels, dt)
+
+
+def of_index_bwd(saved, dl, a, put):
+    """(1) for class indices, changed at the own class by `put`."""
+    others, e_own, rest, labels = saved
+    classes = others.shape[-1]
+    scale = dl / (e_own + rest)
+    dx, dx_own = others * scale[..., None], -rest * scale  # (1), (3) with T = 1
+    if a:
+        dx, dx_own = dx - (a / classes * dl)[..., None], dx_own + (a - a / classes) * dl
+    return put(dx, labels, dx_own)
 
 
 softmax_cross_entropy.defvjp(softmax_cross_entropy_fwd, softmax_cross_entropy_bwd)

@@ -16,6 +16,8 @@ TARGETS = [
     Case("empty", (np.zeros((0, 3)), np.zeros((0, 3)))),
 ]
 
+LOG_P = np.log(probabilities(4, 5))
+
 CASES = {
     "mean_squared_error": TARGETS,
     "sum_squared_error": TARGETS,
@@ -51,6 +53,32 @@ CASES = {
         Case("masked", (np.array([[0.0, 1.0, -np.inf]]), ints(0))),
         Case("masked one-hot", (np.array([[0.0, 1.0, -np.inf]]), ints([1, 0, 0]))),
         Case("empty", (np.zeros((0, 3)), np.zeros((0,), np.int32))),
+        Case("smooth", (normal(4, 5), probabilities(4, 5, seed=1)), {"label_smoothing": 0.25}),
+        Case("smooth index", (normal(4, 5), ints(0, 4, 2, -1)), {"label_smoothing": 0.1}),
+        Case("smooth rank1", (normal(5), one_hot(3, 5)), {"label_smoothing": 0.9}),
+        Case("smooth offset", (normal(3, 5, mean=1e3), ints(0, 4, 2)), {"label_smoothing": 0.1}),
+    ],
+    "huber": [
+        Case("rank2", (normal(4, 5), 2 * normal(4, 5, seed=1)), shard=(True, True)),
+        Case("rank1", (normal(3), normal(3, seed=1)), {"delta": 0.5}),
+        Case("rank4", (normal(2, 1, 3, 4), normal(2, 1, 3, 4, seed=1)), {"delta": 2.0}),
+        Case("ints", (3 * normal(2, 3), np.array([[0, 1, 5], [2, -3, 0]], np.int32))),
+        Case("exact, ties", (np.array([[1.0, 1.0, 1.0], [2.0, 0.5, 3.5]]), np.ones((2, 3)))),
+        Case("far", (np.array([[1e30, -1e30, 1e-30]]), np.zeros((1, 3)))),
+        Case("one output", (normal(4, 1), normal(4, 1, seed=1))),
+        Case("empty", (np.zeros((0, 3)), np.zeros((0, 3)))),
+    ],
+    "kl_divergence": [
+        Case("rank2", (LOG_P, probabilities(4, 5, seed=1)), shard=(True, True)),
+        Case("rank1", (LOG_P[0], probabilities(5, seed=1))),
+        Case("rank4", (normal(2, 1, 3, 4), probabilities(2, 1, 3, 4, seed=1))),
+        Case("one-hot", (LOG_P, one_hot([0, 2, 4, 4], 5))),
+        Case("one-hot bools", (LOG_P, one_hot([0, 2, 4, 4], 5).astype(bool))),
+        Case("equal", (np.log(np.full((2, 4), 0.25)), np.full((2, 4), 0.25))),
+        Case("excluded", (np.array([[0.0, -np.inf]]), np.array([[1.0, 0.0]]))),
+        Case("impossible", (np.array([[0.0, -np.inf]]), np.array([[0.5, 0.5]]))),
+        Case("tiny", (np.array([[-1e-30, -200.0]]), np.array([[1.0, 1e-30]]))),
+        Case("empty", (np.zeros((0, 3)), np.zeros((0, 3)))),
     ],
 }
 
@@ -60,7 +88,10 @@ def _cross_entropy(y, t):
     return -(dense * np.log(y)).sum(-1)
 
 
-def _softmax_cross_entropy(x, t):
+def _softmax_cross_entropy(x, t, label_smoothing=0.0):
+    if label_smoothing:
+        dense = one_hot(t, np.shape(x)[-1]) if np.shape(t) != np.shape(x) else t
+        t = np.asarray(optax.losses.smooth_labels(jnp.asarray(dense), label_smoothing))
     if np.shape(t) != np.shape(x):
         wrapped = jnp.where(jnp.asarray(t, jnp.int32) < 0, t + np.shape(x)[-1], t)
         return optax.losses.softmax_cross_entropy_with_integer_labels(
@@ -77,6 +108,13 @@ ORACLES = {
     "sum_squared_error": lambda y, t: np.square(y - t).sum(-1) / 2,
     "cross_entropy": _cross_entropy,
     "softmax_cross_entropy": _softmax_cross_entropy,
+    "huber": lambda y, t, delta=1.0: optax.losses.huber_loss(
+        jnp.asarray(y), jnp.asarray(t, jnp.float64), delta=delta
+    ).mean(-1),
+    "kl_divergence": lambda log_p, t: (
+        jax.scipy.special.xlogy(np.asarray(t, float), t * 1.0).sum(-1)
+        - np.where(t == 0, 0.0, t * log_p).sum(-1)
+    ),
 }
 
 RESIDUAL_BYTES = {
@@ -84,4 +122,6 @@ RESIDUAL_BYTES = {
     "sum_squared_error": 0,
     "cross_entropy": 0,
     "softmax_cross_entropy": 4 * 20 + 3 * 4 * 4,  # others; e_own, rest and m of 4 rows
+    "huber": 0,
+    "kl_divergence": 0,
 }

@@ -81,7 +81,7 @@ def test_labels_of_another_shape(f, labels):
     )
 
 
-@pytest.mark.parametrize("f", [ops.mean_squared_error, ops.sum_squared_error])
+@pytest.mark.parametrize("f", [ops.mean_squared_error, ops.sum_squared_error, ops.huber])
 @pytest.mark.parametrize(
     ("y", "t"), [((6, 4), (6,)), ((6, 1), (6,)), ((6, 4), (1, 4)), ((), ())], ids=str
 )
@@ -91,6 +91,14 @@ def test_targets_of_another_shape(f, y, t):
         f(jnp.ones(y), jnp.ones(t))
     assert str(e.value).startswith(f"{f.__name__}: t must have the shape of y, {y} ")
     assert "\n" not in str(e.value)
+
+
+def test_targets_of_another_shape_for_the_divergence():
+    with pytest.raises(ValueError) as e:
+        ops.kl_divergence(X, T[0])
+    assert str(e.value) == (
+        "kl_divergence: t must have the shape of log_p, (6, 4) of rank 1 at least, got (4,)"
+    )
 
 
 def test_zero_times_log_zero():
@@ -108,6 +116,76 @@ def test_zero_times_log_zero():
 def test_an_impossible_label():
     assert ops.cross_entropy(jnp.array([0.0, 1.0]), jnp.array(0)) == jnp.inf
     assert ops.softmax_cross_entropy(jnp.array([-jnp.inf, 1.0]), jnp.array(0)) == jnp.inf
+
+
+@pytest.mark.parametrize("label_smoothing", [0.1, 0.9])
+def test_smoothing_of_every_form_of_labels(label_smoothing):
+    """A class index, a one-hot and the smoothed target itself are the same."""
+    smooth = (1 - label_smoothing) * T + label_smoothing / 4
+    expected, back = jax.vjp(lambda x: ops.softmax_cross_entropy(x, smooth), X)
+    for labels in (INDEX, INDEX - 4, T, T.astype(np.int32)):
+        f = lambda x, t=labels: ops.softmax_cross_entropy(x, t, label_smoothing=label_smoothing)
+        loss, back_f = jax.vjp(f, X)
+        np.testing.assert_allclose(loss, expected, rtol=1e-14)
+        np.testing.assert_allclose(back_f(loss)[0], back(loss)[0], atol=1e-15)
+
+
+def test_no_smoothing_is_no_other_program():
+    text = lambda **k: str(
+        jax.make_jaxpr(
+            lambda x: jax.vjp(lambda x: ops.softmax_cross_entropy(x, T, **k), x)[1](x[:, 0])
+        )(X)
+    )
+    assert text(label_smoothing=0.0) == text() != text(label_smoothing=0.1)
+
+
+def test_smoothing_of_an_index_builds_no_targets():
+    """Besides the gradient there is one array of the size of the logits at most."""
+    x = jnp.ones((64, 512), jnp.float32)
+    loss = lambda x: ops.softmax_cross_entropy(x, jnp.zeros(64, "i4"), label_smoothing=0.1).sum()
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(x).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 1.1 * x.nbytes
+
+
+@pytest.mark.parametrize("label_smoothing", [-0.1, 1.0, float("nan")])
+def test_smoothing_out_of_range(label_smoothing):
+    with pytest.raises(ValueError) as e:
+        ops.softmax_cross_entropy(X, T, label_smoothing=label_smoothing)
+    assert str(e.value) == (
+        f"softmax_cross_entropy: label_smoothing must be in [0, 1), got {label_smoothing}"
+    )
+
+
+@pytest.mark.parametrize("delta", [0.0, -1.0, float("nan")])
+def test_delta_of_the_huber_loss(delta):
+    with pytest.raises(ValueError) as e:
+        ops.huber(X, T, delta=delta)
+    assert str(e.value) == f"huber: delta must be positive, got {delta}"
+
+
+def test_the_huber_loss_is_smooth_where_its_parts_meet():
+    y = jnp.array([1.0, -1.0, 1.0 + 1e-9, -1.0 - 1e-9, 3.0, 0.5])
+    dy = jax.grad(lambda y: 6 * ops.huber(y, jnp.zeros(6)))(y)
+    np.testing.assert_allclose(dy, [1, -1, 1, -1, 1, 0.5], atol=1e-15)
+    np.testing.assert_allclose(ops.huber(y[:4], jnp.zeros(4)), 0.5, rtol=1e-8)
+
+
+def test_a_class_without_probability_in_the_divergence():
+    """It costs nothing, and has no gradient, also where the output excludes it."""
+    log_p, t = jnp.array([[-jnp.inf, 0.0], [-1.0, -0.5]]), jnp.array([[0.0, 1.0], [0.0, 1.0]])
+    loss, back = jax.vjp(ops.kl_divergence, log_p, t)
+    assert loss.tolist() == [0.0, 0.5]
+    dlog_p, dt = back(jnp.ones(2))
+    assert dlog_p.tolist() == [[0.0, -1.0], [0.0, -1.0]]
+    assert dt.tolist() == [[0.0, 1.0], [0.0, 1.5]]
+    assert ops.kl_divergence(jnp.array([-jnp.inf, 0.0]), jnp.array([0.5, 0.5])) == jnp.inf
+
+
+def test_the_divergence_is_cross_entropy_less_entropy():
+    p, t = np.asarray(ops.softmax(X)), np.asarray(ops.softmax(2 * X + 1))
+    entropy = -(t * np.log(t)).sum(-1)
+    expected = np.asarray(ops.cross_entropy(p, t)) - entropy
+    np.testing.assert_allclose(ops.kl_divergence(np.log(p), t), expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("labels", [np.int32(1), np.array([0.0, 1.0])], ids=["index", "one-hot"])

@@ -1,0 +1,125 @@
+"""Attention as a layer, and the block that transformers repeat."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from funcnet import initializers, ops
+from funcnet.layers.base import Layer, chain
+from funcnet.layers.combinators import residual
+from funcnet.layers.dense import Dense
+from funcnet.layers.dropout import Dropout
+from funcnet.layers.gated import GatedMLP
+from funcnet.layers.normalization import RMSNorm
+
+
+def MultiHeadAttention(
+    heads: int,
+    *,
+    kv_heads: int | None = None,
+    causal: bool = False,
+    rope_base: float | None = None,
+    bias: bool = False,
+    w_init: initializers.Initializer = initializers.xavier,
+    attend: Callable[..., jax.Array] = ops.dot_product_attention,
+) -> Layer:
+    """Self-attention: each place of a sequence looks at the others through several heads.
+
+    x (..., T, c) is mapped to queries, keys and values of c/heads numbers for each head,
+    `funcnet.ops.dot_product_attention` gives the mean of the values that each query asks for, and a
+    last linear map mixes the heads.
+
+    Params: {"q", "k", "v", "out"}, each {"w"} or {"w", "b"}: (c, c) for "q" and "out", and
+    (c, kv_heads · c/heads) for "k" and "v".
+    State: none.
+
+    Args:
+      heads: How many; they must divide c.
+      kv_heads: Heads of keys and values, which must divide heads; by default as many. Fewer are
+        shared by groups of query heads.
+      causal: Whether a place sees only itself and those before it.
+      rope_base: If given, queries and keys are rotated by their place: the base of
+        `funcnet.ops.rope`, 10000 as a rule.
+      bias: Whether the linear maps have one.
+      w_init: Initial weights of the linear maps.
+      attend: `(q, k, v, *, causal) -> y`, another implementation of attention.
+
+    Raises:
+      ValueError: If kv_heads does not divide heads; from `init`, if heads does not divide c, or x
+        has no axis of places.
+
+    Reference: Vaswani et al., 2017, section 3.2.2, arXiv:1706.03762; groups of heads: Ainslie et
+    al., 2023, arXiv:2305.13245.
+
+    >>> MultiHeadAttention(4, causal=True)
+    MultiHeadAttention(4, causal=True)
+    """
+    groups = heads if kv_heads is None else kv_heads
+    if heads < 1 or groups < 1 or heads % groups:
+        raise ValueError(
+            f"MultiHeadAttention: kv_heads must divide heads, got {groups} and {heads}"
+        )
+    name = f"MultiHeadAttention({heads}{', causal=True' if causal else ''})"
+
+    def widths(c: int) -> dict[str, int]:
+        return {"q": c, "k": c // heads * groups, "v": c // heads * groups, "out": c}
+
+    def init(key, x):
+        if len(x.shape) < 2:
+            raise ValueError(f"{name}: x must have shape (..., T, c), got {x.shape}")
+        if x.shape[-1] % heads:
+            raise ValueError(f"{name}: heads must divide the last axis of x, got x {x.shape}")
+        return {
+            part: Dense(width, bias=bias, w_init=w_init).init(jax.random.fold_in(key, i), x)[0]
+            for i, (part, width) in enumerate(widths(x.shape[-1]).items())
+        }, ()
+
+    def apply(params, state, x, *, key=None, train=False):
+        del key, train
+        linear = lambda part, x: ops.affine(x, params[part]["w"], params[part].get("b"))
+        by_head = lambda y: y.reshape(*y.shape[:-1], -1, x.shape[-1] // heads)
+        q, k, v = (by_head(linear(part, x)) for part in ("q", "k", "v"))
+        if rope_base is not None:
+            places = jnp.arange(x.shape[-2])
+            q, k = (ops.rope(y, places, base=rope_base) for y in (q, k))
+        y = attend(q, k, v, causal=causal)
+        return linear("out", y.reshape(x.shape)), state
+
+    return Layer(init, apply, name)
+
+
+def TransformerBlock(
+    heads: int,
+    *,
+    hidden: int,
+    kv_heads: int | None = None,
+    causal: bool = False,
+    rope_base: float | None = 10_000.0,
+    dropout: float = 0.0,
+    attend: Callable[..., jax.Array] = ops.dot_product_attention,
+) -> Layer:
+    """Attention and a gated feed-forward layer, each normalised before and added to its input.
+
+        x ← x + MultiHeadAttention(RMSNorm(x)),   x ← x + GatedMLP(RMSNorm(x))
+
+    Args:
+      heads: Of the attention; they must divide the last axis of x.
+      hidden: The width of the feed-forward layer.
+      kv_heads: As for `MultiHeadAttention`.
+      causal: As for `MultiHeadAttention`.
+      rope_base: As for `MultiHeadAttention`; None for no positions.
+      dropout: The probability of dropping from what is added, in [0, 1).
+      attend: As for `MultiHeadAttention`.
+
+    Reference: Xiong et al., 2020, figure 1(b), arXiv:2002.04745, for the order; Touvron et al.,
+    LLaMA, 2023, section 2.2, arXiv:2302.13971, for the parts.
+    """
+    attention = MultiHeadAttention(
+        heads, kv_heads=kv_heads, causal=causal, rope_base=rope_base, attend=attend
+    )
+    drop = [Dropout(dropout)] if dropout else []
+    block = chain(
+        residual(RMSNorm(), attention, *drop), residual(RMSNorm(), GatedMLP(hidden), *drop)
+    )
+    return block._replace(name=f"TransformerBlock({heads}, hidden={hidden})")

@@ -1,0 +1,155 @@
+"""How layers make larger ones: side by side, around a shortcut, and many equal ones."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcnet.layers.base import Layer, as_layer, chain, stateless
+
+
+def residual(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
+    """A shortcut around a chain of layers, y = x + f(x).
+
+    Params, state and keys are those of `chain(*layers)`, f.
+
+    Args:
+      *layers: As for `chain`. Together they must keep the shape of x.
+
+    Raises:
+      ValueError: From `init` and `apply`, if f(x) has another shape or dtype than x.
+
+    Reference: He et al., Deep residual learning for image recognition, 2016, equation 1,
+    arXiv:1512.03385.
+
+    >>> from funcnet import ops
+    >>> from funcnet.layers import Dense
+    >>> residual(Dense(8), ops.relu)
+    residual(Dense(8), relu)
+    """
+    inner = chain(*layers)
+    name = f"residual({inner.name.removeprefix('chain(')}"
+
+    def apply(params, state, x, *, key=None, train=False):
+        y, state = inner.apply(params, state, x, key=key, train=train)
+        _check_same(name, x, y)
+        return x + y, state
+
+    return Layer(inner.init, apply, name, inner.parts)
+
+
+def parallel(
+    *layers: Layer | Callable[[jax.Array], jax.Array],
+    merge: Callable[[Sequence[jax.Array]], jax.Array] | None = None,
+) -> Layer:
+    """Layers side by side: each is given x, and their outputs are merged.
+
+    Params and state are tuples with one entry for each layer; layer i gets the key
+    `fold_in(key, i)`.
+
+    Args:
+      *layers: Layers, or plain functions of one array.
+      merge: Of the list of outputs. By default they are concatenated along the last axis.
+
+    >>> from funcnet.layers import Dense
+    >>> net = parallel(Dense(2), Dense(3))
+    >>> params, state = net.init(jax.random.key(0), jnp.ones((1, 4)))
+    >>> net.apply(params, state, jnp.ones((1, 4)))[0].shape
+    (1, 5)
+    """
+    branches = [as_layer("parallel", layer) for layer in layers]
+    merged = merge or (lambda outputs: jnp.concatenate(outputs, -1))
+
+    def each(key: Any) -> list[Any]:
+        return [None if key is None else jax.random.fold_in(key, i) for i in range(len(branches))]
+
+    def init(key, x):
+        made = [branch.init(k, x) for branch, k in zip(branches, each(key), strict=True)]
+        return tuple(p for p, _ in made), tuple(s for _, s in made)
+
+    def apply(params, state, x, *, key=None, train=False):
+        outputs, states = [], []
+        for branch, p, s, k in zip(branches, params, state, each(key), strict=True):
+            y, s = branch.apply(p, s, x, key=k, train=train)
+            outputs.append(y)
+            states.append(s)
+        return merged(outputs), tuple(states)
+
+    return Layer(init, apply, f"parallel({', '.join(branch.name for branch in branches)})")
+
+
+def repeat(
+    layer: Layer | Callable[[jax.Array], jax.Array], times: int, *, checkpoint: bool = False
+) -> Layer:
+    """Equal layers in a row, each with parameters of its own, as one `lax.scan` over them.
+
+    The program has the layer once, whatever the depth: a deep network compiles as fast as a shallow
+    one. Params and state are those of the layer with an axis of length `times` in front; layer i
+    gets the key `fold_in(key, i)`.
+
+    Args:
+      layer: It must keep shape and dtype of x.
+      times: How many, at least 1.
+      checkpoint: Whether the backward pass computes each layer again, from its input alone.
+
+    Raises:
+      ValueError: If times is less than 1; from `init` and `apply`, if the layer changes the shape.
+
+    >>> from funcnet.layers import Dense
+    >>> net = repeat(Dense(4), 3)
+    >>> params, state = net.init(jax.random.key(0), jnp.ones((1, 4)))
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (3, 4), 'w': (3, 4, 4)}
+    """
+    if times < 1:
+        raise ValueError(f"repeat: times must be at least 1, got {times}")
+    one = as_layer("repeat", layer)
+    name = f"repeat({one.name}, {times})"
+
+    def keys_of(key):
+        return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(times))
+
+    def init(key, x):
+        y = jax.eval_shape(lambda k, x: one.apply(*one.init(k, x), x)[0], key, x)
+        _check_same(name, x, y)
+        return jax.vmap(lambda k: one.init(k, x))(keys_of(key))
+
+    def apply(params, state, x, *, key=None, train=False):
+        def step(x, part):
+            p, s, k = part
+            y, s = one.apply(p, s, x, key=k, train=train)
+            _check_same(name, x, y)
+            return y, s
+
+        keys = None if key is None else keys_of(key)
+        step = jax.checkpoint(step, prevent_cse=False) if checkpoint else step
+        return jax.lax.scan(step, x, (params, state, keys), length=times)
+
+    return Layer(init, apply, name)
+
+
+def Flatten() -> Layer:
+    """All axes but the first as one: (n, ...) becomes (n, features).
+
+    Params and state: none.
+
+    Raises:
+      ValueError: From `init` and `apply`, if x is a scalar.
+    """
+
+    def flat(_, x):
+        if not x.shape:
+            raise ValueError("Flatten(): x must have shape (n, ...), got ()")
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
+    return stateless(flat, lambda *_: (), "Flatten()")
+
+
+def _check_same(name: str, x: Any, y: Any) -> None:
+    if (x.shape, x.dtype) != (y.shape, y.dtype):
+        raise ValueError(
+            f"{name}: its layers must keep shape and dtype of x, {x.shape} {x.dtype}, "
+            f"got {y.shape} {y.dtype}"
+        )

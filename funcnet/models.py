@@ -1,0 +1,116 @@
+"""Networks made of the layers: the multilayer perceptron, a convolutional one, the transformer."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+
+from funcnet import ops
+from funcnet.layers import (
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Embedding,
+    GlobalAvgPool,
+    Layer,
+    MaxPool,
+    RMSNorm,
+    TransformerBlock,
+    chain,
+    repeat,
+)
+from funcnet.layers import mlp as mlp
+
+
+def cnn(
+    *channels: int,
+    classes: int,
+    convolutions: int | Sequence[int] = 2,
+    dropout: float = 0.0,
+) -> Layer:
+    """A convolutional network for images (n, height, width, c), by stages of halved size.
+
+    A stage is some times Conv 3×3, BatchNorm, relu; between stages the largest of each 2×2 window
+    stays. At the end come the mean over all places, Dropout (if wanted) and the output layer.
+
+    Args:
+      *channels: Of each stage, at least one.
+      classes: The number of outputs.
+      convolutions: How many a stage has, at least 1; or a number for each stage.
+      dropout: The probability of dropping before the output layer, in [0, 1).
+
+    Raises:
+      ValueError: If there are no channels, or one of the numbers is out of range.
+
+    Reference: Simonyan & Zisserman, 2015, section 2.1, arXiv:1409.1556, for the stages; Lin, Chen &
+    Yan, 2014, section 3.2, arXiv:1312.4400, for the mean over places.
+
+    >>> cnn(8, classes=10, convolutions=1)
+    chain(Conv(8, (3, 3)), BatchNorm(), relu, GlobalAvgPool(), Dense(10))
+    """
+    if not channels:
+        raise ValueError("cnn: channels must name one stage at least, got none")
+    each = [convolutions] * len(channels) if isinstance(convolutions, int) else [*convolutions]
+    if len(each) != len(channels) or min(each) < 1:
+        raise ValueError(
+            f"cnn: convolutions must be at least 1 for each of {len(channels)} stages, "
+            f"got {convolutions}"
+        )
+    parts: list[Layer | Callable[[jax.Array], jax.Array]] = []
+    for i, (c, count) in enumerate(zip(channels, each, strict=True)):
+        if i:
+            parts.append(MaxPool((2, 2)))
+        for _ in range(count):
+            parts += [Conv(c, (3, 3), bias=False), BatchNorm(), ops.relu]  # BatchNorm has a bias
+    parts.append(GlobalAvgPool())
+    if dropout:
+        parts.append(Dropout(dropout))
+    return chain(*parts, Dense(classes))
+
+
+def transformer(
+    vocabulary: int,
+    *,
+    width: int,
+    depth: int,
+    heads: int,
+    hidden: int | None = None,
+    kv_heads: int | None = None,
+    causal: bool = True,
+    dropout: float = 0.0,
+    checkpoint: bool = False,
+    head: bool = True,
+) -> Layer:
+    """A transformer for ids (..., T): embedding, equal blocks, a last norm, and the logits.
+
+    The blocks are `funcnet.layers.TransformerBlock`s with rotary positions, in one `lax.scan`.
+
+    Args:
+      vocabulary: V, the number of ids.
+      width: The length of the vectors between the blocks.
+      depth: The number of blocks.
+      heads: Of the attention; they must divide width.
+      hidden: The width of the feed-forward layers; by default 8/3 width, which gives them the
+        parameters of the usual two maps of 4 width.
+      kv_heads: Heads of keys and values; by default as many as heads.
+      causal: Whether a place sees only itself and those before it, as a language model must.
+      dropout: The probability of dropping from what a block adds, in [0, 1).
+      checkpoint: Whether the backward pass computes each block again, from its input alone.
+      head: Whether the last layer maps to the V logits. Without it the output is (..., T, width),
+        for `funcnet.ops.linear_cross_entropy`, which never holds all logits.
+
+    Raises:
+      ValueError: If one of the numbers is out of range.
+
+    Reference: Vaswani et al., 2017, arXiv:1706.03762; Touvron et al., LLaMA, 2023, section 2.2,
+    arXiv:2302.13971.
+    """
+    block = TransformerBlock(
+        heads,
+        hidden=hidden or max(1, round(8 * width / 3)),
+        kv_heads=kv_heads,
+        causal=causal,
+        dropout=dropout,
+    )
+    parts = [Embedding(vocabulary, width), repeat(block, depth, checkpoint=checkpoint), RMSNorm()]
+    return chain(*parts, *([Dense(vocabulary, bias=False)] if head else []))

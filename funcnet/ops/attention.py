@@ -1,0 +1,269 @@
+"""Scaled dot-product attention whose memory grows linearly with the sequence."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcnet.ops.attention_tiles import over_tiles, padded, put, take, tiles, visibility, zeros
+from funcnet.ops.precision import widen
+from funcnet.rule import rule
+
+
+@rule
+def dot_product_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array | None = None,
+    lengths: jax.Array | None = None,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    implementation: str | None = None,
+) -> jax.Array:
+    """For each query a mean of the values, weighted by how well their keys fit the query.
+
+        S = α q kᵀ,   P = softmax(S) by rows, over the keys that the query sees,   y = P v
+
+    in each head. S and P are T × U numbers; they are computed by tiles and forgotten, so that
+    memory grows with T + U, and tiles in which causal attention sees nothing are skipped. A query
+    that sees no key gives 0 and has no gradient (`jax.nn.dot_product_attention` gives it the mean
+    of all values).
+
+    Args:
+      q: Queries, shape (..., T, H, d).
+      k: Keys, shape (..., U, K, d), where K divides H: H/K neighbouring query heads share the keys
+        and values of a head.
+      v: Values, shape (..., U, K, e).
+      mask: Booleans, true where a query sees a key: any shape that broadcasts to (..., H, T, U).
+      lengths: Integers, shape (...): of each example only the first keys, so many, are seen.
+      causal: Whether query i sees only the keys up to i + U − T, so that the last query sees all
+        (`jax.nn.dot_product_attention` has i for i + U − T). Static.
+      scale: α, by default 1/√d. Static.
+      implementation: None for the tiles, on every backend. "cudnn" or "xla" hands over to that
+        implementation of `jax.nn.dot_product_attention` and to its gradient, where e = d, and
+        T = U if causal; queries that see no key are as there. Static.
+
+    Returns:
+      y, shape (..., T, H, e), with the dtype of q, k and v.
+
+    Raises:
+      ValueError: If the shapes or dtypes do not fit, or the implementation cannot do it.
+
+    Reference: Vaswani et al., Attention is all you need, 2017, equation 1, arXiv:1706.03762;
+    Rabe & Staats, Self-attention does not need O(n²) memory, 2021, arXiv:2112.05682.
+
+    >>> q, k, v = jnp.ones((2, 1, 1)), jnp.ones((2, 1, 1)), jnp.array([[[1.0]], [[3.0]]])
+    >>> dot_product_attention(q, k, v, causal=True).ravel().tolist()
+    [1.0, 2.0]
+    """
+    _check(q, k, v, mask, lengths)
+    if implementation is not None:
+        return _kernel((q, k, v), mask, lengths, causal, scale, implementation)
+    return _values(q, k, v, mask, lengths, causal, scale)[0]
+
+
+def dot_product_attention_fwd(q, k, v, mask=None, lengths=None, *, causal, scale, implementation):
+    """Saves the arguments and y; and m = max S and s = Σ exp(S − m), two numbers for each query.
+
+    They are kept apart: in their sum log s + m a large common offset of the scores would cost the
+    digits of log s. With an implementation of JAX, saves what that saves.
+    """
+    _check(q, k, v, mask, lengths)
+    if implementation is not None:
+        kernel = lambda *x: _kernel(x, mask, lengths, causal, scale, implementation)
+        return jax.vjp(kernel, q, k, v)
+    y, m, s = _values(q, k, v, mask, lengths, causal, scale)
+    return y, (q, k, v, mask, lengths, y, m, s)
+
+
+def dot_product_attention_bwd(residuals, dy, *, causal, scale, implementation):
+    """The cotangents of q, k and v.
+
+    y = P v gives dP = dy vᵀ and
+
+        dv = Pᵀ dy.                                                                           (1)
+
+    Through the softmax of a row, dS_j = P_j (dP_j − Σ_l P_l dP_l). The sum needs no other tile:
+    dP_l = ⟨dy, v_l⟩, and Σ_l P_l v_l = y, so that
+
+        dS = P ⊙ (dP − ⟨dy, y⟩),                                                              (2)
+        dq = α dS k,   dk = α dSᵀ q.                                                          (3)
+
+    P = exp(S − m)/s is computed again by tiles. 1/s is a factor of dy and of ⟨dy, y⟩ instead, which
+    are smaller.
+
+    Reference: Dao et al., FlashAttention, 2022, appendix B.2, arXiv:2205.14135.
+    """
+    if implementation is not None:
+        return *residuals(dy), None, None
+    # Without a barrier XLA would keep P of small inputs, to save computing it again.
+    q, k, v, mask, lengths, y, m, s = jax.lax.optimization_barrier(residuals)
+    a = _Arguments(q, k, v, mask, lengths, causal, scale)
+    heads, (bt, bu), alpha = a.q.shape[-3:-1], a.tiles.block, a.scale
+    whole = lambda x: padded(x, a.q.shape[-4], -1)
+    dot = (widen(dy) * widen(y)).sum(-1)
+    dot = whole(jnp.moveaxis(dot.reshape(*dot.shape[:-1], *heads), -3, -1) / s)  # ⟨dy, y⟩/s
+    m, r = whole(m), whole(1 / s)
+    dys = padded(dy.reshape(*dy.shape[:-2], *heads, dy.shape[-1]), a.q.shape[-4], -4)
+
+    def visit(i, j):
+        q_i, k_j, v_j, scores = a.at(i, j)
+        dy_i = _by_head(widen(take(dys, i, bt, -4))) * take(r, i, bt, -1)[..., None]
+        p = jnp.exp(scores - take(m, i, bt, -1)[..., None, :, :])  # s P
+        dv = jnp.einsum("...kugt,...kgte->...kue", p, dy_i)  # (1)
+        dp = jnp.einsum("...kue,...kgte->...kugt", v_j, dy_i)  # dP/s
+        ds = p * (dp - take(dot, i, bt, -1)[..., None, :, :])  # (2)
+        dq = jnp.einsum("...kdu,...kugt->...kdgt", jnp.swapaxes(k_j, -1, -2) * alpha, ds)  # (3)
+        dk = jnp.einsum("...kugt,...kgtd->...kud", ds, q_i)
+        return jnp.einsum("...kdgt->...tkgd", dq), *(jnp.swapaxes(x, -3, -2) for x in (dk, dv))
+
+    def add(total, part, i, j):
+        blocks = ((i, bt, -4), (j, bu, -3), (j, bu, -3))
+        both = zip(total, part, blocks, strict=True)
+        return tuple(put(x, take(x, *block) + dx, *block) for x, dx, block in both)
+
+    start = tuple(zeros(x, x.shape[-1]) for x in (a.q, a.k, a.v))
+    dq, dk, dv = over_tiles(a.tiles, visit, add, start)
+    dq = dq[..., : q.shape[-3], :, :, :].reshape(q.shape)
+    dk, dv = dk[..., : k.shape[-3], :, :], dv[..., : k.shape[-3], :, :]
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None
+
+
+dot_product_attention.defvjp(dot_product_attention_fwd, dot_product_attention_bwd)
+
+
+class _Arguments:
+    """The arguments with the query heads grouped, padded to whole tiles."""
+
+    def __init__(self, q, k, v, mask, lengths, causal, scale):
+        heads = (k.shape[-2], q.shape[-2] // k.shape[-2])
+        self.tiles = tiles(q.shape[-3], k.shape[-3], causal)
+        self.scale = q.shape[-1] ** -0.5 if scale is None else scale
+        length_t, length_u = self.tiles.padded
+        self.q = padded(q.reshape(*q.shape[:-2], *heads, q.shape[-1]), length_t, -4)
+        self.k, self.v = padded(k, length_u, -3), padded(v, length_u, -3)
+        self.sees = visibility(self.tiles, mask, lengths, heads)
+
+    def at(self, i: Any, j: Any) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """α q (..., K, g, t, d), k (..., K, u, d), v (..., K, u, e) and Sᵀ (..., K, u, g, t).
+
+        S is transposed, and −∞ at keys that are not seen. So dk and dv are products without a
+        transposition, which are the fast ones; and fwd and bwd compute the same S to the last bit.
+        """
+        bt, bu = self.tiles.block
+        k, v = (jnp.swapaxes(widen(take(x, j, bu, -3)), -3, -2) for x in (self.k, self.v))
+        q = _by_head(widen(take(self.q, i, bt, -4))) * self.scale
+        scores = jnp.einsum("...kud,...kgtd->...kugt", k, q)
+        if (seen := self.sees(i, j)) is not None:
+            scores = jnp.where(jnp.moveaxis(seen, -1, -3), scores, -jnp.inf)
+        return q, k, v, scores
+
+
+def _by_head(x: jax.Array) -> jax.Array:
+    """(..., t, K, g, c) as (..., K, g, t, c)."""
+    return jnp.moveaxis(x, -4, -2)
+
+
+def _values(q, k, v, mask, lengths, causal, scale):
+    """y, and m and s (..., K, g, T); m = 0 and s = 1 for a query that sees no key.
+
+    The tiles of some queries are merged with the running maximum of their scores: what was summed
+    relative to another maximum is scaled by exp of the difference.
+    """
+    a = _Arguments(q, k, v, mask, lengths, causal, scale)
+    bt = a.tiles.block[0]
+    finite = lambda m: jnp.where(m == -jnp.inf, 0, m)
+    of_places = lambda x: jnp.moveaxis(x, -1, -3)[..., None]  # (..., K, g, t) to (..., t, K, g, 1)
+
+    def visit(i, j):
+        _, _, v_j, scores = a.at(i, j)
+        m = jax.lax.stop_gradient(scores.max(-3, initial=-jnp.inf))
+        p = jnp.exp(scores - finite(m)[..., None, :, :])
+        y = jnp.einsum("...keu,...kugt->...kegt", jnp.swapaxes(v_j, -1, -2), p)
+        return jnp.einsum("...kegt->...tkge", y), m, p.sum(-3)
+
+    def merge(state, found, i, j):
+        blocks = (i, bt, -4), (i, bt, -1), (i, bt, -1)
+        y, m, s = (take(x, *block) for x, block in zip(state, blocks, strict=True))
+        y_j, m_j, s_j = found
+        top = jnp.maximum(m, m_j)
+        old, new = jnp.exp(m - finite(top)), jnp.exp(m_j - finite(top))
+        merged = of_places(old) * y + of_places(new) * y_j, top, old * s + new * s_j
+        return tuple(put(x, part, *b) for x, part, b in zip(state, merged, blocks, strict=True))
+
+    none = zeros(a.q, v.shape[-1])
+    no_sum = jnp.moveaxis(zeros(a.q, 1)[..., 0], -3, -1)
+    y, m, s = over_tiles(a.tiles, visit, merge, (none, no_sum - jnp.inf, no_sum))
+    m, s = finite(m), jnp.where(s == 0, 1, s)
+    y, t = y / of_places(s), q.shape[-3]
+    y = y[..., :t, :, :, :].reshape(*q.shape[:-1], v.shape[-1])
+    return y.astype(q.dtype), m[..., :t], s[..., :t]
+
+
+def _kernel(qkv, mask, lengths, causal, scale, implementation):
+    """`jax.nn.dot_product_attention` with the leading axes as one."""
+    q, k, v = qkv
+    t, u = q.shape[-3], k.shape[-3]
+    if v.shape[-1] != k.shape[-1]:
+        raise ValueError(
+            f"dot_product_attention: v must have the shape of k for {implementation}, "
+            f"got k {k.shape}, v {v.shape}"
+        )
+    if causal and t != u:
+        raise ValueError(
+            "dot_product_attention: causal must have as many keys as queries for "
+            f"{implementation}, got {u} and {t}"
+        )
+    batch = math.prod(q.shape[:-3])
+    if mask is not None:
+        heads = mask.shape[-3] if mask.ndim > 2 else 1
+        mask = jnp.broadcast_to(mask, (*q.shape[:-3], heads, t, u)).reshape(batch, heads, t, u)
+    with jax.numpy_dtype_promotion("standard"):  # which JAX's code needs
+        y = jax.nn.dot_product_attention(
+            *(x.reshape(batch, *x.shape[-3:]) for x in qkv),
+            mask=mask,
+            key_value_seq_lengths=None
+            if lengths is None
+            else lengths.reshape(batch).astype("int32"),
+            is_causal=causal,
+            scale=scale,
+            implementation=implementation,
+        )
+    return y.reshape(q.shape)
+
+
+def _check(q, k, v, mask, lengths):
+    f, shapes = "dot_product_attention", f"q {q.shape}, k {k.shape}, v {v.shape}"
+    fits = q.ndim >= 3 and q.shape[:-3] == k.shape[:-3] == v.shape[:-3] and k.ndim == v.ndim
+    if not (fits and k.shape[-3:-1] == v.shape[-3:-1] and 0 < q.shape[-1] == k.shape[-1]):
+        raise ValueError(
+            f"{f}: q, k and v must have shapes (..., T, H, d), (..., U, K, d) and (..., U, K, e), "
+            f"got {shapes}"
+        )
+    if k.shape[-2] == 0 or q.shape[-2] % k.shape[-2]:
+        raise ValueError(
+            f"{f}: q must have a multiple of {k.shape[-2]} heads, those of k, got {shapes}"
+        )
+    if not (jnp.issubdtype(q.dtype, jnp.floating) and q.dtype == k.dtype == v.dtype):
+        raise ValueError(
+            f"{f}: q, k and v must have one floating dtype, got {q.dtype}, {k.dtype}, {v.dtype}"
+        )
+    batch, whole = q.shape[:-3], (*q.shape[:-3], q.shape[-2], q.shape[-3], k.shape[-3])
+    if mask is not None and not (mask.dtype == bool and _broadcasts(mask.shape, whole)):
+        raise ValueError(
+            f"{f}: mask must be boolean and broadcast to {whole}, got {mask.dtype} {mask.shape}"
+        )
+    if lengths is not None and not (
+        jnp.issubdtype(lengths.dtype, jnp.integer) and lengths.shape == batch
+    ):
+        raise ValueError(
+            f"{f}: lengths must be integers of shape {batch}, got {lengths.dtype} {lengths.shape}"
+        )
+
+
+def _broadcasts(shape: tuple[Any, ...], whole: tuple[Any, ...]) -> bool:
+    last = whole[len(whole) - len(shape) :]
+    return len(shape) <= len(whole) and all(a in (1, b) for a, b in zip(shape, last, strict=True))

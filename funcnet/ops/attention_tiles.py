@@ -1,0 +1,126 @@
+"""The scores of attention as tiles: which there are, and which keys a query of a tile sees."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcnet.ops.precision import widen
+
+QUERIES = 512  # of a tile, at most: large enough for fast products,
+KEYS = 256  # small enough that a tile of one head stays in a processor's cache
+
+
+class Tiles(NamedTuple):
+    """T queries by U keys, cut into tiles of a fixed size."""
+
+    t: int  # T
+    u: int  # U
+    block: tuple[int, int]  # queries and keys of a tile
+    counts: tuple[int, int]  # blocks of queries and of keys
+    causal: bool
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """The numbers of queries and keys of all tiles, at least T and U."""
+        return self.block[0] * self.counts[0], self.block[1] * self.counts[1]
+
+    @property
+    def visible(self) -> np.ndarray:
+        """The pairs (block of queries, block of keys) in which some query sees some key."""
+        last = lambda i: min((i + 1) * self.block[0], self.t) - 1 + self.u - self.t
+        pairs = [
+            (i, j)
+            for i in range(self.counts[0])
+            for j in range(self.counts[1])
+            if not self.causal or j * self.block[1] <= last(i)
+        ]
+        return np.array(pairs, np.int32).reshape(-1, 2)
+
+
+def tiles(t: int, u: int, causal: bool) -> Tiles:
+    """Blocks as equal as can be, so that little is padded.
+
+    A block has at most an eighth of many queries: causal attention skips nearly half of the tiles.
+    """
+    count_t = max(1, -(-t // max(min(KEYS, QUERIES), min(QUERIES, t // 8))))
+    count_u = max(1, -(-u // KEYS))
+    return Tiles(t, u, (-(-t // count_t), -(-u // count_u)), (count_t, count_u), causal)
+
+
+def over_tiles(tiles: Tiles, visit: Any, merge: Any, start: Any) -> Any:
+    """Merges what `visit` finds in each visible tile, one after the other; one tile needs no loop.
+
+    Args:
+      tiles: The tiles.
+      visit: (i, j) ↦ found.
+      merge: (state, found, i, j) ↦ state.
+      start: The state of no tile; its arrays have the length of all blocks. If there is one tile,
+        `found` is the state.
+    """
+    pairs = tiles.visible
+    if tiles.counts == (1, 1) and len(pairs) == 1:
+        return visit(0, 0)
+    step = lambda state, ij: (merge(state, visit(ij[0], ij[1]), ij[0], ij[1]), None)
+    return jax.lax.scan(step, start, jnp.asarray(pairs))[0]
+
+
+def padded(x: jax.Array, size: int, axis: int) -> jax.Array:
+    """`x` with zeros (or False) behind, up to `size` along an axis."""
+    if (missing := size - x.shape[axis]) == 0:
+        return x
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, missing)
+    return jnp.pad(x, widths)
+
+
+def take(x: jax.Array, block: Any, size: int, axis: int) -> jax.Array:
+    """One block of `x` along an axis."""
+    return jax.lax.dynamic_slice_in_dim(x, block * size, size, axis)
+
+
+def put(x: jax.Array, part: jax.Array, block: Any, size: int, axis: int) -> jax.Array:
+    """`x` with one block replaced."""
+    return jax.lax.dynamic_update_slice_in_dim(x, part, block * size, axis)
+
+
+def zeros(like: jax.Array, width: int) -> jax.Array:
+    """Zeros (..., width) for `like` (..., c), sharded and varying as `like` is."""
+    like = widen(like[..., :1])
+    return jnp.where(False, like, jnp.zeros(width, like.dtype))
+
+
+def visibility(
+    tiles: Tiles, mask: jax.Array | None, lengths: jax.Array | None, heads: tuple[int, int]
+) -> Any:
+    """(i, j) ↦ which keys the queries of a tile see, broadcasting to (..., K, g, t, u), or None.
+
+    The mask broadcasts to (..., H, T, U), where H = K g for `heads` = (K, g).
+    """
+    bt, bu = tiles.block
+    if mask is not None:
+        *batch, h, t, u = (1,) * (3 - mask.ndim) + mask.shape
+        mask = mask.reshape(*batch, *(heads if h > 1 else (1, 1)), t, u)
+        mask = padded(mask, tiles.padded[0], -2) if t > 1 else mask
+        mask = padded(mask, tiles.padded[1], -1) if u > 1 else mask
+
+    def at(i: Any, j: Any) -> jax.Array | None:
+        key = (j * bu + jnp.arange(bu, dtype=jnp.int32))[None, None, None]  # K, g, t
+        conditions = []
+        if tiles.u != tiles.padded[1]:
+            conditions.append(key < tiles.u)
+        if tiles.causal:
+            query = i * bt + jnp.arange(bt, dtype=jnp.int32)
+            conditions.append(key <= query[:, None] + (tiles.u - tiles.t))
+        if lengths is not None:
+            dtype = lengths.dtype if lengths.dtype.itemsize > 4 else jnp.int32
+            ends = lengths.astype(dtype)[..., None, None, None, None]
+            conditions.append(key.astype(dtype) < ends)
+        if mask is not None:
+            part = take(mask, i, bt, -2) if mask.shape[-2] > 1 else mask
+            conditions.append(take(part, j, bu, -1) if mask.shape[-1] > 1 else part)
+        return functools.reduce(jnp.logical_and, conditions) if conditions else None
+
+    return at

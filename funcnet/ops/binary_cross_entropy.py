@@ -1,0 +1,82 @@
+"""Sigmoid and binary cross entropy as one rule."""
+
+import jax
+import jax.numpy as jnp
+
+from funcnet.ops.labels import label_cotangent
+from funcnet.ops.precision import widen
+from funcnet.rule import rule
+
+
+@rule
+def sigmoid_binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The cross entropy of sigmoid(logits), element by element: each is a yes or no of its own.
+
+        L = −y log s(z) − (1 − y) log s(−z),   s(z) = 1 / (1 + e⁻ᶻ)
+
+    z are the logits and y the labels. With e = exp(−|z|), −log s(z) is log(1 + e) for z ≥ 0, else
+    log(1 + e) − z, so that L = log(1 + e) + (1 − y) z or − y z: no term is negative or overflows, and
+    loss and gradient keep their relative accuracy in the tails.
+
+    Args:
+      logits: z, any shape. Finite.
+      labels: y in [0, 1], of the shape of logits; of any dtype.
+
+    Returns:
+      L, with the shape and dtype of logits: the caller sums or takes the mean over the outputs.
+
+    Raises:
+      ValueError: If the shapes differ.
+
+    Reference: Bishop, Pattern recognition and machine learning, 2006, equation 4.90.
+
+    >>> round(float(sigmoid_binary_cross_entropy(jnp.array(0.0), jnp.array(1.0))), 4)
+    0.6931
+    """
+    if logits.shape != labels.shape:
+        raise ValueError(
+            "sigmoid_binary_cross_entropy: labels must have the shape of logits, "
+            f"{logits.shape}, got {labels.shape}"
+        )
+    z, up, _, e = _sides(logits, labels)
+    return (up * z + jnp.log1p(e)).astype(logits.dtype)
+
+
+def _sides(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
+    """z, the coefficients of the larger sigmoid and the smaller one in (1), and e = exp(−|z|).
+
+    Of z = 0 both sides have the right value, and one side alone has the right derivatives: so e
+    does not come from |z|, whose derivative at 0 is 0.
+    """
+    z = widen(logits)
+    y, right = labels.astype(z.dtype), z >= 0
+    e = jnp.exp(jnp.where(right, -z, z))
+    return z, jnp.where(right, 1 - y, -y), jnp.where(right, -y, 1 - y), e
+
+
+def sigmoid_binary_cross_entropy_fwd(logits, labels):
+    """Saves the arguments."""
+    return sigmoid_binary_cross_entropy.__wrapped__(logits, labels), (logits, labels)
+
+
+def sigmoid_binary_cross_entropy_bwd(residuals, dloss):
+    """The cotangents of logits and labels.
+
+    From d log s(z)/dz = s(−z) and log s(z) − log s(−z) = z,
+
+        dz = dL ((1 − y) s(z) − y s(−z)),                                                     (1)
+        dy = −dL z.                                                                           (2)
+
+    (1) equals dL (s(z) − y), which rounds to 0 as soon as s(z) rounds to y. With e = exp(−|z|) ≤ 1
+    the two sigmoids are 1/(1 + e) and e/(1 + e), the larger one at the side of z.
+    """
+    logits, labels = residuals
+    dl = widen(dloss)
+    z, up, down, e = _sides(logits, labels)
+    dz = dl * ((up + down * e) / (1 + e))  # (1)
+    return dz.astype(logits.dtype), label_cotangent(labels, -dl * z)  # (2)
+
+
+sigmoid_binary_cross_entropy.defvjp(
+    sigmoid_binary_cross_entropy_fwd, sigmoid_binary_cross_entropy_bwd
+)

@@ -1,0 +1,175 @@
+"""Depthwise convolution: each channel with a kernel of its own."""
+
+import functools
+import math
+import operator
+
+import jax
+import jax.numpy as jnp
+
+from funcnet.ops.convolution import Correlation, correlate, correlate_bwd
+from funcnet.ops.precision import widen
+from funcnet.ops.windows import (
+    Ints,
+    Padding,
+    Windows,
+    fold,
+    reach,
+    slide,
+    split_axis,
+    spread,
+    taps,
+    unfold,
+)
+from funcnet.rule import rule
+
+MOST_TAPS = 64  # one term in the program for each
+LONGEST_RUN = 32  # that is summed at once
+
+
+@rule
+def depthwise_conv(
+    x: jax.Array,
+    w: jax.Array,
+    b: jax.Array | None = None,
+    *,
+    strides: Ints = 1,
+    padding: Padding = "SAME",
+    dilation: Ints = 1,
+) -> jax.Array:
+    """A convolution over 1 to 3 spatial axes that leaves the channels apart.
+
+        y_oc = Σ_t x_(o·s + t·d − low, c) w_tc + b_c
+
+    The geometry is that of `conv`, and the value that of `conv` with groups=c. Kernels of up to 64
+    taps are computed as the sum over the taps t of shifted products, which is what memory bandwidth
+    allows; a larger one falls back to XLA's grouped convolution, in both directions.
+
+    Args:
+      x: Shape (..., *spatial, c), with any number of leading batch axes.
+      w: Shape (*kernel, c); the number of its kernel axes says how many axes of x are spatial.
+      b: Shape (c,), or None for no shift.
+      strides: s ≥ 1, one for all axes or one for each. Static.
+      padding: "SAME" (⌈n / s⌉ windows on an axis of n, the odd zero behind), "VALID" (no zeros) or
+        a pair (low, high) for each spatial axis. Static.
+      dilation: d ≥ 1, one for all axes or one for each. Static.
+
+    Returns:
+      y, shape (..., *out, c), of the dtype that x, w and b promote to.
+
+    Raises:
+      ValueError: If shapes or options do not fit.
+
+    Reference: Chollet, 2017, Xception, section 2, arXiv:1610.02357.
+
+    >>> x, w = jnp.array([[1.0, 1.0], [2.0, 3.0]]), jnp.array([[10.0, 0.0], [1.0, 5.0]])
+    >>> depthwise_conv(x, w, padding="VALID").tolist()
+    [[12.0, 15.0]]
+    """
+    at = _windows(x, w, b, strides, padding, dilation)
+    folded, dtype = fold(x, len(at.sizes)), jnp.result_type(x, w)
+    if math.prod(at.window) > MOST_TAPS:
+        y = unfold(correlate(folded, _dense(w), _correlation(at, w)), x)
+        return y if b is None else y + b
+    kernel = widen(w.astype(dtype)).reshape(-1, w.shape[-1])
+    terms = [
+        widen(x_t.astype(dtype)) * w_t for x_t, w_t in zip(taps(folded, at), kernel, strict=True)
+    ]
+    y = unfold(functools.reduce(operator.add, terms), x)
+    return y.astype(dtype) if b is None else (y + widen(b)).astype(jnp.result_type(dtype, b))
+
+
+def _windows(x, w, b, strides, padding, dilation) -> Windows:
+    f, axes = "depthwise_conv", w.ndim - 1
+    if axes not in (1, 2, 3):
+        raise ValueError(
+            f"{f}: w must have shape (*kernel, c) with 1 to 3 kernel axes, got {w.shape}"
+        )
+    if x.ndim < axes + 1 or x.shape[-1] != w.shape[-1]:
+        raise ValueError(
+            f"{f}: x must have shape (..., {', '.join(['n'] * axes)}, {w.shape[-1]}) for "
+            f"w {w.shape}, got {x.shape}"
+        )
+    if b is not None and b.shape != w.shape[-1:]:
+        raise ValueError(f"{f}: b must have shape {w.shape[-1:]} for w {w.shape}, got {b.shape}")
+    return slide(f, x, w.shape[:-1], strides=strides, padding=padding, dilation=dilation)
+
+
+def _dense(w: jax.Array) -> jax.Array:
+    """The kernel as `correlate` takes it: one input channel for each group."""
+    return w[..., None, :]
+
+
+def _correlation(at: Windows, w: jax.Array) -> Correlation:
+    return Correlation(at.strides, at.padding, (1,) * len(at.sizes), at.dilation, w.shape[-1])
+
+
+def depthwise_conv_fwd(x, w, b, *, strides, padding, dilation):
+    """Saves the arguments: nothing is copied."""
+    options = {"strides": strides, "padding": padding, "dilation": dilation}
+    return depthwise_conv.__wrapped__(x, w, b, **options), (x, w, b)
+
+
+def depthwise_conv_bwd(residuals, dy, *, strides, padding, dilation):
+    """The cotangents of x, w and b.
+
+    On one axis, x_p meets w_t in the output o with p = o·s + t·d − low. So
+
+        dx_pc = Σ_t dy_((p + low − t·d) / s, c) w_tc,   where s divides,                      (1)
+        dw_tc = Σ_o dy_oc x_(o·s + t·d − low, c),   over the batch too,                       (2)
+        db_c  = Σ_o dy_oc,   over the batch too.                                              (3)
+
+    Write p + low = i·s + r. Then t·d = q·s + r with q = i − o, so that (1) is a sum over the
+    shifts q of the whole of dy, times the taps at q: no tap is visited where s does not divide. (2)
+    has all taps in one pass over x and dy, as one reduction of many arrays.
+
+    Reference: Chollet, 2017, Xception, section 2, arXiv:1610.02357.
+    """
+    # Without a barrier XLA would keep the padded x, and the shifted ones, of fwd.
+    x, w, b = jax.lax.optimization_barrier(residuals)
+    at = _windows(x, w, b, strides, padding, dilation)
+    axes = len(at.sizes)
+    folded, g = fold(x, axes), fold(dy, axes)
+    db = None if b is None else dy.sum(tuple(range(dy.ndim - 1))).astype(b.dtype)  # (3)
+    if math.prod(at.window) > MOST_TAPS:
+        dx, dw = correlate_bwd(folded, _dense(w), g, _correlation(at, w))  # (1), (2)
+        return unfold(dx, x), dw.reshape(w.shape), db
+    kernel = widen(w).reshape(-1, w.shape[-1])
+
+    def term(tap, dy_q):
+        rows = [jax.lax.index_in_dim(kernel, max(t, 0), keepdims=False) for t in tap.flat]
+        product = dy_q * jnp.stack(rows).reshape(*tap.shape, -1).astype(dy_q.dtype)
+        return product if (tap >= 0).all() else jnp.where(tap[..., None] >= 0, product, 0.0)
+
+    dx = spread(term, (widen(g),), at, reach(at))  # (1)
+    products = [widen(x_t).astype(widen(g).dtype) * widen(g) for x_t in taps(folded, at)]
+    return (
+        unfold(dx.astype(x.dtype), x),
+        _sums(products).reshape(w.shape).astype(w.dtype),
+        db,
+    )  # (2)
+
+
+def _sums(arrays):
+    """The sum of each array over all axes but the last, stacked; one pass over all of them.
+
+    First over runs of at most 32 places of the last spatial axis, then over one axis after the
+    other: a sum in parts rounds less than one long sum.
+    """
+    *lead, places, _ = arrays[0].shape
+    runs = -(-places // LONGEST_RUN)
+    if runs > 1:
+        pads = [(0, 0, 0)] * len(lead) + [(0, runs * LONGEST_RUN - places, 0), (0, 0, 0)]
+        zero = jnp.zeros((), arrays[0].dtype)
+        arrays = [jax.lax.pad(a, zero, pads) for a in arrays]
+        arrays = [split_axis(a, len(lead), LONGEST_RUN) for a in arrays]
+    axis = arrays[0].ndim - 2
+    zeros = (jnp.zeros((), arrays[0].dtype),) * len(arrays)
+    add = lambda a, b: tuple(map(operator.add, a, b))
+    sums = jnp.stack(jax.lax.reduce(tuple(arrays), zeros, add, (axis,)))
+    while sums.ndim > 2:
+        sums = sums.sum(-2)
+    return sums
+
+
+depthwise_conv.defvjp(depthwise_conv_fwd, depthwise_conv_bwd)

@@ -1,0 +1,119 @@
+"""Gated linear units: one half of the features, by an activation of it, lets the other through."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from funcnet.ops.precision import widen
+from funcnet.ops.smooth import gelu, gelu_slope, silu, silu_slope
+from funcnet.rule import rule
+
+Activation = Callable[[jax.Array], jax.Array]
+
+
+def _gated(f: str, activation: Activation, gate: jax.Array, up: jax.Array) -> jax.Array:
+    if gate.shape != up.shape:
+        raise ValueError(f"{f}: up must have the shape {gate.shape} of gate, got {up.shape}")
+    y = activation(widen(gate)) * widen(up)
+    return y.astype(jnp.result_type(gate, up))
+
+
+@rule
+def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
+    """The gated linear unit with the gate `silu`.
+
+        y = silu(a) ⊙ b,   silu(a) = a s(a)
+
+    a is the gate and b is `up`, two linear maps of the same features.
+
+    Args:
+      gate: a, any shape.
+      up: b, the shape of gate.
+
+    Returns:
+      y, with that shape and the dtype that gate and up promote to.
+
+    Raises:
+      ValueError: If the shapes differ.
+
+    Reference: Shazeer, GLU variants improve Transformer, 2020, equation 5, arXiv:2002.05202.
+
+    >>> swiglu(jnp.array([100.0, 0.0]), jnp.array([3.0, 5.0])).tolist()
+    [300.0, 0.0]
+    """
+    return _gated("swiglu", silu.__wrapped__, gate, up)
+
+
+def swiglu_fwd(gate, up):
+    """Saves the arguments."""
+    return swiglu.__wrapped__(gate, up), (gate, up)
+
+
+def swiglu_bwd(residuals, dy):
+    """The cotangents of gate and up.
+
+    From the product directly, with silu′(a) = s(a) + a s(a) s(−a) as in `silu`,
+
+        da = dy ⊙ b ⊙ silu′(a),   db = dy ⊙ silu(a).                                          (1)
+    """
+    # Without a barrier XLA would keep silu(a) of fwd, and its parts, beside a and b.
+    gate, up = jax.lax.optimization_barrier(residuals)
+    a, b, g = widen(gate), widen(up), widen(dy)
+    # Not one exponential for both: XLA:CPU would store it.
+    dgate = g * b * silu_slope(a)  # (1)
+    dup = g * silu.__wrapped__(a)
+    return dgate.astype(gate.dtype), dup.astype(up.dtype)
+
+
+swiglu.defvjp(swiglu_fwd, swiglu_bwd)
+
+
+@rule
+def geglu(gate: jax.Array, up: jax.Array, *, approximate: bool = True) -> jax.Array:
+    """The gated linear unit with the gate `gelu`.
+
+        y = gelu(a) ⊙ b,   gelu(a) = a Φ(a)
+
+    a is the gate and b is `up`, two linear maps of the same features. For the price of the
+    approximate form see `gelu`.
+
+    Args:
+      gate: a, any shape.
+      up: b, the shape of gate.
+      approximate: Whether Φ is approximated, see `gelu`. Static.
+
+    Returns:
+      y, with that shape and the dtype that gate and up promote to.
+
+    Raises:
+      ValueError: If the shapes differ.
+
+    Reference: Shazeer, GLU variants improve Transformer, 2020, equation 5, arXiv:2002.05202.
+
+    >>> geglu(jnp.array([100.0, 0.0]), jnp.array([3.0, 5.0])).tolist()
+    [300.0, 0.0]
+    """
+    return _gated("geglu", lambda a: gelu.__wrapped__(a, approximate=approximate), gate, up)
+
+
+def geglu_fwd(gate, up, *, approximate):
+    """Saves the arguments."""
+    return geglu.__wrapped__(gate, up, approximate=approximate), (gate, up)
+
+
+def geglu_bwd(residuals, dy, *, approximate):
+    """The cotangents of gate and up.
+
+    From the product directly, with the derivative of `gelu`,
+
+        da = dy ⊙ b ⊙ gelu′(a),   db = dy ⊙ gelu(a).                                          (1)
+    """
+    gate, up = jax.lax.optimization_barrier(residuals)  # see swiglu_bwd
+    a, b, g = widen(gate), widen(up), widen(dy)
+    dgate = g * b * gelu_slope(a, approximate=approximate)  # (1)
+    dup = g * gelu.__wrapped__(a, approximate=approximate)
+    return dgate.astype(gate.dtype), dup.astype(up.dtype)
+
+
+geglu.defvjp(geglu_fwd, geglu_bwd)

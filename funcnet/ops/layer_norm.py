@@ -1,0 +1,266 @@
+"""Layer Normalization and its relatives: each example by its own statistics."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from funcnet.ops.moments import moments
+from funcnet.ops.precision import widen
+from funcnet.ops.sharding import explicit_sharding
+from funcnet.rule import rule
+
+
+def _check(f: str, x: jax.Array, eps: float, **vectors: jax.Array) -> None:
+    if x.ndim < 1:
+        raise ValueError(f"{f}: x must have shape (..., c), got {x.shape}")
+    for name, vector in vectors.items():
+        if vector.shape != x.shape[-1:]:
+            raise ValueError(
+                f"{f}: {name} must have shape {x.shape[-1:]} for x {x.shape}, got {vector.shape}"
+            )
+    if eps < 0:
+        raise ValueError(f"{f}: eps must be at least 0, got {eps}")
+
+
+def _mean(a: jax.Array) -> jax.Array:
+    return a.mean(-1, keepdims=True)
+
+
+def _products(rows: jax.Array, vector: jax.Array, like: jax.Array) -> jax.Array:
+    """The product of each row with a vector, shape (..., 1), sharded like `like`.
+
+    XLA:CPU sums a product of two arrays as it reads them. It would store γ ⊙ dy to sum that.
+    """
+    column, highest = vector[:, None], jax.lax.Precision.HIGHEST
+    return jnp.matmul(rows, column, precision=highest, out_sharding=explicit_sharding(like))
+
+
+@rule
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float = 1e-5) -> jax.Array:
+    """Standardises each row by its own statistics, then scales and shifts it.
+
+        μ = ⟨x⟩,   σ² = ⟨(x − μ)²⟩,   z = (x − μ) / √(σ² + ε),   y = γ ⊙ z + β
+
+    ⟨·⟩ is the mean over the last axis, and the variance is the biased one. Rows with a mean far
+    above their deviation keep full accuracy.
+
+    Args:
+      x: Shape (..., c).
+      scale: γ, shape (c,).
+      bias: β, shape (c,).
+      eps: ε ≥ 0, keeps z finite where a row is constant. Static.
+
+    Returns:
+      y with the shape and dtype of x.
+
+    Raises:
+      ValueError: If the shapes do not fit, or eps is negative.
+
+    Reference: Ba, Kiros & Hinton, Layer normalization, 2016, equations 3 and 4, arXiv:1607.06450.
+
+    >>> layer_norm(jnp.array([1.0, 3.0]), jnp.ones(2), jnp.zeros(2), eps=0.0).tolist()
+    [-1.0, 1.0]
+    """
+    return layer_norm_fwd(x, scale, bias, eps=eps)[0]
+
+
+def layer_norm_fwd(x, scale, bias, *, eps):
+    """Saves x, μ (in two parts) and r, three numbers per row, and γ."""
+    _check("layer_norm", x, eps, scale=scale, bias=bias)
+    mean, delta, var = moments(widen(x), _mean)
+    r = 1 / jnp.sqrt(var + eps)
+    z = (widen(x) - mean - delta) * r
+    y = (widen(scale) * z + widen(bias)).astype(x.dtype)
+    return y, (x, mean, delta, r, scale, bias)
+
+
+def layer_norm_bwd(residuals, dy, *, eps):
+    """The cotangents of x, scale and bias.
+
+    From y = γz + β directly, with sums over all rows,
+
+        dγ = Σ dy ⊙ z,   dβ = Σ dy.                                                           (1)
+
+    With dz = γ ⊙ dy, u = x − μ and r = 1/√(σ² + ε), so that z = u r, and ∂r/∂σ² = −r³/2,
+    ∂σ²/∂u = 2u/c,
+
+        du = r dz − u r³ ⟨dz ⊙ u⟩ = r (dz − z ⟨dz ⊙ z⟩),
+
+    and dx = du − ⟨du⟩, where ⟨z⟩ = 0. The two means are products with γ:
+
+        ⟨dz⟩ = dy · γ / c,   ⟨dz ⊙ z⟩ = (dy ⊙ z) · γ / c,                                     (2)
+        dx = r (dz − ⟨dz⟩ − z ⟨dz ⊙ z⟩).                                                      (3)
+
+    Both means are of one pass. Autodiff takes ⟨dz⟩ in a pass of its own, after the rest: that rounds
+    a little less for a few features, and reads all rows again.
+    """
+    # Without a barrier XLA would find x − μ computed already in fwd, and keep it beside x.
+    x, mean, delta, r, scale, bias = jax.lax.optimization_barrier(residuals)
+    rows, c = tuple(range(x.ndim - 1)), x.shape[-1]
+    g, gamma = widen(dy), widen(scale)
+    z = (widen(x) - mean - delta) * r
+    gz = g * z
+    dscale = gz.sum(rows)  # (1)
+    dbias = g.sum(rows)
+    mean_dz = _products(g, gamma, r) / c  # (2)
+    mean_dz_z = _products(gz, gamma, r) / c
+    dx = r * (gamma * g - mean_dz - z * mean_dz_z)  # (3)
+    return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
+
+
+layer_norm.defvjp(layer_norm_fwd, layer_norm_bwd)
+
+
+@rule
+def rms_norm(x: jax.Array, scale: jax.Array, *, eps: float = 1e-6) -> jax.Array:
+    """Divides each row by its root mean square, then scales it.
+
+        z = x / √(⟨x²⟩ + ε),   y = γ ⊙ z
+
+    Args:
+      x: Shape (..., c).
+      scale: γ, shape (c,).
+      eps: ε ≥ 0, keeps z finite where a row is 0. Static.
+
+    Returns:
+      y with the shape and dtype of x.
+
+    Raises:
+      ValueError: If the shapes do not fit, or eps is negative.
+
+    Reference: Zhang & Sennrich, Root mean square layer normalization, 2019, equation 4,
+    arXiv:1910.07467.
+
+    >>> rms_norm(jnp.array([3.0, 3.0]), jnp.ones(2), eps=0.0).tolist()
+    [1.0, 1.0]
+    """
+    return rms_norm_fwd(x, scale, eps=eps)[0]
+
+
+def rms_norm_fwd(x, scale, *, eps):
+    """Saves x, r, one number per row, and γ."""
+    _check("rms_norm", x, eps, scale=scale)
+    r = 1 / jnp.sqrt(_mean(widen(x) ** 2) + eps)
+    return (widen(scale) * (widen(x) * r)).astype(x.dtype), (x, r, scale)
+
+
+def rms_norm_bwd(residuals, dy, *, eps):
+    """The cotangents of x and scale.
+
+    With sums over all rows, dz = γ ⊙ dy and z = x r, of which ∂r/∂x = −r³ x/c,
+
+        dγ = Σ dy ⊙ z,                                                                        (1)
+        ⟨dz ⊙ z⟩ = (dy ⊙ z) · γ / c,                                                          (2)
+        dx = r dz − x r³ ⟨dz ⊙ x⟩ = r (dz − z ⟨dz ⊙ z⟩).                                      (3)
+    """
+    x, r, scale = jax.lax.optimization_barrier(residuals)  # see layer_norm_bwd
+    g, gamma = widen(dy), widen(scale)
+    z = widen(x) * r
+    gz = g * z
+    dscale = gz.sum(tuple(range(x.ndim - 1)))  # (1)
+    mean_dz_z = _products(gz, gamma, r) / x.shape[-1]  # (2)
+    dx = r * (gamma * g - z * mean_dz_z)  # (3)
+    return dx.astype(x.dtype), dscale.astype(scale.dtype)
+
+
+rms_norm.defvjp(rms_norm_fwd, rms_norm_bwd)
+
+
+@rule
+def group_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, *, groups: int, eps: float = 1e-5
+) -> jax.Array:
+    """Standardises the channels of each example in groups, then scales and shifts each channel.
+
+        z = (x − μ) / √(σ² + ε),   y = γ ⊙ z + β
+
+    μ and σ² are those of one example and one group, over all places and the c/G channels of the
+    group. With one group this is Layer Normalization over places and channels, with c groups
+    Instance Normalization.
+
+    Args:
+      x: Shape (n, ..., c): n examples, any axes of places, c channels.
+      scale: γ, shape (c,).
+      bias: β, shape (c,).
+      groups: G, which must divide c. Static.
+      eps: ε ≥ 0, keeps z finite where a group is constant. Static.
+
+    Returns:
+      y with the shape and dtype of x.
+
+    Raises:
+      ValueError: If the shapes do not fit, groups does not divide c, or eps is negative.
+
+    Reference: Wu & He, Group normalization, 2018, equations 1, 2 and 7, arXiv:1803.08494.
+
+    >>> x = jnp.array([[1.0, 3.0, 10.0, 30.0]])
+    >>> group_norm(x, jnp.ones(4), jnp.zeros(4), groups=2, eps=0.0).tolist()
+    [[-1.0, 1.0, -1.0, 1.0]]
+    """
+    return group_norm_fwd(x, scale, bias, groups=groups, eps=eps)[0]
+
+
+def _grouped(x: jax.Array, groups: int) -> jax.Array:
+    """(..., c) as (..., groups, c/groups)."""
+    return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+
+
+def _group_mean(a: jax.Array) -> jax.Array:
+    """The mean over places and the channels of a group, for a of shape (n, ..., groups, c/groups).
+
+    Over the places first: these sums run along whole rows of channels.
+    """
+    places = tuple(range(1, a.ndim - 2))
+    return a.mean(places, keepdims=True).mean(-1, keepdims=True)
+
+
+def group_norm_fwd(x, scale, bias, *, groups, eps):
+    """Saves x, μ (in two parts) and r, three numbers per example and group, and γ."""
+    _check("group_norm", x, eps, scale=scale, bias=bias)
+    if x.ndim < 2:
+        raise ValueError(f"group_norm: x must have shape (n, ..., c), got {x.shape}")
+    if groups < 1 or x.shape[-1] % groups:
+        raise ValueError(f"group_norm: groups must divide {x.shape[-1]} channels, got {groups}")
+    grouped = _grouped(widen(x), groups)
+    mean, delta, var = moments(grouped, _group_mean)
+    r = 1 / jnp.sqrt(var + eps)
+    z = ((grouped - mean - delta) * r).reshape(x.shape)
+    y = (widen(scale) * z + widen(bias)).astype(x.dtype)
+    return y, (x, mean, delta, r, scale, bias)
+
+
+def group_norm_bwd(residuals, dy, *, groups, eps):
+    """The cotangents of x, scale and bias: those of `layer_norm`, with other means.
+
+    With the sums over the places of each example and channel,
+
+        S = Σ dy,   T = Σ dy ⊙ z,                                                             (1)
+
+    and the sums of these over the examples,
+
+        dγ = Σ T,   dβ = Σ S.                                                                 (2)
+
+    γ is the same at all places, so that with dz = γ ⊙ dy, and ⟨·⟩ the mean over the m places and
+    channels of a group, Σ being over its channels,
+
+        ⟨dz⟩ = Σ γ S / m,   ⟨dz ⊙ z⟩ = Σ γ T / m,                                             (3)
+        dx = r (dz − ⟨dz⟩ − z ⟨dz ⊙ z⟩).                                                      (4)
+    """
+    x, mean, delta, r, scale, bias = jax.lax.optimization_barrier(residuals)  # see layer_norm_bwd
+    places = tuple(range(1, x.ndim - 1))
+    g, gamma = _grouped(widen(dy), groups), _grouped(widen(scale), groups)
+    z = (_grouped(widen(x), groups) - mean - delta) * r
+    s = g.sum(places, keepdims=True)  # (1)
+    t = (g * z).sum(places, keepdims=True)
+    others = tuple(range(x.ndim - 1))
+    dscale = t.sum(others).reshape(scale.shape)  # (2)
+    dbias = s.sum(others).reshape(bias.shape)
+    m = math.prod(x.shape[1:]) // groups
+    mean_dz = (gamma * s).sum(-1, keepdims=True) / m  # (3)
+    mean_dz_z = (gamma * t).sum(-1, keepdims=True) / m
+    dx = (r * (gamma * g - mean_dz - z * mean_dz_z)).reshape(x.shape)  # (4)
+    return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
+
+
+group_norm.defvjp(group_norm_fwd, group_norm_bwd)

@@ -1,0 +1,205 @@
+"""The output layer and its loss as one rule, in which no array of all logits ever exists."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from funcnet.ops.labels import put_by_mask
+from funcnet.ops.precision import wide_dtype, widen
+from funcnet.ops.sharding import explicit_sharding
+from funcnet.ops.softmax_cross_entropy import of_index, of_index_bwd
+from funcnet.rule import rule
+
+
+@rule
+def linear_cross_entropy(
+    h: jax.Array,
+    w: jax.Array,
+    labels: jax.Array,
+    *,
+    ignore: int | None = None,
+    at_once: int = 2**23,
+) -> jax.Array:
+    """The cross entropy of softmax(h w) of each example.
+
+        L_n = −log p_n[t_n],   p_n = softmax(h_n w)
+
+    The logits h w have V numbers for each example; they are computed for some examples at a time
+    and forgotten. Loss and gradient are those of `softmax_cross_entropy`: accurate where p is
+    nearly 1 at the label, and where all logits share a large offset.
+
+    The gradient is computed with the loss, and the cotangent dL of the loss scales it. That is
+    enough for h always; for w it is if dL is the same for all examples that count, as in a sum or a
+    mean. If it is not, or under `vmap`, the logits are computed twice. So leave examples out by
+    `ignore`, not by a factor 0.
+
+    Args:
+      h: Inputs of the output layer, shape (..., d): every leading axis is a batch axis.
+      w: Its weights, shape (d, V).
+      labels: t, class indices from −V to V − 1 (as in indexing), of shape (...) and an integer
+        dtype. Another index gives nan.
+      ignore: A label whose examples have the loss 0 and no gradient, whatever their h. Static.
+      at_once: How many logits to compute at a time, at least 1; a row of V is not divided. It
+        bounds the memory, and for few, the speed. Static.
+
+    Returns:
+      L, shape (...), of the dtype that h and w promote to.
+
+    Raises:
+      ValueError: If the shapes do not fit, labels are not integers, or at_once is below 1.
+
+    Reference: Wijmans et al., Cut your losses in large-vocabulary language models, 2024,
+    equations 1 and 2, arXiv:2411.09009. The gradient in the forward pass is that of Hsu et al.,
+    Liger kernel, 2024, section 3.2, arXiv:2410.10989.
+
+    >>> h, w = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.eye(2)
+    >>> linear_cross_entropy(h, 50 * w, jnp.array([0, 7]), ignore=7)[1].item()
+    0.0
+    """
+    return _by_chunks(h, w, labels, None, ignore, at_once)[0]
+
+
+def linear_cross_entropy_fwd(h, w, labels, *, ignore, at_once):
+    """Saves dh and dw of the sum of all losses, of the sizes of h and w."""
+    one = jnp.ones(labels.shape, wide_dtype(h.dtype))
+    loss, dh, dw = _by_chunks(h, w, labels, one, ignore, at_once)
+    return loss, (dh, dw, h, w, labels)
+
+
+def linear_cross_entropy_bwd(residuals, dloss, *, ignore, at_once):
+    """The cotangents of h and w.
+
+    With x_n = h_n w and dx_n = p_n − e_t, the gradient of L_n from `softmax_cross_entropy`,
+
+        dh_n = dL_n dx_n wᵀ,                                                                  (1)
+        dw = Σ_n dL_n h_nᵀ dx_n,            c Σ_n h_nᵀ dx_n if dL_n = c for all n.            (2)
+
+    fwd has dx_n wᵀ and Σ_n h_nᵀ dx_n. An example that does not count has dx = 0.
+
+    Reference: Wijmans et al., equations 4 and 5.
+    """
+    dh, dw, h, w, labels = residuals
+    dl = widen(dloss)
+    dh = dl[..., None] * dh  # (1)
+    dw = _weigh(ignore, at_once, dl, dw, h, w, labels)  # (2)
+    return dh.astype(h.dtype), dw.astype(w.dtype), None
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _weigh(ignore, at_once, dl, dw, h, w, labels):
+    """(2), from dw = Σ h_nᵀ dx_n where that is enough."""
+    counted = jnp.ones(labels.shape, bool) if ignore is None else labels != ignore
+    least = jnp.min(dl, initial=jnp.inf, where=counted)
+    most = jnp.max(dl, initial=-jnp.inf, where=counted)
+    c = jnp.where(jnp.any(counted), most, jnp.zeros_like(most))
+    again = lambda: _by_chunks(h, w, labels, dl, ignore, at_once)[2]
+    return jax.lax.cond(least < most, again, lambda: c * dw)
+
+
+@_weigh.defjvp
+def _weigh_jvp(ignore, at_once, primals, tangents):
+    """Not the derivative of the branch: where all dL_n are c, their tangents need not be alike."""
+    dl, _, h, w, labels = primals
+    in_full = lambda dl, h, w: _by_chunks(h, w, labels, dl, ignore, at_once)[2]
+    along = (tangents[0], *tangents[2:4])
+    return _weigh(ignore, at_once, *primals), jax.jvp(in_full, (dl, h, w), along)[1]
+
+
+def _by_chunks(h, w, labels, dl, ignore, at_once):
+    """L, dx_n wᵀ and Σ dL_n h_nᵀ dx_n, by some examples at a time; without dl, L alone."""
+    _check(h, w, labels, at_once)
+    run = functools.partial(_by_chunks_of, ignore=ignore, at_once=at_once)
+    explicit = next(filter(None, map(explicit_sharding, (h, w, labels))), None)
+    if explicit is None:
+        return run(h, w, labels, dl)
+    # Rows that are dealt to chunks, and sums over them: leave their shardings to the compiler.
+    like_h, like_w = (explicit.update(spec=jax.typeof(x).sharding.spec) for x in (h, w))
+    like_loss = explicit.update(spec=like_h.spec[:-1])
+    out = (like_loss, *((None, None) if dl is None else (like_h, like_w)))
+    return jax.sharding.auto_axes(out_sharding=out)(run)(h, w, labels, dl)
+
+
+def _by_chunks_of(h, w, labels, dl, *, ignore, at_once):
+    d, classes = w.shape
+    n = math.prod(labels.shape)
+    dtype = jnp.result_type(h, w)
+    wide, w = wide_dtype(dtype), w.astype(dtype)
+    chunks = max(-(-n // max(at_once // classes, 1)), 1)
+    size = -(-n // chunks)
+
+    def divide(a):
+        # A chunk has rows from everywhere, so that devices that share the rows share each chunk.
+        padded = jnp.pad(a, [(0, size * chunks - n)] + [(0, 0)] * (a.ndim - 1))
+        return padded.reshape(size, chunks, *a.shape[1:]).swapaxes(0, 1)
+
+    def unite(a, shape):
+        return a.swapaxes(0, 1).reshape(size * chunks, *a.shape[2:])[:n].reshape(shape)
+
+    index = labels.reshape(n)
+    counted = jnp.ones(n, bool) if ignore is None else index != ignore
+    rows = jnp.where(counted[:, None], h.reshape(n, d).astype(dtype), jnp.zeros((), dtype))
+    index = jnp.where(counted, index, jnp.zeros_like(index))
+
+    def losses(_, part):
+        rows, index, counted = part
+        x = jnp.matmul(rows, w, preferred_element_type=wide)
+        loss, saved = of_index(x, index, 0.0, put_by_mask)
+        return (), (jnp.where(counted, loss, jnp.zeros_like(loss)), saved)
+
+    def losses_and_gradients(dw, part):
+        *part, dl = part
+        _, (loss, saved) = losses((), part)
+        dx = of_index_bwd(saved, dl, 0.0, put_by_mask).astype(dtype)
+        dh = jax.lax.dot_general(w, dx, (((1,), (1,)), ((), ())), preferred_element_type=wide).T
+        return _add_product(dw, part[0], dx, at_once), (loss, dh)
+
+    parts = [divide(a) for a in (rows, index, counted)]
+    if dl is None:
+        _, (loss, _) = jax.lax.scan(losses, (), parts)
+        return unite(loss, labels.shape).astype(dtype), None, None
+    dl = jnp.where(counted, dl.reshape(n), jnp.zeros((), dl.dtype)).astype(wide)
+    dw, (loss, dh) = jax.lax.scan(
+        losses_and_gradients, jnp.zeros_like(w, wide), [*parts, divide(dl)]
+    )
+    return unite(loss, labels.shape).astype(dtype), unite(dh, h.shape), dw
+
+
+def _add_product(dw, h, dx, at_once):
+    """The sum dw + hᵀ dx, by some columns at a time, lest the product be an array beside dw."""
+    d, classes = dw.shape
+    width = min(classes, max(at_once // (8 * max(d, 1)), 1))
+    # As a part of the product, XLA's transposition costs as much as the product on a CPU.
+    across = jax.lax.optimization_barrier(h.T)
+
+    def add(i, dw):
+        start = jnp.minimum(i * width, classes - width)  # the last block overlaps the one before
+        new = start + jnp.arange(width, dtype=start.dtype) >= i * width
+        columns = jax.lax.dynamic_slice_in_dim(dx, start, width, axis=1)
+        columns = jnp.where(new, columns, jnp.zeros_like(columns))
+        old = jax.lax.dynamic_slice_in_dim(dw, start, width, axis=1)
+        sum_ = old + jnp.matmul(across, columns, preferred_element_type=dw.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(dw, sum_, start, axis=1)
+
+    return jax.lax.fori_loop(0, -(-classes // width), add, dw)
+
+
+def _check(h: jax.Array, w: jax.Array, labels: jax.Array, at_once: int) -> None:
+    f = "linear_cross_entropy"
+    if w.ndim != 2:
+        raise ValueError(f"{f}: w must have shape (d, V), got {w.shape}")
+    if h.ndim == 0 or h.shape[-1] != w.shape[0]:
+        raise ValueError(
+            f"{f}: h must have shape (..., {w.shape[0]}) for w {w.shape}, got {h.shape}"
+        )
+    if labels.shape != h.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"{f}: labels must have shape {h.shape[:-1]} and an integer dtype, "
+            f"got {labels.shape} and {labels.dtype}"
+        )
+    if at_once < 1:
+        raise ValueError(f"{f}: at_once must be at least 1, got {at_once}")
+
+
+linear_cross_entropy.defvjp(linear_cross_entropy_fwd, linear_cross_entropy_bwd)

@@ -1,0 +1,165 @@
+"""Activation functions that are linear between kinks, and their product with x.
+
+At a kink the derivative is that to the right, as it is for `relu`.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from funcnet.ops.elementwise import elementwise, recomputed
+from funcnet.ops.precision import widen
+
+
+def _clipped(x: jax.Array, low: float, high: float) -> jax.Array:
+    """Bounds x on two sides. Of two equal cases `where` takes the right one, autodiff too."""
+    bound = lambda value: jnp.full_like(x, value)
+    return jnp.where(x < low, bound(low), jnp.where(x >= high, bound(high), x))
+
+
+def _is_between(x: jax.Array, low: float, high: float) -> jax.Array:
+    return ~((x < low) | (x >= high))  # so is nan
+
+
+def _where(inside: jax.Array, dy: jax.Array) -> jax.Array:
+    return jnp.where(inside, dy, jnp.zeros_like(dy))
+
+
+def _scaled(factor: float, x: jax.Array) -> jax.Array:
+    """`factor` x, with a factor that is not rounded to a narrow dtype."""
+    return (factor * widen(x)).astype(x.dtype)
+
+
+@elementwise(
+    saves=lambda x, **_: x < 0,
+    dx=lambda negative, dy, *, negative_slope: jnp.where(negative, _scaled(negative_slope, dy), dy),
+)
+def leaky_relu(x: jax.Array, *, negative_slope: float = 0.01) -> jax.Array:
+    """The rectified linear unit with a slope below 0 as well.
+
+        y = x if x ≥ 0, else a x;   dx = dy if x ≥ 0, else a dy.
+
+    At 0 the derivative is 1, as in `jax.nn.leaky_relu`. Saves the mask x < 0, one byte per element.
+
+    Args:
+      x: Any shape.
+      negative_slope: a. Static.
+
+    Returns:
+      y, with the shape and dtype of x.
+
+    Reference: Maas, Hannun & Ng, Rectifier nonlinearities improve neural network acoustic models,
+    2013, section 2.
+
+    >>> leaky_relu(jnp.array([-1.0, 0.0, 2.0]), negative_slope=0.5).tolist()
+    [-0.5, 0.0, 2.0]
+    """
+    x = jnp.asarray(x)
+    return jnp.where(x < 0, _scaled(negative_slope, x), x)
+
+
+@elementwise(saves=lambda x: _is_between(x, 0, 6), dx=_where)
+def relu6(x: jax.Array) -> jax.Array:
+    """The rectified linear unit, bounded by 6.
+
+        y = min(max(x, 0), 6);   dx = dy if 0 ≤ x < 6, else 0.
+
+    At 0 the derivative is 1, that of `relu` (`jax.nn.relu6` takes 0), at 6 it is 0. Saves the mask
+    of the interval, one byte per element.
+
+    Args:
+      x: Any shape.
+
+    Returns:
+      y in [0, 6], with the shape and dtype of x.
+
+    Reference: Krizhevsky, Convolutional deep belief networks on CIFAR-10, 2010.
+
+    >>> relu6(jnp.array([-1.0, 2.0, 7.0])).tolist()
+    [0.0, 2.0, 6.0]
+    """
+    return _clipped(jnp.asarray(x), 0, 6)
+
+
+@elementwise(saves=lambda x: _is_between(x, -1, 1), dx=_where)
+def hard_tanh(x: jax.Array) -> jax.Array:
+    """The identity, bounded by −1 and 1.
+
+        y = min(max(x, −1), 1);   dx = dy if −1 ≤ x < 1, else 0.
+
+    At −1 the derivative is 1, at 1 it is 0 (`jax.nn.hard_tanh` takes 1 at both). Saves the mask of
+    the interval, one byte per element.
+
+    Args:
+      x: Any shape.
+
+    Returns:
+      y in [−1, 1], with the shape and dtype of x.
+
+    Reference: Collobert, Large scale machine learning, 2004.
+
+    >>> hard_tanh(jnp.array([-2.0, 0.5, 2.0])).tolist()
+    [-1.0, 0.5, 1.0]
+    """
+    return _clipped(jnp.asarray(x), -1, 1)
+
+
+@elementwise(saves=lambda x: _is_between(x, -3, 3), dx=lambda m, dy: _where(m, _scaled(1 / 6, dy)))
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """A sigmoid of three straight lines.
+
+        y = min(max(x + 3, 0), 6) / 6;   dx = dy / 6 if −3 ≤ x < 3, else 0.
+
+    At −3 the derivative is 1/6 (`jax.nn.hard_sigmoid` takes 0), at 3 it is 0. Saves the mask of the
+    interval, one byte per element.
+
+    Args:
+      x: Any shape.
+
+    Returns:
+      y in [0, 1], with the shape and dtype of x.
+
+    Reference: Howard et al., Searching for MobileNetV3, 2019, section 5.2, arXiv:1905.02244.
+
+    >>> hard_sigmoid(jnp.array([-4.0, 0.0, 4.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    x = jnp.asarray(x)
+    return ((_clipped(widen(x), -3, 3) + 3) / 6).astype(x.dtype)
+
+
+def _hard_silu_slope(x: jax.Array) -> jax.Array:
+    inner = (2 * x + 3) / 6
+    right = jnp.where(x >= 3, jnp.ones_like(x), inner)
+    return jnp.where(x < -3, jnp.zeros_like(x), right)
+
+
+@recomputed(_hard_silu_slope)
+def hard_silu(x: jax.Array) -> jax.Array:
+    """A parabola between two straight lines: x times its `hard_sigmoid`; also called hard swish.
+
+        y = x h(x),   h(x) = min(max(x + 3, 0), 6) / 6
+
+    Between −3 and 3, y = (x² + 3x)/6, and
+
+        dx = dy (2x + 3)/6 if −3 ≤ x < 3,   0 if x < −3,   dy if x ≥ 3.
+
+    At −3 the derivative is −1/2, at 3 it is 1 (`jax.nn.hard_silu` takes 0 and 1). At −∞ value and
+    derivative are 0 (`jax.nn.hard_silu` gives nan). Saves x.
+
+    Args:
+      x: Any shape.
+
+    Returns:
+      y ≥ −3/8, with the shape and dtype of x.
+
+    Reference: Howard et al., Searching for MobileNetV3, 2019, section 5.2, arXiv:1905.02244.
+
+    >>> hard_silu(jnp.array([-jnp.inf, -1.5, 4.0])).tolist()
+    [0.0, -0.375, 4.0]
+    """
+    x = jnp.asarray(x)
+    wide = widen(x)
+    inside = _is_between(wide, -3, 3)
+    t = jnp.where(inside, wide, jnp.zeros_like(wide))  # autodiff would meet 0 · ∞ beyond
+    outside = jnp.where(wide < -3, jnp.zeros_like(wide), wide)
+    return jnp.where(inside, t * (t + 3) / 6, outside).astype(x.dtype)

@@ -1,0 +1,136 @@
+"""The simple recurrent network."""
+
+import jax
+import jax.numpy as jnp
+
+from funcnet.ops.time_loop import (
+    check_sequence,
+    check_weights,
+    scan_time,
+    states_before,
+    sum_of_products,
+    sum_of_steps,
+    tanh_and_slope,
+    time_first,
+    time_last,
+    valid_steps,
+    widen_alike,
+)
+from funcnet.rule import rule
+
+
+def _run(args, lengths, *, reverse, save):
+    """The outputs, the states in full precision, and save(a_t) stacked over time."""
+    x, h0, w_x, w_h, b = args
+    check_sequence("rnn", x, h0, lengths)
+    check_weights("rnn", 1, x, h0, w_x, w_h, b=b)
+    dtype, (x, h0, w_x, w_h, b) = widen_alike(*args)
+    valid = valid_steps(x, lengths)
+
+    def step(h, x_t):
+        a = x_t @ w_x + h @ w_h + b
+        h = jnp.tanh(a)
+        return h, (h, save(a))
+
+    h, (hs, saved) = scan_time(step, h0, time_first(x, valid), valid, reverse=reverse)
+    hs = time_last(hs)
+    return (hs.astype(dtype), h.astype(dtype)), hs, saved
+
+
+@rule
+def rnn(
+    x: jax.Array,
+    h0: jax.Array,
+    w_x: jax.Array,
+    w_h: jax.Array,
+    b: jax.Array,
+    lengths: jax.Array | None = None,
+    *,
+    reverse: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """A simple recurrent network (Elman's) with tanh, run over a sequence.
+
+        h_t = tanh(x_t W_x + h_{t−1} W_h + b),   t = 1 … T
+
+    Past its length L the state of a sequence stays as it is and its outputs are 0, whatever x holds
+    there; so h_T is the state after step L. In reverse, t runs from L down to 1, with h_{t+1} in
+    place of h_{t−1}. The state is kept in float32 at least.
+
+    Args:
+      x: x_1 … x_T, shape (..., T, I): every leading axis is a batch axis.
+      h0: h_0, shape (..., H).
+      w_x: W_x, shape (I, H).
+      w_h: W_h, shape (H, H).
+      b: b, shape (H,).
+      lengths: L, integers from 0 to T, shape (...); or None, if all sequences have T steps.
+      reverse: Whether to run from the last step to the first. Static.
+
+    Returns:
+      h_1 … h_T, shape (..., T, H), and h_T, shape (..., H) (h_1 in reverse), of the dtype that the
+      arguments promote to.
+
+    Raises:
+      ValueError: If the shapes do not fit, or lengths are not integers.
+
+    Reference: Elman, 1990, Finding structure in time; `torch.nn.RNN` with b = b_ih + b_hh.
+
+    >>> one = jnp.ones((1, 1))
+    >>> hs, h = rnn(one, jnp.zeros(1), one, one, jnp.zeros(1))
+    >>> print(f"{hs[0, 0]:.4f} {h[0]:.4f}")
+    0.7616 0.7616
+    """
+    args = (x, h0, w_x, w_h, b)
+    return _run(args, lengths, reverse=reverse, save=lambda _: ())[0]
+
+
+def rnn_fwd(x, h0, w_x, w_h, b, lengths, *, reverse):
+    """Saves the outputs h and the slopes of tanh: 2 numbers for each element of h.
+
+    In float32 h is the output itself, no copy.
+    """
+    args = (x, h0, w_x, w_h, b)
+    slope = lambda a: tanh_and_slope(a)[1]
+    out, hs, slopes = _run(args, lengths, reverse=reverse, save=slope)
+    return out, (args, lengths, hs, slopes)
+
+
+def rnn_bwd(residuals, douts, *, reverse):
+    """The cotangents of all arguments, by backpropagation through time.
+
+    With a_t = x_t W_x + h_{t−1} W_h + b and h_t = tanh a_t, h_t acts on the output dy_t and on
+    a_{t+1}. From the last step to the first, the cotangent of h_T added at the last step,
+
+        dh_t = dy_t + da_{t+1} W_hᵀ,                                                          (1)
+        da_t = dh_t ⊙ tanh′(a_t),                                                             (2)
+
+    and dh_0 = da_1 W_hᵀ. As in an affine layer, over all steps and examples at once,
+
+        dx_t = da_t W_xᵀ,                                                                     (3)
+        dW_x = Σ_t x_tᵀ da_t,   dW_h = Σ_t h_{t−1}ᵀ da_t,   db = Σ_t da_t,                    (4)
+
+    which autodiff adds up inside of the loop, with a weight-shaped sum for each. A step that is not
+    valid has da_t = 0, and passes dh on. The slopes come from a, not from h, where 1 − h² has lost
+    its digits as soon as h is near ±1.
+
+    Reference: Appleyard et al., 2016, arXiv:1604.01946, for the products after the loop.
+    """
+    args, lengths, hs, slopes = residuals
+    _, (x, h0, w_x, w_h, _) = widen_alike(*args)
+    dhs, dh = (d.astype(hs.dtype) for d in douts)
+    valid, w_hT = valid_steps(x, lengths), w_h.T
+
+    def step(dh, inputs):
+        dy, slope = inputs
+        da = (dh + dy) * slope  # (1), (2)
+        return da @ w_hT, da  # (1)
+
+    dh0, das = scan_time(step, dh, (time_first(dhs), slopes), valid, reverse=not reverse)
+    dx = time_last(das @ w_x.T)  # (3)
+    dw_x = sum_of_products(time_first(x, valid), das, w_x)  # (4)
+    before = states_before(time_first(hs), h0, valid, reverse=reverse)
+    dw_h = sum_of_products(before, das, w_h)
+    cotangents = (dx, dh0, dw_x, dw_h, sum_of_steps(das))
+    return *(d.astype(a.dtype) for d, a in zip(cotangents, args, strict=True)), None
+
+
+rnn.defvjp(rnn_fwd, rnn_bwd)

@@ -1,0 +1,153 @@
+"""Loops over time: their order, sequences of different lengths, and sums over all steps."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from funcnet.ops.precision import wide_dtype
+from funcnet.ops.sharding import explicit_sharding
+
+
+def check_sequence(
+    f: str, x: jax.Array, h0: jax.Array, lengths: jax.Array | None, **others: jax.Array
+) -> None:
+    """Of x (..., T, I) and h0 (..., H) the batch axes must agree; lengths have their shape."""
+    if x.ndim < 2:
+        raise ValueError(f"{f}: x must have shape (..., T, I), got {x.shape}")
+    batch = x.shape[:-2]
+    if h0.ndim != x.ndim - 1 or h0.shape[:-1] != batch:
+        raise ValueError(
+            f"{f}: h0 must have shape (..., H) with the batch axes {batch} of x {x.shape}, "
+            f"got {h0.shape}"
+        )
+    for name, other in others.items():
+        if other.shape != h0.shape:
+            raise ValueError(f"{f}: {name} must have the shape {h0.shape} of h0, got {other.shape}")
+    if lengths is None:
+        return
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(f"{f}: lengths must be integers, got {lengths.dtype}")
+    if lengths.shape != batch:
+        raise ValueError(
+            f"{f}: lengths must have shape {batch} for x {x.shape}, got {lengths.shape}"
+        )
+
+
+def check_weights(
+    f: str,
+    gates: int,
+    x: jax.Array,
+    h0: jax.Array,
+    w_x: jax.Array,
+    w_h: jax.Array,
+    **biases: jax.Array,
+) -> None:
+    """The g gates stand side by side: w_x (I, gH), w_h (H, gH) and biases (gH,)."""
+    rows, columns = h0.shape[-1], gates * h0.shape[-1]
+    expected = {"w_x": (x.shape[-1], columns), "w_h": (rows, columns)}
+    for name, array in {"w_x": w_x, "w_h": w_h, **biases}.items():
+        shape = expected.get(name, (columns,))
+        if array.shape != shape:
+            raise ValueError(
+                f"{f}: {name} must have shape {shape} for x {x.shape} and h0 {h0.shape}, "
+                f"got {array.shape}"
+            )
+
+
+def widen_alike(*arrays: jax.Array) -> tuple[Any, list[jax.Array]]:
+    """The dtype that the arrays promote to, and the arrays in it, or in float32 if it is narrow."""
+    dtype = jnp.result_type(*arrays)
+    return dtype, [a.astype(wide_dtype(dtype)) for a in arrays]
+
+
+def valid_steps(x: jax.Array, lengths: jax.Array | None) -> jax.Array | None:
+    """Which steps belong to each sequence, shape (T, ..., 1); None for all of them."""
+    if lengths is None:
+        return None
+    steps = jnp.arange(x.shape[-2], dtype=jnp.int32).reshape(-1, *[1] * lengths.ndim)
+    return (steps < lengths.astype(jnp.int32))[..., None]
+
+
+def zero_unless(valid: jax.Array | None, x: jax.Array) -> jax.Array:
+    """0 in place of whatever stands where x is not valid."""
+    return x if valid is None else jnp.where(valid, x, jnp.zeros_like(x))
+
+
+def time_first(x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+    """(..., T, n) as (T, ..., n), for `scan_time`; 0 at steps that are not valid."""
+    return zero_unless(valid, jnp.moveaxis(x, -2, 0))
+
+
+def time_last(x: jax.Array) -> jax.Array:
+    """(T, ..., n) as (..., T, n)."""
+    return jnp.moveaxis(x, 0, -2)
+
+
+def scan_time(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    state: Any,
+    inputs: Any,
+    valid: jax.Array | None,
+    *,
+    reverse: bool,
+) -> tuple[Any, Any]:
+    """`jax.lax.scan` that a sequence takes part in while it lasts.
+
+    Where a step is not valid the state stays as it is, and the outputs are 0.
+    """
+
+    def masked(state: Any, slices: Any) -> tuple[Any, Any]:
+        now, inputs = slices
+        new, outputs = step(state, inputs)
+        if now is None:
+            return new, outputs
+        new = jax.tree.map(lambda a, b: jnp.where(now, a, b), new, state)
+        return new, jax.tree.map(lambda y: zero_unless(now, y), outputs)
+
+    return lax.scan(masked, state, (valid, inputs), reverse=reverse)
+
+
+def states_before(
+    hs: jax.Array, h0: jax.Array, valid: jax.Array | None, *, reverse: bool
+) -> jax.Array:
+    """The state before each step, from the states after each step (T, ..., H), the first being h0.
+
+    In reverse the first step of a sequence is its last in time, and the one after that is not
+    valid: there, too, h0 is put.
+    """
+    if valid is not None:
+        hs = jnp.where(valid, hs, h0)
+    if hs.shape[0] == 0:
+        return hs
+    return jnp.concatenate([hs[1:], h0[None]] if reverse else [h0[None], hs[:-1]])
+
+
+def sum_of_products(left: jax.Array, right: jax.Array, like: jax.Array) -> jax.Array:
+    """Σ left_i right_j over time and batch as one matrix product, sharded like `like`."""
+    axes = tuple(range(left.ndim - 1))
+    return lax.dot_general(
+        left, right, ((axes, axes), ((), ())), out_sharding=explicit_sharding(like)
+    )
+
+
+def sum_of_steps(x: jax.Array) -> jax.Array:
+    """The sum over time and batch, of shape (n,)."""
+    return x.sum(tuple(range(x.ndim - 1)))
+
+
+def sigmoid_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of y = s(x) the slope is s(x) s(−x), accurate in both tails, where y(1 − y) rounds to 0."""
+    y = lax.logistic(x)
+    return y, y * lax.logistic(-x)
+
+
+def tanh_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of t = tanh x the slope is (1 − |t|)(1 + |t|), with 1 − |t| = exp(−2|x|)(1 + |t|).
+
+    That is accurate in both tails, where 1 − t² rounds to 0.
+    """
+    t = jnp.tanh(x)
+    return t, jnp.exp(-2 * jnp.abs(x)) * (1 + jnp.abs(t)) ** 2

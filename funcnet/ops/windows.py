@@ -1,0 +1,243 @@
+"""Windows that slide over the spatial axes of (b, *spatial, c): where they lie, and what they see.
+
+The window o ∈ out has its tap t at the place p = o·stride + t·dilation − low of x, on each axis.
+"""
+
+import itertools
+import math
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from operator import index
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from funcnet.ops.sharding import explicit_sharding
+
+Ints = int | Sequence[int]
+Padding = str | Sequence[tuple[int, int]]
+
+MOST_TERMS = 64  # that a program writes out one by one
+
+
+class Windows(NamedTuple):
+    """The geometry; everything has one entry for each spatial axis."""
+
+    sizes: tuple[int, ...]  # of x
+    window: tuple[int, ...]  # number of taps
+    strides: tuple[int, ...]
+    dilation: tuple[int, ...]  # distance of two taps
+    padding: tuple[tuple[int, int], ...]  # (low, high)
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """The places from the first to the last tap of a window, both included."""
+        return tuple((k - 1) * d + 1 for k, d in zip(self.window, self.dilation, strict=True))
+
+    @property
+    def out(self) -> tuple[int, ...]:
+        """The number of windows."""
+        of_axis = lambda size, low_high, e, s: (size + sum(low_high) - e) // s + 1
+        return tuple(map(of_axis, self.sizes, self.padding, self.extent, self.strides))
+
+
+def per_axis(f: str, name: str, value: Ints, axes: int) -> tuple[int, ...]:
+    """One integer ≥ 1 for each spatial axis; a single one is for all."""
+    try:
+        values = (index(value),) * axes  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        try:
+            values = tuple(map(index, value))  # pyright: ignore[reportArgumentType]
+        except TypeError:
+            values = ()
+    if len(values) != axes or min(values) < 1:
+        raise ValueError(
+            f"{f}: {name} must be an int of at least 1, or {axes} of them, got {value}"
+        )
+    return values
+
+
+def paddings(f: str, padding: Padding, axes: int) -> tuple[tuple[int, int], ...] | None:
+    """One pair (low, high) for each spatial axis; None for 'SAME' and 'VALID'."""
+    if padding in ("SAME", "VALID"):
+        return None
+    try:
+        pairs = () if isinstance(padding, str) else tuple((index(l), index(h)) for l, h in padding)
+    except (TypeError, ValueError):
+        pairs = ()
+    if len(pairs) != axes or min(map(min, pairs)) < 0:
+        raise ValueError(
+            f"{f}: padding must be 'SAME', 'VALID' or {axes} pair(s) (low, high) of ints of at "
+            f"least 0, got {padding!r}"
+        )
+    return pairs
+
+
+def slide(
+    f: str,
+    x: jax.Array,
+    window: Sequence[int],
+    *,
+    strides: Ints,
+    padding: Padding,
+    dilation: Ints = 1,
+) -> Windows:
+    """The windows over x, shape (..., *spatial, c); what does not fit raises a ValueError."""
+    axes = len(window)
+    strides = per_axis(f, "strides", strides, axes)
+    dilation = per_axis(f, "dilation", dilation, axes)
+    pairs, sizes = paddings(f, padding, axes), x.shape[-1 - axes : -1]
+    none = ((0, 0),) * axes
+    w = Windows(sizes, tuple(window), strides, dilation, pairs or none)
+    if padding == "SAME":
+        missing = [
+            max((math.ceil(size / s) - 1) * s + e - size, 0)
+            for size, s, e in zip(sizes, strides, w.extent, strict=True)
+        ]
+        w = w._replace(padding=tuple((m // 2, m - m // 2) for m in missing))
+    least = tuple(max(e - sum(p), 1) for e, p in zip(w.extent, w.padding, strict=True))
+    if any(size < n for size, n in zip(sizes, least, strict=True)):
+        raise ValueError(
+            f"{f}: x must have spatial axes of at least {least} for a window of {w.extent} and "
+            f"padding {padding!r}, got {x.shape}"
+        )
+    return w
+
+
+def fold(x: jax.Array, axes: int) -> jax.Array:
+    """x, shape (..., *spatial, c), with its leading axes made one batch axis."""
+    lead = x.ndim - axes - 1
+    if lead < 2:
+        return x if lead == 1 else x[None]
+    return _reshape(x, (-1, *x.shape[lead:]), lambda *s: (s[0], *s[lead:]))
+
+
+def unfold(y: jax.Array, like: jax.Array) -> jax.Array:
+    """y, shape (b, *spatial, c), with the leading axes of `like`."""
+    lead = like.ndim - y.ndim + 1
+    if lead < 2:
+        return y if lead == 1 else y[0]
+    shape = (*like.shape[:lead], *y.shape[1:])
+    return _reshape(y, shape, lambda b, *s: (b, *(None,) * (lead - 1), *s))
+
+
+def _reshape(
+    x: jax.Array, shape: tuple[int, ...], spec: Callable[..., tuple[Any, ...]]
+) -> jax.Array:
+    """x.reshape(shape), where an axis that is sharded explicitly stays so: `spec` maps the axes."""
+    sharding = explicit_sharding(x)
+    if sharding is None or not any(sharding.spec):
+        return x.reshape(shape)
+    out = NamedSharding(sharding.mesh, PartitionSpec(*spec(*sharding.spec)))
+    return jnp.reshape(x, shape, out_sharding=out)
+
+
+def split_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
+    """One axis of x split into two, the second of the given size."""
+    shape = (*x.shape[:axis], x.shape[axis] // size, size, *x.shape[axis + 1 :])
+    return _reshape(x, shape, lambda *s: (*s[: axis + 1], None, *s[axis + 1 :]))
+
+
+def taps(x: jax.Array, w: Windows, fill: float = 0.0) -> Iterator[jax.Array]:
+    """What each tap sees of x, shape (b, *out, c), in row-major order of the taps."""
+    pads = [(0, 0, 0), *((low, high, 0) for low, high in w.padding), (0, 0, 0)]
+    x = jax.lax.pad(x, jnp.asarray(fill, x.dtype), pads)
+    for t in itertools.product(*map(range, w.window)):
+        start = tuple(map(operator.mul, t, w.dilation))
+        reach = ((o - 1) * s + 1 for o, s in zip(w.out, w.strides, strict=True))
+        stop = tuple(map(operator.add, start, reach))
+        yield jax.lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *w.strides, 1))
+
+
+def stages(w: Windows) -> list[Windows]:
+    """Windows along one axis at a time, the last axis first, which in turn make those of w."""
+    one, none = (1,) * len(w.sizes), ((0, 0),) * len(w.sizes)
+    only = lambda i, rest, own: (*rest[:i], own[i], *rest[i + 1 :])
+    return [
+        Windows(
+            (*w.sizes[: i + 1], *w.out[i + 1 :]),
+            only(i, one, w.window),
+            only(i, one, w.strides),
+            only(i, one, w.dilation),
+            only(i, none, w.padding),
+        )
+        for i in reversed(range(len(w.sizes)))
+    ]
+
+
+class Reach(NamedTuple):
+    """The taps of windows as seen from x. Its place p lies in block i at r: p + low = i·stride + r.
+
+    Window o = i − q covers it with the tap t where t·dilation = q·stride + r, if there is one.
+    """
+
+    shifts: tuple[tuple[int, ...], ...]  # all q of any tap
+    tap: np.ndarray  # the number of t in row-major order, by q₁, r₁, q₂, r₂, …; −1 where none is
+
+
+def reach(w: Windows) -> Reach:
+    """Which taps see a place of x."""
+    counts = [(e - 1) // s + 1 for e, s in zip(w.extent, w.strides, strict=True)]
+    number = np.full([q * s for q, s in zip(counts, w.strides, strict=True)], -1)
+    at = tuple(slice(0, e, d) for e, d in zip(w.extent, w.dilation, strict=True))
+    number[at] = np.arange(math.prod(w.window)).reshape(w.window)
+    pairs = itertools.chain(*zip(counts, w.strides, strict=True))
+    tap = number.reshape(*pairs)
+    shifts = itertools.product(*map(range, counts))
+    return Reach(tuple(q for q in shifts if (_of(tap, q) >= 0).any()), tap)
+
+
+def _of(tap: np.ndarray, q: tuple[int, ...]) -> np.ndarray:
+    return tap[tuple(itertools.chain(*((i, slice(None)) for i in q)))]
+
+
+def spread(
+    term: Callable[..., jax.Array], arrays: tuple[jax.Array, ...], w: Windows, r: Reach
+) -> jax.Array:
+    """The sum at each place of x over the windows that cover it: a transpose of `taps`.
+
+    It takes as many terms as windows cover one place if it is covered least: one, if they do not
+    overlap. All are sums of arrays of the size of x; none is scattered.
+
+    Args:
+      term: (tap, *shifted) -> what the windows at one shift give to each place. `tap` is the number
+        of the tap, shape (s₁, 1, s₂, …), −1 where none is; `shifted` are the arrays at these
+        windows, shape (b, i₁, 1, i₂, 1, …, c); the result has shape (b, i₁, s₁, i₂, s₂, …, c).
+      arrays: Of shape (b, *out, c); term must give 0 where all are 0.
+      w: The windows.
+      r: `reach(w)`.
+
+    Returns:
+      Shape (b, *sizes, c).
+    """
+    axes, last = len(w.sizes), [q - 1 for q in r.tap.shape[::2]]
+    lows = [low for low, _ in w.padding]
+    blocks = [-(-(low + size) // s) for low, size, s in zip(lows, w.sizes, w.strides, strict=True)]
+    pads = [(q, i - o, 0) for q, i, o in zip(last, blocks, w.out, strict=True)]
+    pads = [(0, 0, 0), *pads, (0, 0, 0)]
+    padded = [jax.lax.pad(a, jnp.zeros((), a.dtype), pads) for a in arrays]
+    starts, zero = [np.array(last, np.int32) - np.array(q, np.int32) for q in r.shifts], np.int32(0)
+    numbers = [np.expand_dims(_of(r.tap, q), tuple(range(1, 2 * axes - 1, 2))) for q in r.shifts]
+
+    def part(start, number):
+        whole = lambda a: (a.shape[0], *blocks, a.shape[-1])
+        shifted = (jax.lax.dynamic_slice(a, (zero, *start, zero), whole(a)) for a in padded)
+        apart = tuple(range(2, 2 * axes + 1, 2))
+        return term(number, *(jax.lax.expand_dims(a, apart) for a in shifted))
+
+    total = part(starts[0], numbers[0])
+    if len(starts) <= MOST_TERMS:
+        for start, number in zip(starts[1:], numbers[1:], strict=True):
+            total = total + part(start, number)
+    else:
+        rest = np.stack(starts[1:]), np.stack(numbers[1:])
+        total, _ = jax.lax.scan(lambda sum_, at: (sum_ + part(*at), None), total, rest)
+    whole = (i * s for i, s in zip(blocks, w.strides, strict=True))
+    total = _reshape(
+        total, (total.shape[0], *whole, total.shape[-1]), lambda b, *n: (b, *n[:-1:2], n[-1])
+    )
+    stop = (low + size for low, size in zip(lows, w.sizes, strict=True))
+    return jax.lax.slice(total, (0, *lows, 0), (total.shape[0], *stop, total.shape[-1]))

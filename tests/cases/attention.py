@@ -1,0 +1,58 @@
+"""Attention."""
+
+import numpy as np
+
+from cases.case import Case, ints, normal
+
+
+def _qkv(batch, t, u, heads=1, groups=1, d=3, e=3, **options):
+    """Arguments with `heads` heads of keys and `groups` times as many of queries."""
+    return (
+        normal(*batch, t, heads * groups, d, **options),
+        normal(*batch, u, heads, d, seed=1),
+        normal(*batch, u, heads, e, seed=2),
+    )
+
+
+SOME = np.random.default_rng(0).random((2, 4, 5, 6)) < 0.6
+SOME[0, :, 2] = False  # a query that sees no key
+
+CASES = {
+    "dot_product_attention": [
+        Case("grouped", _qkv((4,), 3, 5, 2, 2, e=2), {"causal": True}, shard=(True, True, True)),
+        Case("causal without keys", _qkv((2,), 5, 3, 1, 2), {"causal": True, "scale": 0.7}),
+        Case("mask, lengths", (*_qkv((2,), 5, 6, 2, 2), SOME, ints(6, 3)), {"causal": True}),
+        Case("near 1000", (30 + normal(3, 1, 4), 17 + normal(4, 1, 4) / 30, normal(4, 1, 2))),
+        Case("loops", _qkv((2,), 513, 3, d=1, e=1), {"causal": True}),
+        Case("tiles of keys", _qkv((), 1, 300, d=2)),
+        Case("two batch axes", (*_qkv((2, 1), 2, 3, 2), None, ints(0, 3).reshape(2, 1))),
+        Case("scaled", _qkv((), 4, 5, scale=8.0)),
+        Case("empty", _qkv((0,), 2, 3)),
+        Case("no keys", _qkv((2,), 2, 0)),
+    ],
+}
+
+
+def _attention(q, k, v, mask=None, lengths=None, *, causal=False, scale=None):
+    """All scores at once, in NumPy."""
+    (t, heads, d), (u, of_keys) = q.shape[-3:], k.shape[-3:-1]
+    k, v = (np.repeat(x, heads // of_keys, -2) for x in (k, v))
+    scores = np.einsum("...thd,...uhd->...htu", q, k) * (d**-0.5 if scale is None else scale)
+    seen = np.ones(scores.shape, bool) if mask is None else np.broadcast_to(mask, scores.shape)
+    if lengths is not None:
+        seen = seen & (np.arange(u) < lengths[..., None, None, None])
+    if causal:
+        seen = seen & (np.arange(u) <= np.arange(t)[:, None] + u - t)
+    top = np.where(seen, scores, -np.inf).max(-1, keepdims=True, initial=-np.finfo(float).max)
+    p = np.where(seen, np.exp(np.where(seen, scores - top, 0)), 0)
+    p = p / np.maximum(p.sum(-1, keepdims=True), np.finfo(float).tiny)
+    return np.einsum("...htu,...uhe->...the", p, v)
+
+
+ORACLES = {
+    "dot_product_attention": _attention,
+}
+
+RESIDUAL_BYTES = {
+    "dot_product_attention": 4 * (4 * 3 * 4 * 2) + 8 * (4 * 3 * 4),  # y; m and s of a query
+}

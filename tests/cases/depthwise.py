@@ -1,0 +1,42 @@
+"""Depthwise convolution; the oracle is the dense one's with as many groups as channels."""
+
+import numpy as np
+
+from cases.case import Case, normal
+from cases.convolution import conv_loop
+
+CASES = {
+    "depthwise_conv": [
+        Case("2d", (normal(4, 3, 3, 2), normal(2, 3, 2), normal(2)), shard=(True, False, False)),
+        Case("no batch", (normal(5, 3), normal(3, 3))),
+        Case(
+            "strides and dilation",
+            (normal(2, 7, 6, 2), normal(3, 2, 2), normal(2)),
+            {"strides": (2, 3), "dilation": (1, 2)},
+        ),
+        Case(
+            "strides share a factor with dilation",
+            (normal(2, 11, 2), normal(3, 2)),
+            {"strides": 4, "dilation": 2, "padding": ((3, 5),)},
+        ),
+        Case(
+            "gaps", (normal(2, 9, 2), normal(2, 2), normal(2)), {"strides": 4, "padding": "VALID"}
+        ),
+        Case(
+            "3d, two batch axes",
+            (normal(2, 1, 3, 2, 3, 2), normal(2, 1, 2, 2), normal(2)),
+            {"padding": ((1, 0), (0, 2), (1, 1))},
+        ),
+        Case("long", (normal(1, 70, 2), normal(3, 2), normal(2))),
+        Case("many taps", (normal(1, 3, 4, 2), normal(9, 9, 2), normal(2)), {"strides": (1, 2)}),
+        Case("empty", (np.zeros((0, 4, 2)), normal(3, 2), normal(2))),
+    ],
+}
+
+ORACLES = {
+    "depthwise_conv": lambda x, w, b=None, **static: conv_loop(
+        x, w[..., None, :], b, groups=w.shape[-1], **static
+    ),
+}
+
+RESIDUAL_BYTES = {"depthwise_conv": 0}

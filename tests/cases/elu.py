@@ -1,0 +1,23 @@
+"""Exponential linear units."""
+
+import numpy as np
+
+from cases.activations import ELEMENTWISE
+from cases.case import Case, normal
+
+CASES = {
+    "elu": [*ELEMENTWISE[:4], Case("option", (normal(3, 4),), {"alpha": 0.3}), *ELEMENTWISE[4:]],
+    "selu": ELEMENTWISE,
+}
+
+
+def _elu(x, *, alpha=1.0):
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+# The two numbers from their definition: the fixed point of mean 0 and variance 1 (equation 14).
+ALPHA, SCALE = 1.6732632423543772848, 1.0507009873554804934
+
+ORACLES = {"elu": _elu, "selu": lambda x: SCALE * _elu(x, alpha=ALPHA)}
+
+RESIDUAL_BYTES = {"elu": 0, "selu": 0}

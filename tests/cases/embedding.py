@@ -1,0 +1,29 @@
+"""Embedding."""
+
+import numpy as np
+
+from cases.case import Case, ints, normal
+
+CASES = {
+    "embedding": [
+        Case("rank1", (ints(0, 4, 2, 2), normal(5, 3)), shard=(False, False)),
+        Case("one id", (np.array(3, np.int64), normal(5, 3))),
+        Case("rank3", (np.arange(12, dtype=np.uint8).reshape(2, 1, 6) % 5, normal(5, 2))),
+        Case("one row", (ints(0, 0, 0), normal(1, 2))),
+        Case("from the end", (ints(-1, -5, 4, 0), normal(5, 3))),
+        Case("out of range", (ints(1, 5, -6, 2), normal(5, 3))),
+        Case("empty", (np.zeros((0, 3), np.int32), normal(5, 2))),
+    ],
+}
+
+
+def _embedding(ids, w):
+    ids, rows = np.asarray(ids, int), len(w)
+    wrapped = np.where(ids < 0, ids + rows, ids)
+    inside = (wrapped >= 0) & (wrapped < rows)
+    return np.where(inside[..., None], w[wrapped.clip(0, rows - 1)], np.nan)
+
+
+ORACLES = {"embedding": _embedding}
+
+RESIDUAL_BYTES = {"embedding": 0}

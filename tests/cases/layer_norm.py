@@ -1,0 +1,80 @@
+"""Layer Normalization and its relatives."""
+
+import numpy as np
+
+from cases.case import Case, normal
+
+AFFINE = (normal(5, mean=1.0), normal(5, seed=1))
+
+CASES = {
+    "layer_norm": [
+        Case("rank2", (normal(4, 5), *AFFINE), shard=(True, False, False)),
+        Case("rank4", (normal(2, 1, 4, 5), *AFFINE)),
+        Case("rank1", (normal(5), *AFFINE), {"eps": 0.5}),
+        Case("no eps", (normal(3, 5), *AFFINE), {"eps": 0.0}),
+        Case("large mean", (normal(4, 5, mean=1e4), *AFFINE)),
+        Case("constant", (np.array([[2.0] * 5, [1.0, 0.0, -3.0, 5.0, 0.0]]), *AFFINE)),
+        Case("zero scale", (normal(4, 5), np.array([0.0, 1.0, 0.0, 1.0, -2.0]), normal(5))),
+        Case("one feature", (normal(4, 1), normal(1), normal(1, seed=1))),
+        Case("empty", (np.zeros((0, 5)), *AFFINE)),
+    ],
+    "rms_norm": [
+        Case("rank2", (normal(4, 5), normal(5)), shard=(True, False)),
+        Case("rank4", (normal(2, 1, 4, 5), normal(5))),
+        Case("rank1", (normal(5), normal(5)), {"eps": 0.5}),
+        Case("no eps", (normal(3, 5), normal(5)), {"eps": 0.0}),
+        Case("zeros", (np.array([[0.0] * 5, [1.0, 0.0, -3.0, 5.0, 0.0]]), normal(5))),
+        Case("large mean", (normal(4, 5, mean=1e4), normal(5))),
+        Case("two features", (normal(4, 2), normal(2))),
+        Case("empty", (np.zeros((0, 5)), normal(5))),
+    ],
+    "group_norm": [
+        Case(
+            "rank3",
+            (normal(4, 3, 6), normal(6, mean=1.0), normal(6, seed=1)),
+            {"groups": 2},
+            shard=(True, False, False),
+        ),
+        Case("rank4", (normal(2, 2, 3, 4), normal(4), normal(4, seed=1)), {"groups": 2}),
+        Case("no places", (normal(3, 6), normal(6), normal(6, seed=1)), {"groups": 3, "eps": 0.5}),
+        Case("one group", (normal(2, 3, 4), normal(4), normal(4, seed=1)), {"groups": 1}),
+        Case("instance", (normal(2, 6, 5), *AFFINE), {"groups": 5, "eps": 0.0}),
+        Case(
+            "large mean",
+            (normal(2, 5, 4, mean=1e4), normal(4), normal(4, seed=1)),
+            {"groups": 2},
+        ),
+        Case("constant", (np.full((2, 2, 4), 3.0), normal(4), normal(4, seed=1)), {"groups": 2}),
+        Case("empty", (np.zeros((0, 2, 4)), normal(4), normal(4, seed=1)), {"groups": 2}),
+    ],
+}
+
+
+def _standardised(x, axes, eps):
+    x = np.asarray(x, np.longdouble)  # a large mean costs digits that float64 does not have
+    return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + eps)
+
+
+def _layer_norm(x, scale, bias, *, eps=1e-5):
+    return _standardised(x, -1, eps) * scale + bias
+
+
+def _rms_norm(x, scale, *, eps=1e-6):
+    return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + eps) * scale
+
+
+def _group_norm(x, scale, bias, *, groups, eps=1e-5):
+    c = x.shape[-1]
+    z = np.empty(x.shape, np.longdouble)
+    for g in np.split(np.arange(c), groups):
+        z[..., g] = _standardised(x[..., g], tuple(range(1, x.ndim)), eps)
+    return z * scale + bias
+
+
+ORACLES = {"layer_norm": _layer_norm, "rms_norm": _rms_norm, "group_norm": _group_norm}
+
+RESIDUAL_BYTES = {
+    "layer_norm": 3 * 4 * 4,  # μ₀, δ and r of 4 rows
+    "rms_norm": 4 * 4,  # r of 4 rows
+    "group_norm": 3 * 4 * 4 * 2,  # μ₀, δ and r of 4 examples and 2 groups
+}

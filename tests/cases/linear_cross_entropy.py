@@ -1,0 +1,43 @@
+"""The output layer with its loss."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cases.case import Case, ints, normal
+
+H, W, LABELS = normal(4, 3), normal(3, 5, seed=1), ints(0, 4, 2, -1)
+
+CASES = {
+    "linear_cross_entropy": [
+        # Not sharded here, where labels are a constant of full size: see the tests of this rule.
+        Case("rank2", (H, W, LABELS), shard=(False, False, False)),
+        Case("chunks", (normal(7, 3), W, ints(0, 4, 2, 2, 1, 3, 0)), {"at_once": 11}),
+        Case("rank3, ignored", (normal(2, 3, 3), W, ints([0, 9, 2], [9, 9, 3])), {"ignore": 9}),
+        Case(
+            "ignored by chunks",
+            (normal(5, 3), W, ints(0, -100, 2, 4, -100)),
+            {"ignore": -100, "at_once": 1},
+        ),
+        Case("rank1", (normal(3), W, np.array(3, np.uint8))),
+        Case("all ignored", (H, W, ints(1, 1, 1, 1)), {"ignore": 1}),
+        Case("nearly right", (2 * H, W, np.argmax(H @ W, -1).astype(np.int32)), {"at_once": 10}),
+        Case("one class", (H, normal(3, 1), ints(0, 0, 0, 0))),
+        Case("empty", (np.zeros((0, 3)), W, np.zeros((0,), np.int32))),
+    ]
+}
+
+
+def _linear_cross_entropy(h, w, labels, ignore=None, at_once=None):
+    labels = np.asarray(labels).astype(np.int64)
+    index = np.where(labels < 0, labels + w.shape[-1], labels)
+    index = np.where(labels == ignore, 0, index) if ignore is not None else index
+    loss = optax.losses.softmax_cross_entropy_with_integer_labels(
+        jnp.asarray(h @ w), jnp.asarray(index)
+    )
+    return loss if ignore is None else jnp.where(labels == ignore, 0.0, loss)
+
+
+ORACLES = {"linear_cross_entropy": _linear_cross_entropy}
+
+RESIDUAL_BYTES = {"linear_cross_entropy": 4 * 12 + 4 * 15}  # dh and dw, of the sizes of h and w

@@ -1,0 +1,39 @@
+"""Activation functions that are linear between kinks, and their product with x."""
+
+import numpy as np
+
+from cases.activations import ELEMENTWISE
+from cases.case import Case, normal
+
+KINKS = Case("kinks", (np.array([-3.0, -1.0, -0.0, 0.0, 1.0, 3.0, 6.0]),))
+BELOW = Case("below", (np.nextafter([-3.0, -1.0, 0.0, 1.0, 3.0, 6.0], -np.inf),))
+
+CASES = {
+    "leaky_relu": [
+        ELEMENTWISE[0],
+        KINKS,
+        Case("option", (normal(3, 4),), {"negative_slope": 0.3}),
+        Case("no slope", (normal(3, 4),), {"negative_slope": 0.0}),
+        *ELEMENTWISE[1:],
+    ],
+    **{
+        name: [ELEMENTWISE[0], KINKS, BELOW, *ELEMENTWISE[1:]]
+        for name in ("relu6", "hard_tanh", "hard_sigmoid", "hard_silu")
+    },
+}
+
+ORACLES = {
+    "leaky_relu": lambda x, *, negative_slope=0.01: np.where(x >= 0, x, negative_slope * x),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "hard_tanh": lambda x: np.clip(x, -1, 1),
+    "hard_sigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
+    "hard_silu": lambda x: np.where(x == -np.inf, 0, x * (np.clip(x + 3, 0, 6) / 6)),
+}
+
+RESIDUAL_BYTES = {  # one byte for each of 8 elements
+    "leaky_relu": 8,
+    "relu6": 8,
+    "hard_tanh": 8,
+    "hard_sigmoid": 8,
+    "hard_silu": 0,
+}

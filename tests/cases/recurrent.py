@@ -1,0 +1,108 @@
+"""Recurrent networks."""
+
+import numpy as np
+
+from cases.case import Case, ints, normal
+
+
+def _args(*batch, gates, steps=3, inputs=2, states=2, scale=1.0, lengths=None):
+    """X, the states, the weights and the biases of a network with so many gates, and lengths."""
+    columns = gates * states
+    hidden = [normal(*batch, states, seed=s) for s in ((1, 2) if gates == 4 else (1,))]
+    biases = [normal(columns, seed=s) for s in ((5, 6) if gates == 3 else (5,))]
+    return (
+        scale * normal(*batch, steps, inputs),
+        *hidden,
+        scale * normal(inputs, columns, seed=3),
+        normal(states, columns, seed=4),
+        *biases,
+        None if lengths is None else ints(*lengths),
+    )
+
+
+def _cases(gates, *more):
+    args = lambda *batch, **options: _args(*batch, gates=gates, **options)
+    first = args(4)
+    shard = tuple(a is not None and np.ndim(a) > 1 and len(a) == 4 for a in first)
+    return [
+        Case("batch", first, shard=shard),
+        Case("lengths", args(4, lengths=(3, 2, 1, 0))),
+        Case("reverse", args(2, states=3), {"reverse": True}),
+        Case("reverse lengths", args(3, steps=4, lengths=(4, 2, 0)), {"reverse": True}),
+        *more,
+        Case("no batch", args(steps=5)),
+        Case("two batch axes", args(2, 1, lengths=([3], [2]))),
+        Case("one of each", args(1, steps=1, inputs=1, states=1)),
+        Case("saturated", args(2, scale=1.6)),
+        Case("empty batch", args(0)),
+        Case("no steps", args(2, steps=0, lengths=(0, 0))),
+    ]
+
+
+def _recompute(gates):
+    return (
+        Case("recompute", _args(2, gates=gates), {"recompute": True}),
+        Case(
+            "recompute reverse lengths",
+            _args(2, gates=gates, lengths=(3, 1)),
+            {"recompute": True, "reverse": True},
+        ),
+    )
+
+
+CASES = {
+    "rnn": _cases(1),
+    "lstm": _cases(4, *_recompute(4)),
+    "gru": _cases(3, *_recompute(3)),
+}
+
+
+def _sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def _loop(cell, x, states, lengths, reverse):
+    """Example by example and step by step; a cell maps (x_t, states) to states, h first."""
+    hs = np.zeros((*x.shape[:-1], states[0].shape[-1]))
+    last = [np.array(s) for s in states]
+    for n in np.ndindex(*x.shape[:-2]):
+        length = x.shape[-2] if lengths is None else lengths[n]
+        now = [s[n] for s in states]
+        for t in reversed(range(length)) if reverse else range(length):
+            now = cell(x[n][t], *now)
+            hs[n][t] = now[0]
+        for s, value in zip(last, now, strict=True):
+            s[n] = value
+    return (hs, *last)
+
+
+def _rnn(x, h0, w_x, w_h, b, lengths=None, *, reverse=False):
+    cell = lambda x, h: (np.tanh(x @ w_x + h @ w_h + b),)
+    return _loop(cell, x, (h0,), lengths, reverse)
+
+
+def _lstm(x, h0, c0, w_x, w_h, b, lengths=None, *, reverse=False, recompute=False):
+    def cell(x, h, c):
+        i, f, g, o = np.split(x @ w_x + h @ w_h + b, 4)
+        c = _sigmoid(f) * c + _sigmoid(i) * np.tanh(g)
+        return _sigmoid(o) * np.tanh(c), c
+
+    return _loop(cell, x, (h0, c0), lengths, reverse)
+
+
+def _gru(x, h0, w_x, w_h, b, b_h, lengths=None, *, reverse=False, recompute=False):
+    def cell(x, h):
+        (p_r, p_z, p_n), (q_r, q_z, q_n) = np.split(x @ w_x + b, 3), np.split(h @ w_h + b_h, 3)
+        r, z = _sigmoid(p_r + q_r), _sigmoid(p_z + q_z)
+        return ((1 - z) * np.tanh(p_n + r * q_n) + z * h,)
+
+    return _loop(cell, x, (h0,), lengths, reverse)
+
+
+ORACLES = {"rnn": _rnn, "lstm": _lstm, "gru": _gru}
+
+RESIDUAL_BYTES = {  # of 4 sequences of 3 steps, 2 numbers in a state
+    "rnn": 4 * 2 * 24,  # h and the slopes
+    "lstm": 4 * 6 * 24,  # h, c and four pre-activations
+    "gru": 4 * 5 * 24,  # h, three pre-activations and q
+}

@@ -1,0 +1,235 @@
+"""What is particular to attention: tiles, queries without keys, memory, and JAX's own kernels."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases.attention import ORACLES
+from criterion import equal
+
+from funcnet import autodiff, ops
+from funcnet.ops import attention_tiles
+
+RANDOM = np.random.default_rng(0)
+
+
+def normal(*shape, dtype=jnp.float64):
+    return jnp.asarray(RANDOM.standard_normal(shape), dtype)
+
+
+def qkv(*batch, t=5, u=5, heads=4, of_keys=2, d=3):
+    return normal(*batch, t, heads, d), normal(*batch, u, of_keys, d), normal(*batch, u, of_keys, d)
+
+
+def pulled(f, *args):
+    """The value and the cotangents for one cotangent of the value."""
+
+    @jax.jit
+    def run(*args):
+        y, pull = jax.vjp(f, *args)
+        return y, pull(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    return run(*args)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Tiles of 2 by 3, which divide nothing."""
+    monkeypatch.setattr(attention_tiles, "QUERIES", 2)
+    monkeypatch.setattr(attention_tiles, "KEYS", 3)
+
+
+@pytest.mark.parametrize(("t", "u"), [(7, 7), (4, 9), (9, 4)])
+@pytest.mark.parametrize("restricted", [False, True])
+@pytest.mark.usefixtures("small_tiles")
+def test_any_tiles_give_what_one_gives(t, u, restricted):
+    """Value and gradient are the oracle's and autodiff's, whatever the tiles cut."""
+    args = qkv(2, t=t, u=u)
+    mask = jnp.asarray(RANDOM.random((4, t, u)) < 0.7) if restricted else None
+    lengths = jnp.array([u // 2, u]) if restricted else None
+    f = lambda *a: ops.dot_product_attention(*a, mask, lengths, causal=restricted)
+    y, hand = pulled(f, *args)
+    plain = (x if x is None else np.asarray(x) for x in (*args, mask, lengths))
+    expected = ORACLES["dot_product_attention"](*plain, causal=restricted)
+    equal(y, jnp.asarray(expected))
+    by_tiles, auto = pulled(autodiff(f), *args)
+    equal(by_tiles, y, ulps=0)
+    equal(hand, auto)
+
+
+def test_causal_tiles_are_skipped():
+    for causal, count in ((False, 64), (True, 36)):
+        tiles = attention_tiles.tiles(2048, 2048, causal)
+        assert tiles.block == (256, 256)
+        assert len(tiles.visible) == count
+
+
+def test_one_tile_needs_no_loop():
+    f = lambda *args: pulled(lambda *a: ops.dot_product_attention(*a, causal=True), *args)
+    assert "scan" not in str(jax.make_jaxpr(f)(*qkv(t=256, u=256)))
+    assert "scan" in str(jax.make_jaxpr(f)(*qkv(t=257, u=257)))
+
+
+def test_a_query_that_sees_no_key_gives_zero_and_takes_no_part():
+    q, k, v = qkv(2, t=3, u=4)
+    mask = jnp.ones((3, 4), bool).at[1].set(False)
+    f = lambda *a: ops.dot_product_attention(*a, mask, jnp.array([4, 0]))
+    y, (dq, dk, dv) = pulled(f, q, k, v)
+    for x in (y, dq):
+        assert (x[0, 1] == 0).all()
+        assert (x[1] == 0).all()
+        assert (x[0, 0] != 0).all()
+    assert (dk[1] == 0).all()
+    assert (dv[1] == 0).all()
+    without = lambda q, k, v: f(q.at[0, 1].add(10.0), k, v)
+    equal(pulled(without, q, k, v)[1], (dq, dk, dv), ulps=0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32, jnp.int64])
+def test_lengths_of_any_integer_dtype(dtype):
+    q, k, v = qkv(2, t=1, u=300)
+    y = ops.dot_product_attention(q, k, v, None, jnp.array([200, 3], dtype))
+    expected = ops.dot_product_attention(q[1], k[1, :3], v[1, :3])
+    equal(y[1], expected)
+    equal(y[0], ops.dot_product_attention(q[0], k[0, :200], v[0, :200]))
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_a_common_offset_of_the_scores_costs_no_digits():
+    """All scores plus 4096, of which float32 keeps 11 bits less: the weights differ by as much."""
+    q, k, v = (x.astype(jnp.float32) for x in qkv(t=6, u=6, heads=1, of_keys=1, d=4))
+    q, k = jnp.round(q * 8) / 8, jnp.round(k * 8) / 8  # products of a few bits: S is exact
+    q, k = q.at[..., 3].set(64.0), k.at[..., 3].set(0.0)
+    f = lambda q, k, v: ops.dot_product_attention(q, k, v, scale=1.0)
+    y, (dq, _, dv) = pulled(f, q, k, v)
+    high, (dq_high, _, dv_high) = pulled(f, q, k.at[..., 3].set(64.0), v)
+    equal(high, y, ulps=4)
+    equal(dv_high, dv, ulps=4)
+    equal(dq_high[..., :3], dq[..., :3], ulps=16)
+
+
+def test_memory_grows_linearly():
+    """Temporary bytes of value and gradient: no more than twice for twice the length."""
+
+    def temporary(t):
+        f = lambda *a: pulled(lambda *b: ops.dot_product_attention(*b, causal=True), *a)
+        x = jax.ShapeDtypeStruct((t, 2, 16), jnp.float32)
+        return jax.jit(f).lower(x, x, x).compile().memory_analysis().temp_size_in_bytes
+
+    short, long = temporary(2048), temporary(8192)
+    assert long <= 4 * short
+    assert long <= 8192 * 2 * 16 * 4 * 20  # the scores alone would take 512 times as much as q
+
+
+OPTIONS = list(itertools.product([False, True], repeat=3))
+
+
+@pytest.mark.parametrize(("causal", "masked", "cut"), OPTIONS)
+def test_jax_nn_computes_the_same(causal, masked, cut):
+    """Grouped heads, with and without `implementation`; its softmax is in float32 always."""
+    args = qkv(2)
+    mask = jnp.asarray(RANDOM.random((2, 1, 5, 5)) < 0.7).at[..., 0].set(True) if masked else None
+    lengths = jnp.array([5, 2], jnp.int32) if cut else None
+    with jax.numpy_dtype_promotion("standard"):
+        expected = pulled(
+            lambda *a: jax.nn.dot_product_attention(
+                *a, mask=mask, is_causal=causal, key_value_seq_lengths=lengths
+            ),
+            *args,
+        )
+    for option in (None, "xla"):
+        f = lambda *a, o=option: ops.dot_product_attention(
+            *a, mask, lengths, causal=causal, implementation=o
+        )
+        jax.tree.map(close, pulled(f, *args), expected)
+
+
+def close(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
+
+
+def test_implementation_with_any_batch_axes():
+    args = (*qkv(2, 3), jnp.ones((3, 1, 1, 5), bool), jnp.full((2, 3), 4))
+    f = lambda o: pulled(
+        lambda *a: ops.dot_product_attention(*a, *args[3:], scale=0.3, implementation=o), *args[:3]
+    )
+    jax.tree.map(close, f("xla"), f(None))
+
+
+def test_padding_by_a_batched_mask_of_fewer_axes():
+    q, k, v = qkv(2)
+    seen = jnp.array([True, True, False, True, False])
+    equal(
+        ops.dot_product_attention(q, k, v, seen),
+        ops.dot_product_attention(q, k[:, seen], v[:, seen]),
+    )
+
+
+Z = jnp.zeros
+ERRORS = [
+    (
+        (Z((2, 3)), Z((2, 3)), Z((2, 3))),
+        {},
+        "q, k and v must have shapes (..., T, H, d), (..., U, K, d) and (..., U, K, e), "
+        "got q (2, 3), k (2, 3), v (2, 3)",
+    ),
+    (
+        (Z((2, 1, 3)), Z((2, 1, 4)), Z((2, 1, 3))),
+        {},
+        "q, k and v must have shapes (..., T, H, d), (..., U, K, d) and (..., U, K, e), "
+        "got q (2, 1, 3), k (2, 1, 4), v (2, 1, 3)",
+    ),
+    (
+        (Z((2, 3, 4)), Z((2, 2, 4)), Z((2, 2, 4))),
+        {},
+        "q must have a multiple of 2 heads, those of k, got q (2, 3, 4), k (2, 2, 4), v (2, 2, 4)",
+    ),
+    (
+        (Z((2, 1, 4)), Z((2, 1, 4)), Z((2, 1, 4), jnp.float32)),
+        {},
+        "q, k and v must have one floating dtype, got float64, float64, float32",
+    ),
+    (
+        (Z((2, 1, 4)), Z((3, 1, 4)), Z((3, 1, 4)), Z((3, 2), bool)),
+        {},
+        "mask must be boolean and broadcast to (1, 2, 3), got bool (3, 2)",
+    ),
+    (
+        (Z((2, 1, 4)), Z((3, 1, 4)), Z((3, 1, 4)), Z((2, 3))),
+        {},
+        "mask must be boolean and broadcast to (1, 2, 3), got float64 (2, 3)",
+    ),
+    (
+        (Z((5, 2, 1, 4)), Z((5, 3, 1, 4)), Z((5, 3, 1, 4)), None, Z(3, int)),
+        {},
+        "lengths must be integers of shape (5,), got int64 (3,)",
+    ),
+    (
+        (Z((2, 1, 4)), Z((2, 1, 4)), Z((2, 1, 5))),
+        {"implementation": "cudnn"},
+        "v must have the shape of k for cudnn, got k (2, 1, 4), v (2, 1, 5)",
+    ),
+    (
+        (Z((2, 1, 4)), Z((3, 1, 4)), Z((3, 1, 4))),
+        {"implementation": "xla", "causal": True},
+        "causal must have as many keys as queries for xla, got 3 and 2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("args", "options", "message"), ERRORS)
+def test_errors(args, options, message):
+    for f in (
+        ops.dot_product_attention,
+        lambda *a, **o: jax.vjp(lambda *x: ops.dot_product_attention(*x, *a[3:], **o), *a[:3]),
+    ):
+        with pytest.raises(ValueError) as e:
+            f(*args, **options)
+        assert str(e.value) == f"dot_product_attention: {message}"
+
+
+def test_unknown_implementation():
+    with pytest.raises(ValueError, match="implementation"):
+        ops.dot_product_attention(*qkv(), implementation="fast")

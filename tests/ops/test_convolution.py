@@ -1,0 +1,134 @@
+"""What is particular to convolutions: the conventions of JAX, and options that do not fit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from funcnet import autodiff, ops
+
+RANDOM = np.random.default_rng(0)
+X, W = RANDOM.standard_normal((2, 7, 6, 4)), RANDOM.standard_normal((3, 2, 4, 6))
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 2), (0, 3))])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 3), (3, 5)])
+def test_conv_is_that_of_lax(padding, strides):
+    expected = jax.lax.conv_general_dilated(X, W, strides, padding, dimension_numbers=NHWC)
+    np.testing.assert_array_equal(
+        ops.conv(X, W, strides=strides, padding=padding), expected, strict=True
+    )
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 2), (0, 3))])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 3), (3, 5)])
+def test_conv_transpose_is_that_of_lax(padding, strides):
+    expected = jax.lax.conv_transpose(X, W, strides, padding, dimension_numbers=NHWC)
+    np.testing.assert_array_equal(
+        ops.conv_transpose(X, W, strides=strides, padding=padding), expected, strict=True
+    )
+
+
+def test_conv_transpose_with_the_flipped_kernel_transposes_conv():
+    """⟨conv(x), y⟩ = ⟨x, convᵀ(y)⟩, the paddings being those of the docstring."""
+    x, v = X[:, :6], RANDOM.standard_normal((3, 3, 4, 5))
+    y = RANDOM.standard_normal((2, 3, 3, 5))
+    _, back = jax.vjp(lambda x: ops.conv(x, v, strides=2, padding=((1, 0), (1, 0))), x)
+    flipped = jnp.flip(v, (0, 1)).swapaxes(2, 3)
+    actual = ops.conv_transpose(y, flipped, strides=2, padding=((1, 2), (1, 2)))
+    np.testing.assert_allclose(actual, back(jnp.asarray(y))[0], atol=1e-13)
+
+
+def test_leading_axes_are_batch_axes():
+    x = RANDOM.standard_normal((2, 3, 1, 5, 5, 4))
+    folded = ops.conv(x.reshape(6, 5, 5, 4), W)
+    np.testing.assert_allclose(ops.conv(x, W), folded.reshape(2, 3, 1, 5, 5, 6), atol=1e-13)
+    np.testing.assert_allclose(ops.conv(x[0, 1, 0], W), folded[1], atol=1e-13)
+
+
+def test_the_gradient_of_no_bias_has_no_bias():
+    _, back = jax.vjp(ops.conv, X, W, None)
+    assert back(ops.conv(X, W))[2] is None
+
+
+def test_the_rule_is_what_autodiff_emits():
+    """The same convolutions: a flipped one written out otherwise measured slower."""
+
+    def convolutions(f):
+        grad = lambda x, w, dy: jax.vjp(lambda x, w: f(x, w, strides=2, groups=2), x, w)[1](dy)
+        x, w = X, RANDOM.standard_normal((3, 2, 2, 6))
+        dy = jnp.zeros((2, 4, 3, 6))
+        lines = str(jax.make_jaxpr(grad)(x, w, dy)).split("conv_general_dilated[")[1:]
+        return sorted(" ".join(line.split("]")[0].split()) for line in lines)
+
+    assert convolutions(ops.conv) == convolutions(autodiff(ops.conv))
+    assert len(convolutions(ops.conv)) == 3
+
+
+CONV = {"x": (5, 2), "w": (3, 2, 4)}
+INTS = "must be an int of at least 1, or 1 of them, got"
+PAIRS = "padding must be 'SAME', 'VALID' or 1 pair(s) (low, high) of ints of at least 0, got"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "options", "message"),
+    [
+        (
+            {"w": (2, 3)},
+            {},
+            "w must have shape (*kernel, c_in, c_out) with 1 to 3 kernel axes, got (2, 3)",
+        ),
+        (
+            {"x": (4, 5, 3)},
+            {},
+            "x must have shape (..., n, 2) for w (3, 2, 4) and groups=1, got (4, 5, 3)",
+        ),
+        ({"x": (2,)}, {}, "x must have shape (..., n, 2) for w (3, 2, 4) and groups=1, got (2,)"),
+        ({"b": (3,)}, {}, "b must have shape (4,) for w (3, 2, 4), got (3,)"),
+        ({}, {"groups": 3}, "groups must be a divisor of the 4 output channels, got 3"),
+        ({}, {"groups": 0}, "groups must be a divisor of the 4 output channels, got 0"),
+        ({}, {"strides": 0}, f"strides {INTS} 0"),
+        ({}, {"strides": (1, 1)}, f"strides {INTS} (1, 1)"),
+        ({}, {"dilation": 1.5}, f"dilation {INTS} 1.5"),
+        ({}, {"padding": "same"}, f"{PAIRS} 'same'"),
+        ({}, {"padding": 1}, f"{PAIRS} 1"),
+        ({}, {"padding": ((-1, 0),)}, f"{PAIRS} ((-1, 0),)"),
+        (
+            {"x": (4, 2)},
+            {"padding": "VALID", "dilation": 2},
+            "x must have spatial axes of at least (5,) for a window of (5,) and padding 'VALID', "
+            "got (4, 2)",
+        ),
+    ],
+)
+def test_arguments_of_conv_that_do_not_fit(shapes, options, message):
+    with pytest.raises(ValueError) as e:
+        ops.conv(**{name: jnp.ones(shape) for name, shape in (CONV | shapes).items()}, **options)
+    assert str(e.value) == f"conv: {message}"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "options", "message"),
+    [
+        (
+            {"w": (3, 3, 4)},
+            {},
+            "x must have shape (..., n, 3) for w (3, 3, 4) and groups=1, got (5, 2)",
+        ),
+        ({"b": ()}, {}, "b must have shape (4,) for w (3, 2, 4), got ()"),
+        ({}, {"strides": (1, 1)}, f"strides {INTS} (1, 1)"),
+        ({}, {"padding": "valid"}, f"{PAIRS} 'valid'"),
+        (
+            {"x": (1, 2)},
+            {"padding": ((0, 0),)},
+            "x must have spatial axes long enough for a window of (3,) and padding ((0, 0),), "
+            "got (1, 2)",
+        ),
+    ],
+)
+def test_arguments_of_conv_transpose_that_do_not_fit(shapes, options, message):
+    arrays = {name: jnp.ones(shape) for name, shape in (CONV | shapes).items()}
+    with pytest.raises(ValueError) as e:
+        ops.conv_transpose(**arrays, **options)
+    assert str(e.value) == f"conv_transpose: {message}"

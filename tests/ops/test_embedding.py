@@ -1,0 +1,76 @@
+"""What is particular to embedding: repeated, negative and impossible ids; explicit meshes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from funcnet import ops
+
+W = np.random.default_rng(0).standard_normal((5, 3))
+
+
+def test_repeated_ids_add_up():
+    ids = jnp.array([2, 2, 0, -3, 2])
+    dw = jax.grad(lambda w: ops.embedding(ids, w).sum())(W)
+    assert dw.tolist() == [[1] * 3, [0] * 3, [4] * 3, [0] * 3, [0] * 3]
+
+
+def test_ids_out_of_range_are_nan_and_have_no_gradient():
+    y, back = jax.vjp(lambda w: ops.embedding(jnp.array([5, -6, 1]), w), W)
+    assert np.isnan(y).all(1).tolist() == [True, True, False]
+    (dw,) = back(jnp.ones_like(y))
+    assert dw.sum(1).tolist() == [0, 3, 0, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.int16, jnp.uint8, jnp.uint32, jnp.int64])
+def test_any_integers(dtype):
+    """V = 300 has no room in a byte, and negative ids still count from the end."""
+    w = jnp.arange(300.0)[:, None]
+    ids = jnp.array([0, 100, -1] if jnp.issubdtype(dtype, jnp.signedinteger) else [0, 100], dtype)
+    expected = [0, 100, 299][: len(ids)]
+    assert ops.embedding(ids, w).ravel().tolist() == expected
+    dw = jax.grad(lambda w: ops.embedding(ids, w).sum())(w)
+    assert np.flatnonzero(dw).tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_sums_are_float32(dtype):
+    ids, w = jnp.zeros(5000, jnp.int32), jnp.ones((2, 1), dtype)
+    dw = jax.grad(lambda w: ops.embedding(ids, w).astype(jnp.float32).sum())(w)
+    assert dw.dtype == dtype
+    assert dw.ravel().tolist() == [float(dtype(5000)), 0]  # a narrow sum stops at 256 or 2048
+
+
+@pytest.mark.parametrize(
+    ("of_ids", "of_w"),
+    [(P(), P()), (P(), P("d")), (P(), P(None, "d")), (P("d"), P()), (P("d"), P("d"))],
+)
+def test_explicit_meshes(of_ids, of_w):
+    """The rows are sharded as ids, and the gradient as w."""
+    ids, w = np.array([[0, 1], [3, 3]]), W[:4, :2]
+    loss = lambda ids, w: (ops.embedding(ids, w) ** 2).sum()
+    expected = jax.grad(loss, 1)(ids, w)
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))
+        placed = put(ids, of_ids), put(w, of_w)
+        dw = jax.jit(jax.grad(loss, 1))(*placed)
+        assert dw.sharding.is_equivalent_to(placed[1].sharding, 2)
+    np.testing.assert_allclose(dw, expected, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("ids", "w", "message"),
+    [
+        (np.ones(3), (5, 2), "ids must be integers, got float64"),
+        (np.ones(3, bool), (5, 2), "ids must be integers, got bool"),
+        (np.ones(3, int), (5,), "w must have shape (V, d), got (5,)"),
+    ],
+)
+def test_arguments_that_do_not_fit(ids, w, message):
+    with pytest.raises(ValueError) as e:
+        ops.embedding(jnp.asarray(ids), jnp.ones(w))
+    assert str(e.value) == f"embedding: {message}"

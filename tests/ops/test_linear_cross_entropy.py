@@ -1,0 +1,240 @@
+"""What is particular to the output layer with its loss: memory, cotangents, ignored examples."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from funcnet import autodiff, ops
+
+RANDOM = np.random.default_rng(0)
+H, W = RANDOM.standard_normal((6, 4)), RANDOM.standard_normal((4, 7))
+T = np.array([0, 3, 6, 2, 2, 5], np.int32)
+
+
+def gradients(loss, h=H, w=W):
+    return jax.jit(jax.grad(loss, (0, 1)))(jnp.asarray(h), jnp.asarray(w))
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 15, 21, 28, 1000])
+def test_the_chunks_do_not_matter(at_once):
+    """Of one row, of rows that divide the batch or do not; and blocks of columns likewise."""
+    weigh = np.cos(np.arange(6))
+    mine = gradients(lambda h, w: ops.linear_cross_entropy(h, w, T, at_once=at_once) @ weigh)
+    both = gradients(lambda h, w: ops.softmax_cross_entropy(h @ w, T) @ weigh)
+    for a, b in zip(mine, both, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-15)
+
+
+@pytest.mark.parametrize("ignore", [None, 2])
+def test_no_array_of_all_logits(ignore):
+    n, classes = 512, 256
+    h, w = jnp.ones((n, 4), jnp.float32), jnp.ones((4, classes), jnp.float32)
+    loss = lambda h, w: ops.linear_cross_entropy(
+        h, w, jnp.zeros(n, jnp.int32), ignore=ignore, at_once=8 * classes
+    ).mean()
+    compiled = jax.jit(jax.grad(loss, (0, 1))).lower(h, w).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < n * classes * 4 / 4
+
+
+def test_a_mean_needs_three_products():
+    """One of the forward, two of the gradient: XLA sees that the cotangents of a mean are equal."""
+
+    def products(weigh):
+        loss = lambda h, w, *c: weigh(ops.linear_cross_entropy(h, w, T), *c)
+        args = (jnp.asarray(H), jnp.asarray(W), jnp.arange(6.0))
+        return jax.jit(jax.grad(loss, (0, 1))).lower(*args).compile().as_text().count(" dot(")
+
+    assert products(lambda loss, _: loss.mean()) == 3
+    assert products(lambda loss, c: (c * loss).sum()) > 3
+
+
+@pytest.mark.parametrize(
+    "weigh",
+    [np.ones(6), np.zeros(6), np.full(6, -2.0), np.arange(6.0), np.array([1.0, 1, 0, 1, 1, 1])],
+    ids=["ones", "zeros", "negative", "all differ", "one differs"],
+)
+def test_cotangents_that_are_alike_or_not(weigh):
+    """Given at run time, so that both branches are there."""
+
+    def pulled(loss):
+        return jax.jit(lambda d: jax.vjp(loss, jnp.asarray(H), jnp.asarray(W))[1](d))(weigh)
+
+    mine = pulled(lambda h, w: ops.linear_cross_entropy(h, w, T))
+    for a, b in zip(mine, pulled(lambda h, w: ops.softmax_cross_entropy(h @ w, T)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-14)
+
+
+def test_the_examples_that_count_decide_whether_cotangents_are_alike():
+    weigh = np.array([1.0, 1.0, 1.0, 7.0, -7.0, 1.0])  # 7 and -7 where the label is 2
+    loss = lambda h, w: ops.linear_cross_entropy(h, w, T, ignore=2) @ weigh
+    ones = lambda h, w: ops.linear_cross_entropy(h, w, T, ignore=2).sum()
+    for a, b in zip(gradients(loss), gradients(ones), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-15)
+
+
+def test_second_derivative_where_all_cotangents_are_alike():
+    """Not that of the branch: two equal examples have equal losses, and other tangents."""
+    h, t = np.stack([H[0], H[0]]), np.array([1, 1], np.int32)
+    v = RANDOM.standard_normal(W.shape)
+
+    def along(f):
+        square = lambda h, w: (f(h, w) ** 2).sum()
+        return jax.grad(lambda h, w: (jax.grad(square, 1)(h, w) * v).sum(), (0, 1))(h, W)
+
+    f = lambda h, w: ops.linear_cross_entropy(h, w, t)
+    for a, b in zip(along(f), along(autodiff(f)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("f", [ops.linear_cross_entropy, autodiff(ops.linear_cross_entropy)])
+def test_an_ignored_example_leaves_no_trace(f, bad):
+    h = H.copy()
+    h[3:5] = bad  # the label is 2
+    loss = lambda h, w: f(h, w, T, ignore=2, at_once=14)
+    kept = np.array([0, 1, 2, 5])
+    few = lambda h, w: f(h, w, T[kept])
+    np.testing.assert_allclose(loss(h, W)[kept], few(H[kept], W), atol=1e-15)
+    assert loss(h, W)[3:5].tolist() == [0, 0]
+    dh, dw = gradients(lambda h, w: loss(h, w).sum(), h)
+    dh_few, dw_few = gradients(lambda h, w: few(h, w).sum(), H[kept])
+    np.testing.assert_allclose(dw, dw_few, atol=1e-15)
+    np.testing.assert_allclose(dh[kept], dh_few, atol=1e-15)
+    assert not dh[3:5].any()
+
+
+@pytest.mark.parametrize("label", [7, 1000, -8])
+def test_a_label_out_of_range_gives_nan(label):
+    loss = ops.linear_cross_entropy(H, W, np.array([0, 1, label, 3, 4, 5]), ignore=4, at_once=14)
+    assert np.isnan(loss).tolist() == [False, False, True, False, False, False]
+
+
+@pytest.mark.parametrize("offset", [1000.0, -1000.0])
+def test_a_common_offset_of_all_logits(offset):
+    """It changes no loss and no gradient; here all products are exact, so that nothing else can."""
+    h, w = (jnp.asarray(np.round(8 * a) / 8, jnp.float32) for a in (H, W))
+    ones = jnp.ones((6, 1), jnp.float32)
+    far = jnp.concatenate([h, ones], 1), jnp.concatenate([w, jnp.full((1, 7), offset, "f4")])
+    mean = lambda h, w: ops.linear_cross_entropy(h, w, T).mean()
+    np.testing.assert_allclose(mean(*far), mean(h, w), rtol=1e-6)
+    (dh, dw), (dh_far, dw_far) = gradients(mean, h, w), gradients(mean, *far)
+    np.testing.assert_allclose(dw_far[:4], dw, atol=1e-7)
+    np.testing.assert_allclose(dh_far[:, :4], dh, atol=1e-7)
+
+
+def test_a_confident_answer_has_a_gradient():
+    """As `softmax_cross_entropy`: 1 − p = e⁻⁴⁰ rounds to 0 in float32, and −log p with it."""
+    h, w = jnp.ones((1, 1), jnp.float32), jnp.array([[1040.0, 1000.0]], jnp.float32)
+    t = jnp.zeros(1, jnp.int32)
+    loss, back = jax.vjp(lambda w: ops.linear_cross_entropy(h, w, t), w)
+    np.testing.assert_allclose(loss, np.exp(-40.0), rtol=1e-6)
+    np.testing.assert_allclose(
+        back(loss / loss)[0][0], np.exp(-40.0) * np.array([-1, 1]), rtol=1e-6
+    )
+    plain = optax.softmax_cross_entropy_with_integer_labels(h @ w, t)
+    assert plain == 0
+
+
+def test_narrow_inputs_have_wide_logits():
+    """In bfloat16, logits of 8 bits would be off by 0.4 % of 100, and the loss by far more."""
+    h, w = (jnp.asarray(a, jnp.bfloat16) for a in (30 * H, W))
+    loss, back = jax.vjp(lambda h, w: ops.linear_cross_entropy(h, w, T), h, w)
+    wide = lambda h, w: ops.softmax_cross_entropy(h.astype("f8") @ w.astype("f8"), T)
+    expected, back_wide = jax.vjp(wide, h, w)
+    assert loss.dtype == jnp.bfloat16
+    np.testing.assert_allclose(loss.astype("f8"), expected, rtol=2.0**-8)
+    ones = jnp.ones(6)
+    for a, b in zip(back(ones.astype("bfloat16")), back_wide(ones), strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(
+            a.astype("f8"), b.astype("f8"), atol=2.0**-6 * np.abs(b.astype("f8")).max()
+        )
+
+
+@pytest.mark.parametrize(
+    ("h", "w", "labels", "static", "message"),
+    [
+        ((6, 4), (4,), T, {}, "w must have shape (d, V), got (4,)"),
+        ((6, 3), (4, 7), T, {}, "h must have shape (..., 4) for w (4, 7), got (6, 3)"),
+        ((), (4, 7), T, {}, "h must have shape (..., 4) for w (4, 7), got ()"),
+        ((6, 4), (4, 7), T[:5], {},
+         "labels must have shape (6,) and an integer dtype, got (5,) and int32"),
+        ((6, 4), (4, 7), np.zeros(6), {},
+         "labels must have shape (6,) and an integer dtype, got (6,) and float64"),
+        ((6, 4), (4, 7), T, {"at_once": 0}, "at_once must be at least 1, got 0"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments(h, w, labels, static, message):
+    with pytest.raises(ValueError) as e:
+        ops.linear_cross_entropy(jnp.ones(h), jnp.ones(w), labels, **static)
+    assert str(e.value) == f"linear_cross_entropy: {message}"
+
+
+# Over two devices, the labels sharded like h: the properties of `test_rules.py` keep them whole.
+H4, T4, DOUT = H[:4], T[:4], np.array([1.0, -2.0, 0.5, 1.0])
+
+
+def pulled(f, h=H4, w=W, t=T4, dout=DOUT):
+    return jax.jit(lambda h, w, t, dout: jax.vjp(lambda h, w: f(h, w, t), h, w)[1](dout))(
+        h, w, t, dout
+    )
+
+
+def close(actual, expected):
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-14)
+
+
+@pytest.mark.parametrize("check", [True, False], ids=["vma", "no-vma"])
+@pytest.mark.parametrize("dout", [DOUT, np.ones(4)], ids=["all differ", "alike"])
+def test_shard_map(check, dout):
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+    f = functools.partial(ops.linear_cross_entropy, at_once=7, ignore=6)
+    specs = (P("d"), P(), P("d"))
+    mapped = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=P("d"), check_vma=check)
+    close(pulled(mapped, dout=dout), pulled(autodiff(f), dout=dout))
+    if check:
+        inside = jax.shard_map(
+            lambda h, w, t: jax.grad(lambda w: f(h, w, t).sum())(w),
+            mesh=mesh, in_specs=specs, out_specs=P(),
+        )  # fmt: skip
+        ones = pulled(autodiff(f), dout=np.ones(4))
+        np.testing.assert_allclose(inside(H4, W, T4), ones[1], atol=1e-14)
+
+
+@pytest.mark.parametrize("w_spec", [None, P(), P("d")], ids=["not placed", "whole", "sharded"])
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_sharded_jit(kind, w_spec):
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(kind,))
+    f = functools.partial(ops.linear_cross_entropy, at_once=7, ignore=6)
+    with jax.set_mesh(mesh):
+        put = lambda v, spec: jax.device_put(v, NamedSharding(mesh, spec))
+        args = put(H4, P("d")), W if w_spec is None else put(W, w_spec), put(T4, P("d"))
+        for g in (f, autodiff(f)):
+            actual = pulled(g, *args, put(DOUT, P("d")))
+            if kind == AxisType.Explicit:
+                assert jax.typeof(actual[0]).sharding.spec == P("d", None)
+            close(actual, pulled(autodiff(f)))
+
+
+def test_export_of_any_batch():
+    """With a symbolic number of examples, and of chunks."""
+    gradient = jax.jit(
+        lambda h, w, t: jax.grad(
+            lambda h, w: (ops.linear_cross_entropy(h, w, t, at_once=14) ** 2).sum(), (0, 1)
+        )(h, w)
+    )
+    (n,) = jax.export.symbolic_shape("n")
+    struct = jax.ShapeDtypeStruct
+    exported = jax.export.export(gradient)(
+        struct((n, 4), "f8"), struct((4, 7), "f8"), struct((n,), "i4")
+    )
+    for count in (1, 2, 5, 6):
+        args = H[:count], W, T[:count]
+        close(exported.call(*args), gradient(*args))

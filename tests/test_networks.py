@@ -1,0 +1,359 @@
+"""Layers of sequences and images, the combinators, the models, and their summary."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from funcnet import autodiff, models, ops
+from funcnet.layers import (
+    GRU,
+    LSTM,
+    RNN,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dense,
+    DepthwiseConv,
+    Dropout,
+    Embedding,
+    Flatten,
+    GatedMLP,
+    GlobalAvgPool,
+    GlobalMaxPool,
+    GroupNorm,
+    LayerNorm,
+    MaxPool,
+    MultiHeadAttention,
+    RMSNorm,
+    TransformerBlock,
+    chain,
+    parallel,
+    repeat,
+    residual,
+)
+from funcnet.overview import summary
+
+KEY = jax.random.key(0)
+IMAGE, SEQUENCE, ROWS = (2, 6, 6, 4), (2, 5, 4), (3, 4)
+
+
+def normal(*shape, dtype=jnp.float64, seed=1):
+    return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+NETS = {  # and the shape of x
+    "Conv": (Conv(3, (3, 3), strides=2), IMAGE),
+    "Conv groups": (Conv(4, (3,), groups=2, bias=False), SEQUENCE),
+    "ConvTranspose": (ConvTranspose(3, (3, 3), strides=2), IMAGE),
+    "DepthwiseConv": (DepthwiseConv((3, 3)), IMAGE),
+    "MaxPool": (MaxPool((2, 2)), IMAGE),
+    "AvgPool": (AvgPool((2, 2)), IMAGE),
+    "GlobalMaxPool": (GlobalMaxPool(), IMAGE),
+    "GlobalAvgPool": (GlobalAvgPool(), IMAGE),
+    "LayerNorm": (LayerNorm(), ROWS),
+    "RMSNorm": (RMSNorm(), ROWS),
+    "GroupNorm": (GroupNorm(2), IMAGE),
+    "GatedMLP": (GatedMLP(3), ROWS),
+    "no bias": (Dense(3, bias=False), ROWS),
+    "RNN": (RNN(3), SEQUENCE),
+    "LSTM": (LSTM(3, reverse=True), SEQUENCE),
+    "GRU last": (GRU(3, last=True), SEQUENCE),
+    "attention": (MultiHeadAttention(4, kv_heads=2, rope_base=100.0, bias=True), (2, 5, 8)),
+    "block": (TransformerBlock(2, hidden=6, causal=True, dropout=0.5), SEQUENCE),
+    "residual": (residual(Dense(4), ops.tanh), ROWS),
+    "parallel": (parallel(Dense(2), ops.tanh), ROWS),
+    "repeat": (repeat(chain(Dense(4), Dropout(0.5)), 2, checkpoint=True), ROWS),
+}
+nets = pytest.mark.parametrize(("net", "shape"), NETS.values(), ids=NETS)
+
+
+def trained(net, x):
+    params, state = net.init(KEY, x)
+    return params, lambda params, x: net.apply(params, state, x, key=KEY, train=True)
+
+
+def close(a, b, rtol=1e-11):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol, rtol), a, b)
+
+
+@nets
+def test_init_needs_shape_and_dtype_alone(net, shape):
+    x = normal(*shape)
+    close(net.init(KEY, jax.ShapeDtypeStruct(x.shape, x.dtype)), net.init(KEY, x), 0)
+
+
+@nets
+def test_output_has_the_dtype_of_x(net, shape):
+    x = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+    params, state = jax.eval_shape(net.init, KEY, x)
+    y, new = jax.eval_shape(
+        lambda p, s, x: net.apply(p, s, x, key=KEY, train=True), params, state, x
+    )
+    assert y.dtype == jnp.bfloat16
+    assert new == state
+
+
+@nets
+def test_rules_and_autodiff_agree(net, shape):
+    x = normal(*shape)
+    params, train = trained(net, x)
+    weights = normal(*jax.eval_shape(train, params, x)[0].shape, seed=2)
+    loss = lambda params, x: (weights * train(params, x)[0]).sum()
+    hand = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    close(hand(params, x), autodiff(hand)(params, x))
+
+
+@nets
+def test_layers_compute_by_rules(net, shape):
+    """A custom_vjp refuses forward mode; so what allows it has gone round the rules."""
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    params, state = jax.eval_shape(net.init, KEY, x)
+
+    def forward(params, state, x):
+        f = lambda x: net.apply(params, state, x, key=KEY, train=True)[0]
+        return jax.jvp(f, (x,), (x,))
+
+    jax.jit(autodiff(forward)).lower(params, state, x)
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jit(forward).lower(params, state, x)
+
+
+# Combinators ----------------------------------------------------------------------------------
+
+
+def test_residual_adds_x():
+    net, x = residual(Dense(4), ops.tanh), normal(*ROWS)
+    params, state = net.init(KEY, x)
+    assert net.name == "residual(Dense(4), tanh)"
+    inner = chain(Dense(4), ops.tanh)
+    close(net.apply(params, state, x)[0], x + inner.apply(params, state, x)[0], 0)
+
+
+def test_parallel_merges():
+    x = normal(*ROWS)
+    a, b = Dense(4), BatchNorm()
+    net = parallel(a, b, merge=lambda ys: ys[0] - ys[1])
+    params, state = net.init(KEY, x)
+    y, new = net.apply(params, state, x, train=True)
+    ya, yb = (
+        layer.apply(p, s, x, train=True) for layer, p, s in zip((a, b), params, state, strict=True)
+    )
+    close(y, ya[0] - yb[0], 0)
+    close(new, (ya[1], yb[1]), 0)
+
+
+def test_repeat_is_a_loop():
+    """Each layer with its own params, state and key."""
+    one, x = chain(Dense(4), BatchNorm(), Dropout(0.5)), normal(*ROWS)
+    net = repeat(one, 3)
+    params, state = net.init(KEY, x)
+    y, new = net.apply(params, state, x, key=KEY, train=True)
+    expected, states = x, []
+    for i in range(3):
+        p, s = jax.tree.map(lambda a, i=i: a[i], (params, state))
+        close(one.init(jax.random.fold_in(KEY, i), x), (p, s))
+        expected, s = one.apply(p, s, expected, key=jax.random.fold_in(KEY, i), train=True)
+        states.append(s)
+    close(y, expected)
+    close(new, jax.tree.map(lambda *a: jnp.stack(a), *states))
+
+
+def test_repeat_compiles_one_layer():
+    x = jax.ShapeDtypeStruct(ROWS, jnp.float32)
+    count = lambda times: len(
+        str(jax.make_jaxpr(lambda: repeat(Dense(4), times).init(KEY, x))()).splitlines()
+    )
+    assert count(2) == count(20)
+
+
+def test_flatten():
+    y, _ = Flatten().apply((), (), normal(*IMAGE))
+    assert y.shape == (2, 144)
+    assert Flatten().apply((), (), jnp.zeros((0, 3, 2)))[0].shape == (0, 6)
+
+
+def test_keys_reach_every_layer():
+    x = normal(*ROWS)
+    net = parallel(residual(Dropout(0.5)), Dropout(0.5))
+    y, _ = net.apply(*net.init(KEY, x), x, key=KEY, train=True)
+    assert not np.array_equal(np.asarray(y[:, :4] - x == 0), np.asarray(y[:, 4:] == 0))
+    with pytest.raises(ValueError, match="needs a key"):
+        net.apply(*net.init(KEY, x), x, train=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda x: residual(Dense(3)).init(KEY, x), None),
+        (
+            lambda x: residual(Dense(3)).apply(*residual(Dense(3)).init(KEY, x), x),
+            "residual(Dense(3)): its layers must keep shape and dtype of x, (3, 4) float64, "
+            "got (3, 3) float64",
+        ),
+        (
+            lambda x: repeat(Dense(3), 2).init(KEY, x),
+            "repeat(Dense(3), 2): its layers must keep shape and dtype of x, (3, 4) float64, "
+            "got (3, 3) float64",
+        ),
+        (lambda x: repeat(Dense(3), 0), "repeat: times must be at least 1, got 0"),
+        (lambda x: parallel(3), "parallel: layers must be layers or functions of one array, got 3"),
+        (lambda x: Conv(0, (3,)), "Conv: channels must be at least 1, got 0"),
+        (lambda x: Conv(1, ()), "Conv: kernel must be 1 to 3 numbers of at least 1, got ()"),
+        (
+            lambda x: Conv(2, (3, 3)).init(KEY, x),
+            "Conv(2, (3, 3)): x must have 2 spatial axes and one of channels, got (3, 4)",
+        ),
+        (
+            lambda x: Conv(3, (1,), groups=3).init(KEY, x),
+            "Conv(3, (1,)): groups must divide the channels of x, 4, got 3",
+        ),
+        (lambda x: Embedding(0, 3), "Embedding: vocabulary must be at least 1, got 0"),
+        (
+            lambda x: Embedding(3, 3).init(KEY, x),
+            "Embedding(3, 3): x must be of an integer dtype, got float64",
+        ),
+        (lambda x: GRU(0), "GRU: units must be at least 1, got 0"),
+        (lambda x: LSTM(2).init(KEY, x[0]), "LSTM(2): x must have shape (..., T, c), got (4,)"),
+        (lambda x: RMSNorm(eps=-1.0), "RMSNorm: eps must be at least 0, got -1.0"),
+        (lambda x: GroupNorm(2, eps=-1.0), "GroupNorm: eps must be at least 0, got -1.0"),
+        (
+            lambda x: MultiHeadAttention(4, kv_heads=3),
+            "MultiHeadAttention: kv_heads must divide heads, got 3 and 4",
+        ),
+        (
+            lambda x: MultiHeadAttention(3).init(KEY, x),
+            "MultiHeadAttention(3): heads must divide the last axis of x, got x (3, 4)",
+        ),
+        (lambda x: GatedMLP(0), "Dense: units must be at least 1, got 0"),
+        (lambda x: models.cnn(classes=3), "cnn: channels must name one stage at least, got none"),
+        (
+            lambda x: models.cnn(3, classes=3, convolutions=0),
+            "cnn: convolutions must be at least 1 for each of 1 stages, got 0",
+        ),
+    ],
+)
+def test_what_cannot_be(make, message):
+    x = normal(*ROWS)
+    if message is None:  # init looks at shapes of the inner layers alone
+        make(x)
+        return
+    with pytest.raises((ValueError, TypeError)) as e:
+        make(x)
+    assert str(e.value) == message
+
+
+# Layers are the ops ---------------------------------------------------------------------------
+
+
+def test_attention_is_made_of_heads():
+    """Head by head, with NumPy."""
+    x, net = normal(5, 8), MultiHeadAttention(2, causal=True)
+    params, state = net.init(KEY, x)
+    q, k, v = (np.asarray(x @ params[p]["w"]).reshape(5, 2, 4) for p in "qkv")
+    heads = []
+    for h in range(2):
+        scores = q[:, h] @ k[:, h].T / 2 + np.where(np.tri(5), 0, -np.inf)
+        e = np.exp(scores - scores.max(1, keepdims=True))
+        heads.append(e / e.sum(1, keepdims=True) @ v[:, h])
+    expected = np.concatenate(heads, 1) @ np.asarray(params["out"]["w"])
+    close(net.apply(params, state, x)[0], expected)
+
+
+@pytest.mark.parametrize(("layer", "gates"), [(RNN, 1), (LSTM, 4), (GRU, 3)])
+def test_recurrent_layers_start_from_zero(layer, gates):
+    x = normal(*SEQUENCE)
+    params, state = layer(3).init(KEY, x)
+    assert params["w_x"].shape == (4, 3 * gates)
+    whole, _ = layer(3).apply(params, state, x)
+    final, _ = layer(3, last=True).apply(params, state, x)
+    assert whole.shape == (2, 5, 3)
+    close(final, whole[:, -1])
+    first, _ = layer(3, last=True, reverse=True).apply(params, state, x[:, ::-1])
+    close(first, final)
+
+
+def test_embedding_takes_ids():
+    net, ids = Embedding(7, 3), jnp.asarray([[0, 6], [2, 2]], jnp.int32)
+    params, state = net.init(KEY, ids)
+    close(net.apply(params, state, ids)[0], params["w"][ids], 0)
+
+
+# Models ---------------------------------------------------------------------------------------
+
+
+def test_cnn():
+    net, x = models.cnn(4, 6, classes=3, dropout=0.5), normal(*IMAGE)
+    params, train = trained(net, x)
+    assert jax.eval_shape(train, params, x)[0].shape == (2, 3)
+    assert net.name.startswith("chain(Conv(4, (3, 3)), BatchNorm(), relu, Conv(4, (3, 3)),")
+
+
+def test_transformer_does_not_look_ahead():
+    net = models.transformer(11, width=8, depth=2, heads=2, kv_heads=1)
+    ids = jnp.asarray([[3, 1, 4, 1, 5]], jnp.int32)
+    params, state = net.init(KEY, ids)
+    apply = jax.jit(lambda ids: net.apply(params, state, ids)[0])
+    y, changed = apply(ids), apply(ids.at[0, 3].set(9))
+    assert y.shape == (1, 5, 11)
+    close(changed[:, :3], y[:, :3], 1e-6)
+    assert np.abs(changed[:, 3:] - y[:, 3:]).min() > 0
+
+
+def test_transformer_without_head():
+    """Its output is what the last layer maps to logits; checkpoint changes nothing."""
+    ids = jnp.asarray([[3, 1, 4]], jnp.int32)
+    make = lambda **options: models.transformer(11, width=8, depth=2, heads=2, **options)
+    params, state = make().init(KEY, ids)
+    logits, _ = make().apply(params, state, ids)
+    h, _ = make(head=False, checkpoint=True).apply(params[:-1], state[:-1], ids)
+    close(h @ params[-1]["w"], logits, 1e-5)
+
+
+# Summary --------------------------------------------------------------------------------------
+
+
+def test_summary_of_an_mlp():
+    net = chain(Dense(5), ops.relu, residual(Dense(5, bias=False)))
+    table = summary(net, jax.ShapeDtypeStruct((3, 4), jnp.float32))
+    dense, relu, shortcut, inner = table.rows
+    assert dense[:4] == ("Dense(5)", "float32[3,5]", 25, 100)
+    assert dense.flops == 2 * 3 * 4 * 5 + 3 * 5
+    assert (dense.residual_bytes, dense.autodiff_bytes) == (4 * 12, 4 * 12)  # x
+    assert relu.residual_bytes == 15  # the mask
+    assert shortcut.layer == "residual(Dense(5, bias=False))"
+    assert inner[:3] == ("  Dense(5, bias=False)", "float32[3,5]", 25)
+    assert table.total.parameters == 50
+    assert table.total.flops == dense.flops + 2 * 3 * 5 * 5 + 3 * 5
+    text = str(table).splitlines()
+    assert text[0].split() == [
+        *("layer", "output", "params", "bytes", "FLOPs", "kept", "by", "hand", "by", "autodiff")
+    ]
+    assert text[2].split() == ["Dense(5)", "float32[3,5]", "25", "100", "135", "48", "48"]
+    assert text[-1].split()[0] == "total"
+
+
+def test_summary_counts_loops_and_convolutions():
+    x = jax.ShapeDtypeStruct((2, 6, 6, 4), jnp.float32)
+    (row,) = summary(Conv(3, (3, 3), bias=False), x).rows
+    assert row.flops == 2 * (2 * 6 * 6 * 3) * (3 * 3 * 4)
+    rows = jax.ShapeDtypeStruct((3, 4), jnp.float32)
+    once, thrice = (summary(repeat(Dense(4, bias=False), n), rows).total.flops for n in (1, 3))
+    assert thrice == 3 * once == 3 * 2 * 3 * 4 * 4
+
+
+def test_summary_of_a_transformer():
+    """Ids have no gradient; attention keeps no scores."""
+    net = models.transformer(11, width=8, depth=3, heads=2, dropout=0.1)
+    table = summary(net, jax.ShapeDtypeStruct((2, 64), jnp.int32))
+    assert [row.layer.split("(")[0] for row in table.rows] == [
+        "Embedding",
+        "repeat",
+        "RMSNorm",
+        "Dense",
+    ]
+    params = jax.eval_shape(net.init, KEY, jax.ShapeDtypeStruct((2, 64), jnp.int32))[0]
+    assert table.total.parameters == sum(p.size for p in jax.tree.leaves(params))
+    assert table.total.residual_bytes < table.total.autodiff_bytes
