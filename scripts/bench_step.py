@@ -81,23 +81,31 @@ def compare(
     loops: dict[str, Loop | None], steps: int, rounds: int, baseline: str = "raw JAX"
 ) -> dict[str, Any]:
     """Quartiles of the time of a step in µs, and of its ratio to the baseline, for each loop."""
-    present = {name: loop for name, loop in loops.items() if loop}
-    for loop in present.values():
-        loop(3 * steps)  # compile, and warm up
-    times = {name: [] for name in present}
-    names = list(present)
+    times = turns({name: loop for name, loop in loops.items() if loop}, steps, rounds)
+    row = lambda t: {"µs": quartiles(t), "ratio": quartiles(np.divide(t, times[baseline]))}
+    return {name: row(times[name]) if loop else None for name, loop in loops.items()}
+
+
+def turns(
+    loops: dict[str, Loop], steps: int, rounds: int, warm_up: int = 3
+) -> dict[str, list[float]]:
+    """The time of a step in µs, for each loop and round; the loops take turns."""
+    for loop in loops.values():
+        loop(warm_up * steps)  # compile, too
+    times = {name: [] for name in loops}
+    names = list(loops)
     for i in range(rounds):
         turn = i % len(names)
         for name in names[turn:] + names[:turn]:
             start = time.perf_counter()
-            present[name](steps)
+            loops[name](steps)
             times[name].append((time.perf_counter() - start) / steps * 1e6)
-    quartiles = lambda values: np.quantile(values, [0.25, 0.5, 0.75]).tolist()
-    row = lambda t: {
-        "µs": quartiles(t),
-        "ratio": quartiles(np.divide(t, times[baseline])),
-    }
-    return {name: row(times[name]) if loop else None for name, loop in loops.items()}
+    return times
+
+
+def quartiles(values: Any) -> list[float]:
+    """The lower quartile, the median and the upper one."""
+    return np.quantile(values, [0.25, 0.5, 0.75]).tolist()
 
 
 def python_loop(step: Callable[..., Any], carry: Any, *batch: Any) -> Loop:

@@ -46,27 +46,56 @@ class Call(NamedTuple):
 
 
 def calls(n: int, c: int) -> dict[str, Call]:
-    """Arguments for every rule, on n rows and c columns."""
-    keys = jax.random.split(jax.random.key(0), 4)
-    x, y = (jax.random.normal(key, (n, c)) for key in keys[:2])
-    w, column = jax.random.normal(keys[2], (c, c)) / c**0.5, jnp.ones(c)
+    """Arguments for every rule, on n rows and c columns, both even."""
+    keys = iter(jax.random.split(jax.random.key(0), 32))
+    normal = lambda *shape: jax.random.normal(next(keys), shape)
+    x, y, z = normal(n, c), normal(n, c), normal(n, c)
+    w, column, key = normal(c, c) / c**0.5, jnp.ones(c), next(keys)
     p, t = jax.nn.softmax(x), jax.nn.softmax(y)
     labels, weight = jnp.arange(n, dtype=jnp.int32) % c, jnp.float32(0.01)
-    elementwise = {name: Call((x,)) for name in ("identity", "step", "sigmoid", "tanh", "relu")}
-    return elementwise | {
-        "softmax": Call((x,)),
-        "log_softmax": Call((x,)),
+    image, heads = x.reshape(n // 2, 2, c // 2, 2), [a.reshape(n // 2, 2, c) for a in (x, y, z)]
+    kernel, window, h0 = normal(2, 2, 2, 2), {"window": (2, 2)}, normal(c)
+    gates = lambda k: (normal(c, k * c) / c**0.5, normal(c, k * c) / c**0.5, normal(k * c))
+    elementwise = (
+        "identity step sigmoid tanh relu leaky_relu relu6 elu selu gelu silu mish softplus "
+        "log_sigmoid hard_sigmoid hard_tanh hard_silu softmax log_softmax"
+    )
+    return {name: Call((x,)) for name in elementwise.split()} | {
+        "swiglu": Call((x, y)),
+        "geglu": Call((x, y)),
+        "logsumexp": Call((x,), {"axis": -1}),
         "affine": Call((x, w, column)),
         "batch_norm": Call((x, column, column)),
         "batch_norm_inference": Call((x, column, column, column, column)),
-        "dropout": Call((x, keys[3]), {"rate": 0.2}),
+        "layer_norm": Call((x, column, column)),
+        "rms_norm": Call((x, column)),
+        "group_norm": Call((x, column, column), {"groups": 2}),
+        "dropout": Call((x, key), {"rate": 0.2}),
         "mean_squared_error": Call((x, y)),
         "sum_squared_error": Call((x, y)),
+        "huber": Call((x, y)),
         "cross_entropy": Call((p, t)),
+        "kl_divergence": Call((jnp.log(p), t)),
+        "sigmoid_binary_cross_entropy": Call((x, t)),
         "softmax_cross_entropy": Call((x, labels)),
+        "linear_cross_entropy": Call((x, w, labels)),
         "l1_penalty": Call(({"w": w, "b": column}, weight)),
         "l2_penalty": Call(({"w": w, "b": column}, weight)),
         "elastic_net_penalty": Call(({"w": w, "b": column}, weight, weight)),
+        "embedding": Call((labels % n, x)),
+        "conv": Call((image, kernel)),
+        "conv_transpose": Call((image, kernel), {"strides": 2}),
+        "depthwise_conv": Call((image, kernel[0])),
+        "max_pool": Call((image,), window),
+        "avg_pool": Call((image,), window),
+        "global_max_pool": Call((image,)),
+        "global_avg_pool": Call((image,)),
+        "dot_product_attention": Call((*heads,), {"causal": True}),
+        "rope": Call((heads[0], jnp.arange(n // 2))),
+        "rnn": Call((x, h0, *gates(1))),
+        "lstm": Call((x, h0, h0, *gates(4))),
+        "gru": Call((x, h0, *gates(3), normal(3 * c))),
+        "linear_recurrence": Call((jax.nn.sigmoid(x), y, h0)),
     }
 
 

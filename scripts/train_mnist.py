@@ -18,17 +18,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 import optax
 from command_line import make_folder, parse, write
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
+from trained import BLUE, DASHES, ORANGE, largest_difference, save, versions
 
 from funcnet import autodiff, initializers, ops, optim
 from funcnet.datasets import Mnist, mnist
@@ -50,22 +50,15 @@ OPTIMIZERS = {  # with the learning rate and weight decay that stand for "auto"
     "adam": (optim.adam, 0.004, 0.0),
     "adamw": (optim.adamw, 0.004, 0.05),
 }
-BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito, for all kinds of colour vision
-DASHES = {"hand": "-", "autodiff": ":"}
 
+Options = TypeVar("Options", bound="Training")
 History = dict[str, dict[str, list[float]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Trains a multilayer perceptron with Batch Normalization and Dropout on MNIST."""
+class Training:
+    """How a network is trained on MNIST."""
 
-    hidden: tuple[int, ...] = (400, 400)
-    """Neurons of each hidden layer."""
-    activation: Literal["relu", "sigmoid", "tanh"] = "relu"
-    """What follows each hidden layer."""
-    initializer: Literal["auto", "he", "xavier", "normal"] = "auto"
-    """Initial weights; normal has std 0.01, auto is he for relu and xavier else."""
     optimizer: Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"] = (
         "adamw"
     )
@@ -92,6 +85,18 @@ class Config:
     """Folder for what is saved."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Config(Training):
+    """Trains a multilayer perceptron with Batch Normalization and Dropout on MNIST."""
+
+    hidden: tuple[int, ...] = (400, 400)
+    """Neurons of each hidden layer."""
+    activation: Literal["relu", "sigmoid", "tanh"] = "relu"
+    """What follows each hidden layer."""
+    initializer: Literal["auto", "he", "xavier", "normal"] = "auto"
+    """Initial weights; normal has std 0.01, auto is he for relu and xavier else."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program.
 
@@ -102,25 +107,44 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit status: 0, or 2 after one line on stderr about what is wrong with the options, the
       data or the folder.
     """
+    return run("train_mnist", Config, make_model, argv)
+
+
+def run(
+    program: str,
+    options: type[Options],
+    make_model: Callable[[Options], Layer],
+    argv: Sequence[str] | None,
+) -> int:
+    """Trains the network that the options ask for: what `main` of a program does.
+
+    Args:
+      program: Its name.
+      options: The class of its options.
+      make_model: From options to the network.
+      argv: As for `main`.
+
+    Returns:
+      The exit status.
+    """
     try:
-        config = parse(Config, argv)
+        config = parse(options, argv)
         data = mnist()
         check(config, len(data.train_images))
         make_folder(config.out)
     except (ValueError, OSError) as e:
-        print(f"train_mnist: {' '.join(str(e).split())}", file=sys.stderr)
+        print(f"{program}: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
 
     start = time.perf_counter()
-    states, history = train(config, data)
+    states, history = train(config, data, make_model(config))
     seconds = time.perf_counter() - start
 
     rules, last = next(iter(states.items()))
     result = {"test_accuracy": history[rules]["test accuracy"][-1], "seconds": seconds}
-    versions = {m.__name__: m.__version__ for m in (jax, jaxlib, np, optax)}
     record = {
         "config": dataclasses.asdict(config) | {"out": str(config.out)},
-        "versions": versions,
+        "versions": versions(),
         "result": result,
         "history": history,
     }
@@ -141,11 +165,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def check(config: Config, images: int) -> None:
+def check(config: Training, images: int) -> None:
     """Raises a ValueError that names the option which is out of range."""
     number = lambda x, least: x == "auto" or least <= x < math.inf
+    widths = ("hidden", "channels")
     ranges = {
-        "hidden": (all(n >= 1 for n in config.hidden), "numbers of at least 1"),
+        name: (all(n >= 1 for n in values), "numbers of at least 1")
+        for name, values in vars(config).items()
+        if name in widths
+    } | {
         "learning_rate": (number(config.learning_rate, 0), "a number of at least 0, or auto"),
         "weight_decay": (number(config.weight_decay, 0), "a number of at least 0, or auto"),
         "dropout": (0 <= config.dropout < 1, "in [0, 1)"),
@@ -201,7 +229,7 @@ def make_model(config: Config) -> Layer:
     )
 
 
-def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: Training, steps: int) -> optax.GradientTransformation:
     """The optimizer, with a schedule over so many steps and weight decay of the matrices."""
     make, peak, decay = OPTIMIZERS[config.optimizer]
     peak = peak if config.learning_rate == "auto" else config.learning_rate
@@ -215,14 +243,13 @@ def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     return make(schedule)
 
 
-def train(config: Config, data: Mnist) -> tuple[dict[str, TrainState], History]:
+def train(config: Training, data: Mnist, model: Layer) -> tuple[dict[str, TrainState], History]:
     """Trains once, or with `--rules both` twice, epoch by epoch in turn.
 
     Returns:
       The final states, and lists of what was measured in each epoch, both by "hand" or "autodiff".
     """
     images, labels, test_images, test_labels = map(jnp.asarray, data)
-    model = make_model(config)
     optimizer = make_optimizer(config, len(images) // config.batch_size * config.epochs)
     metrics = {"accuracy": accuracy}
     step = make_step(model, ops.softmax_cross_entropy, optimizer, metrics=metrics)
@@ -263,11 +290,6 @@ def train(config: Config, data: Mnist) -> tuple[dict[str, TrainState], History]:
     return states, history
 
 
-def largest_difference(a: Any, b: Any) -> float:
-    """The largest |a − b| over all elements of two trees."""
-    return max(jax.tree.leaves(jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), a, b)))
-
-
 def compare(history: History) -> str:
     """What `--rules both` found."""
     hand, auto = history["hand"], history["autodiff"]
@@ -301,31 +323,6 @@ def plot(history: History) -> Figure:
         axes.grid(alpha=0.3)
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
-
-
-def save(tree: Any, file: IO[bytes]) -> None:
-    """Saves the arrays of a tree as an .npz file, each by its path in the tree.
-
-    The trained network comes back with
-
-        model = make_model(Config())
-        params, state = jax.eval_shape(model.init, jax.random.key(0), images)
-        tree = load(path, {"params": params, "state": state})
-        logits, _ = model.apply(tree["params"], tree["state"], images)
-
-    """
-    arrays: dict[str, Any] = {_name(path): a for path, a in jax.tree.leaves_with_path(tree)}
-    np.savez(file, **arrays)
-
-
-def load(path: Path, like: Any) -> Any:
-    """Loads what `save` saved, as a tree with the structure of `like`."""
-    with np.load(path) as arrays:
-        return jax.tree.map_with_path(lambda path, _: jnp.asarray(arrays[_name(path)]), like)
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 if __name__ == "__main__":

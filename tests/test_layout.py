@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import funcnet
-from funcnet import RULES, check, initializers, layers, numerical, ops, optim, training
+from funcnet import RULES, check, initializers, layers, models, numerical, ops, optim, training
 
 ROOT = Path(funcnet.__file__).resolve().parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -20,6 +20,8 @@ MAY_IMPORT = {
     "ops": {"rule"},
     "initializers": set(),
     "layers": {"ops", "initializers", "rule"},
+    "models": {"layers", "ops"},
+    "overview": {"layers", "rule"},
     "optim": {"ops"},  # the gradients of penalties, which their rules and transformations share
     "numerical": set(),
     "delta": set(),
@@ -33,13 +35,20 @@ THIRD_PARTY = {"jax", "optax", "chex", "numpy"}
 
 PUBLIC = {
     ops: "step identity sigmoid tanh relu softmax log_softmax affine batch_norm dropout "
-    "mean_squared_error sum_squared_error cross_entropy softmax_cross_entropy",
-    layers: "Layer stateless chain Dense BatchNorm Dropout mlp",
+    "mean_squared_error sum_squared_error cross_entropy softmax_cross_entropy layer_norm rms_norm "
+    "group_norm gelu silu softplus log_sigmoid elu selu leaky_relu mish swiglu geglu logsumexp "
+    "sigmoid_binary_cross_entropy huber kl_divergence linear_cross_entropy conv conv_transpose "
+    "depthwise_conv max_pool avg_pool global_avg_pool global_max_pool embedding "
+    "dot_product_attention rope rnn lstm gru linear_recurrence",
+    layers: "Layer stateless chain residual parallel repeat Flatten Dense Conv ConvTranspose "
+    "DepthwiseConv MaxPool AvgPool GlobalMaxPool GlobalAvgPool BatchNorm LayerNorm RMSNorm "
+    "GroupNorm Dropout Embedding RNN LSTM GRU MultiHeadAttention GatedMLP TransformerBlock mlp",
+    models: "mlp cnn transformer",
     initializers: "zeros constant normal xavier he",
     optim: "sgd momentum nesterov adagrad rmsprop adam adamw l1 l2 elastic_net",
     numerical: "gradient",
     training: "TrainState make_step make_epoch evaluate",
-    funcnet: "rule RULES autodiff check_rule check_model profile_rule assert_residuals",
+    funcnet: "rule RULES autodiff check_rule check_model profile_rule assert_residuals summary",
     check: "Report Finding Culprit KINDS CheckFailed",
     funcnet.datasets: "mnist",
 }

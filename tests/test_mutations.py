@@ -112,10 +112,19 @@ def mutants(module):
             yield f"{node.lineno}: {ast.unparse(node)}  ->  {ast.unparse(new)}", mutant
 
 
+def affected(module):
+    """The module and all that import it, directly or not, in the order in which they are built."""
+    found = {module}
+    for m in ORDER:
+        if IMPORTS[m] & found:
+            found.add(m)
+    return [m for m in ORDER if m in found]
+
+
 @contextlib.contextmanager
 def built(module, tree):
     """The ops as built from sources of which one is `tree`."""
-    names = {m: f"funcnet.ops.{m}" for m in ORDER}
+    names = {m: f"funcnet.ops.{m}" for m in affected(module)}
     rules = dict(RULES)
     saved = {name: sys.modules[name] for name in names.values()}
     ops_saved = dict(vars(ops))

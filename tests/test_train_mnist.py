@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import train_mnist
+from trained import largest_difference, load
 
 from funcnet import datasets, ops
 from funcnet.layers import chain
@@ -72,7 +73,7 @@ def reload(out, **config):
     model = train_mnist.make_model(train_mnist.Config(hidden=(16,), **config))
     images = jax.ShapeDtypeStruct((1, 28, 28), jnp.uint8)
     params, state = jax.eval_shape(model.init, jax.random.key(0), images)
-    tree = train_mnist.load(out / "model.npz", {"params": params, "state": state})
+    tree = load(out / "model.npz", {"params": params, "state": state})
     return model, tree["params"], tree["state"]
 
 
@@ -148,8 +149,8 @@ def test_both_and_another_seed(trained, tmp_path, capsys):
 def test_the_largest_difference_is_over_all_leaves():
     a = {"w": jnp.array([1.0, 2.0]), "b": (jnp.array([[-1.0]]),)}
     b = {"w": jnp.array([1.0, 2.5]), "b": (jnp.array([[1.0]]),)}
-    assert train_mnist.largest_difference(a, b) == 2
-    assert train_mnist.largest_difference(a, a) == 0
+    assert largest_difference(a, b) == 2
+    assert largest_difference(a, a) == 0
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from funcnet.ops.layer_norm import layer_norm as layer_norm
 from funcnet.ops.layer_norm import rms_norm as rms_norm
 from funcnet.ops.linear import affine as affine
 from funcnet.ops.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
+from funcnet.ops.linear_recurrence import linear_recurrence as linear_recurrence
 from funcnet.ops.logsumexp import logsumexp as logsumexp
 from funcnet.ops.losses import cross_entropy as cross_entropy
 from funcnet.ops.losses import huber as huber

@@ -93,7 +93,7 @@ def dot_product_attention_bwd(residuals, dy, *, causal, scale, implementation):
         dq = α dS k,   dk = α dSᵀ q.                                                          (3)
 
     P = exp(S − m)/s is computed again by tiles. 1/s is a factor of dy and of ⟨dy, y⟩ instead, which
-    are smaller.
+    are smaller. Where P is nearly 1, (2) cancels, to a rounding of dP: so does autodiff.
 
     Reference: Dao et al., FlashAttention, 2022, appendix B.2, arXiv:2205.14135.
     """
@@ -176,31 +176,28 @@ def _values(q, k, v, mask, lengths, causal, scale):
     a = _Arguments(q, k, v, mask, lengths, causal, scale)
     bt = a.tiles.block[0]
     finite = lambda m: jnp.where(m == -jnp.inf, 0, m)
-    of_places = lambda x: jnp.moveaxis(x, -1, -3)[..., None]  # (..., K, g, t) to (..., t, K, g, 1)
 
     def visit(i, j):
         _, _, v_j, scores = a.at(i, j)
         m = jax.lax.stop_gradient(scores.max(-3, initial=-jnp.inf))
         p = jnp.exp(scores - finite(m)[..., None, :, :])
         y = jnp.einsum("...keu,...kugt->...kegt", jnp.swapaxes(v_j, -1, -2), p)
-        return jnp.einsum("...kegt->...tkge", y), m, p.sum(-3)
+        return y, m, p.sum(-3)
 
     def merge(state, found, i, j):
-        blocks = (i, bt, -4), (i, bt, -1), (i, bt, -1)
-        y, m, s = (take(x, *block) for x, block in zip(state, blocks, strict=True))
-        y_j, m_j, s_j = found
+        (y, m, s), (y_j, m_j, s_j) = (take(x, i, bt, -1) for x in state), found
         top = jnp.maximum(m, m_j)
         old, new = jnp.exp(m - finite(top)), jnp.exp(m_j - finite(top))
-        merged = of_places(old) * y + of_places(new) * y_j, top, old * s + new * s_j
-        return tuple(put(x, part, *b) for x, part, b in zip(state, merged, blocks, strict=True))
+        y = old[..., None, :, :] * y + new[..., None, :, :] * y_j
+        merged = y, top, old * s + new * s_j
+        return tuple(put(x, part, i, bt, -1) for x, part in zip(state, merged, strict=True))
 
-    none = zeros(a.q, v.shape[-1])
+    none = jnp.einsum("...tkge->...kegt", zeros(a.q, v.shape[-1]))
     no_sum = jnp.moveaxis(zeros(a.q, 1)[..., 0], -3, -1)
     y, m, s = over_tiles(a.tiles, visit, merge, (none, no_sum - jnp.inf, no_sum))
-    m, s = finite(m), jnp.where(s == 0, 1, s)
-    y, t = y / of_places(s), q.shape[-3]
-    y = y[..., :t, :, :, :].reshape(*q.shape[:-1], v.shape[-1])
-    return y.astype(q.dtype), m[..., :t], s[..., :t]
+    y, m, s = (x[..., : q.shape[-3]] for x in (y, finite(m), jnp.where(s == 0, 1, s)))
+    y = jnp.einsum("...kegt->...tkge", y / s[..., None, :, :])
+    return y.reshape(*q.shape[:-1], v.shape[-1]).astype(q.dtype), m, s
 
 
 def _kernel(qkv, mask, lengths, causal, scale, implementation):

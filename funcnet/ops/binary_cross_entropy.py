@@ -14,9 +14,9 @@ def sigmoid_binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Ar
 
         L = −y log s(z) − (1 − y) log s(−z),   s(z) = 1 / (1 + e⁻ᶻ)
 
-    z are the logits and y the labels. With e = exp(−|z|), −log s(z) is log(1 + e) for z ≥ 0, else
-    log(1 + e) − z, so that L = log(1 + e) + (1 − y) z or − y z: no term is negative or overflows, and
-    loss and gradient keep their relative accuracy in the tails.
+    z are the logits and y the labels. With e = exp(−|z|), L is log(1 + e) + (1 − y) z for z ≥ 0,
+    and log(1 + e) − y z below: no term is negative or overflows, and loss and gradient keep their
+    relative accuracy in the tails.
 
     Args:
       logits: z, any shape. Finite.

@@ -1,12 +1,25 @@
 """Dense and grouped convolution, and the transposed one."""
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from funcnet.ops.sharding import explicit_sharding
-from funcnet.ops.windows import Ints, Padding, fold, paddings, per_axis, slide, unfold
+from funcnet.ops.windows import (
+    MOST_TERMS,
+    Ints,
+    Padding,
+    Windows,
+    fold,
+    paddings,
+    per_axis,
+    slide,
+    taps,
+    unfold,
+)
 from funcnet.rule import rule
 
 AXES = "HWD"
@@ -49,27 +62,45 @@ def correlate_bwd(
     before = [k - 1 - low for k, low in zip(of_w, lows, strict=True)]
     grouped = w.reshape(*kernel, -1, c.groups, w.shape[-1] // c.groups)
     by_group = jnp.moveaxis(grouped, -2, -3).reshape(*kernel, x.shape[-1], -1)
+    exchanged = jnp.flip(by_group, range(len(kernel))).swapaxes(-1, -2)
     dx = jax.lax.conv_general_dilated(  # (1)
         dy.astype(dtype),
-        jnp.flip(by_group, range(len(kernel))).astype(dtype),
+        exchanged.astype(dtype),
         c.gap,
         [(b, n + k - 1 - m - b) for b, n, k, m in zip(before, of_x, of_w, of_y, strict=True)],
         c.strides,
         c.dilation,
-        (f"N{s}C", f"{s}OI", f"N{s}C"),
+        (f"N{s}C", f"{s}IO", f"N{s}C"),
         feature_group_count=c.groups,
         out_sharding=explicit_sharding(x),
     )
-    dw = jax.lax.conv_general_dilated(  # (2)
-        x.astype(dtype),
-        dy.astype(dtype),
-        c.dilation,
-        [(a, m - n + b) for a, b, n, m in zip(lows, before, of_x, of_y, strict=True)],
-        c.gap,
-        c.strides,
-        (f"C{s}N", f"I{s}O", f"{s}NC"),
-        batch_group_count=c.groups,
-        out_sharding=explicit_sharding(w),
+
+    def as_correlation(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            x,
+            dy,
+            c.dilation,
+            [(a, m - n + b) for a, b, n, m in zip(lows, before, of_x, of_y, strict=True)],
+            c.gap,
+            c.strides,
+            (f"C{s}N", f"I{s}O", f"{s}NC"),
+            batch_group_count=c.groups,
+            out_sharding=explicit_sharding(w),
+        )
+
+    def as_products(x: jax.Array, dy: jax.Array) -> jax.Array:
+        at = Windows(x.shape[1:-1], kernel, c.strides, c.dilation, c.padding)
+        rows, own = tuple(range(dy.ndim - 1)), explicit_sharding(w)
+        sharding = own and NamedSharding(own.mesh, PartitionSpec(*own.spec[-2:]))
+        product = lambda x_t: jax.lax.dot_general(
+            x_t, dy, ((rows, rows), ((), ())), out_sharding=sharding
+        )
+        return jnp.stack([product(x_t) for x_t in taps(x, at)]).reshape(w.shape)
+
+    few = c.groups == 1 and set(c.gap) == {1} and math.prod(kernel) <= MOST_TERMS
+    forms = {"cpu": as_products} if few else {}
+    dw = jax.lax.platform_dependent(  # (2)
+        x.astype(dtype), dy.astype(dtype), **forms, default=as_correlation
     )
     return dx.astype(x.dtype), dw.astype(w.dtype)
 
@@ -166,8 +197,11 @@ def conv_bwd(residuals, dy, *, strides, padding, dilation, groups):
     channels of which are exchanged, at stride 1. In place of low and high it has the padding
     (k − 1)d − low in front, for a kernel of k taps, and behind it what makes dx as long as x. (2)
     is a correlation of x with dy, the steps of which are s apart, evaluated at a stride of d: batch
-    and channels change places, with groups in blocks of the batch. These are the operations that
-    XLA has kernels for; anything else measured slower. The rule ties with autodiff.
+    and channels change places, with groups in blocks of the batch. Or it is a matrix product of dy
+    with what each tap sees of x. On a CPU it is computed so, for up to 64 taps and one group: in a
+    compiled step that costs the same, but in the body of a loop (`jax.lax.scan`) XLA has no fast
+    kernel for a correlation whose operands are not in the order of `conv`, and autodiff takes many
+    times as long.
 
     Reference: Dumoulin & Visin, 2016, section 4, arXiv:1603.07285.
     """

@@ -41,8 +41,11 @@ def put(x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
     """
     if explicit_sharding(x) is not None:
         return put_by_mask(x, index, value)
-    own = lambda t: t.astype(jnp.int32)[..., None]
-    write = lambda x, t, v: jnp.put_along_axis(x, own(t), v[..., None], -1, inplace=False)
+
+    def write(x, t, value):
+        rows = [jax.lax.broadcasted_iota(jnp.int32, t.shape, i) for i in range(t.ndim)]
+        return x.at[(*rows, t.astype(jnp.int32))].set(value)
+
     return jax.lax.platform_dependent(x, index, value, cpu=write, default=put_by_mask)
 
 

@@ -50,9 +50,9 @@ def linear_cross_entropy(
     Raises:
       ValueError: If the shapes do not fit, labels are not integers, or at_once is below 1.
 
-    Reference: Wijmans et al., Cut your losses in large-vocabulary language models, 2024,
-    equations 1 and 2, arXiv:2411.09009. The gradient in the forward pass is that of Hsu et al.,
-    Liger kernel, 2024, section 3.2, arXiv:2410.10989.
+    Reference: Hsu et al., Liger kernel, 2024, FusedLinearCrossEntropy, arXiv:2410.10989, for the
+    gradient in the forward pass; Wijmans et al., Cut your losses in large-vocabulary language
+    models, 2024, arXiv:2411.09009, for the problem.
 
     >>> h, w = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.eye(2)
     >>> linear_cross_entropy(h, 50 * w, jnp.array([0, 7]), ignore=7)[1].item()
@@ -78,7 +78,7 @@ def linear_cross_entropy_bwd(residuals, dloss, *, ignore, at_once):
 
     fwd has dx_n wᵀ and Σ_n h_nᵀ dx_n. An example that does not count has dx = 0.
 
-    Reference: Wijmans et al., equations 4 and 5.
+    Reference: Source A 3.3.4 and 3.3.8, by the chain rule.
     """
     dh, dw, h, w, labels = residuals
     dl = widen(dloss)
@@ -90,7 +90,7 @@ def linear_cross_entropy_bwd(residuals, dloss, *, ignore, at_once):
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _weigh(ignore, at_once, dl, dw, h, w, labels):
     """(2), from dw = Σ h_nᵀ dx_n where that is enough."""
-    counted = jnp.ones(labels.shape, bool) if ignore is None else labels != ignore
+    counted = _counted(labels, ignore)
     least = jnp.min(dl, initial=jnp.inf, where=counted)
     most = jnp.max(dl, initial=-jnp.inf, where=counted)
     c = jnp.where(jnp.any(counted), most, jnp.zeros_like(most))
@@ -105,6 +105,11 @@ def _weigh_jvp(ignore, at_once, primals, tangents):
     in_full = lambda dl, h, w: _by_chunks(h, w, labels, dl, ignore, at_once)[2]
     along = (tangents[0], *tangents[2:4])
     return _weigh(ignore, at_once, *primals), jax.jvp(in_full, (dl, h, w), along)[1]
+
+
+def _counted(labels, ignore):
+    everything = jnp.ones(labels.shape, bool)
+    return everything if ignore is None else labels.astype(jnp.int32) != ignore
 
 
 def _by_chunks(h, w, labels, dl, ignore, at_once):
@@ -138,26 +143,25 @@ def _by_chunks_of(h, w, labels, dl, *, ignore, at_once):
         return a.swapaxes(0, 1).reshape(size * chunks, *a.shape[2:])[:n].reshape(shape)
 
     index = labels.reshape(n)
-    counted = jnp.ones(n, bool) if ignore is None else index != ignore
+    counted = _counted(index, ignore)
     rows = jnp.where(counted[:, None], h.reshape(n, d).astype(dtype), jnp.zeros((), dtype))
     index = jnp.where(counted, index, jnp.zeros_like(index))
 
-    def losses(_, part):
-        rows, index, counted = part
+    def losses(rows, index, counted):
         x = jnp.matmul(rows, w, preferred_element_type=wide)
         loss, saved = of_index(x, index, 0.0, put_by_mask)
-        return (), (jnp.where(counted, loss, jnp.zeros_like(loss)), saved)
+        return jnp.where(counted, loss, jnp.zeros_like(loss)), saved
 
     def losses_and_gradients(dw, part):
-        *part, dl = part
-        _, (loss, saved) = losses((), part)
+        rows, index, counted, dl = part
+        loss, saved = losses(rows, index, counted)
         dx = of_index_bwd(saved, dl, 0.0, put_by_mask).astype(dtype)
         dh = jax.lax.dot_general(w, dx, (((1,), (1,)), ((), ())), preferred_element_type=wide).T
-        return _add_product(dw, part[0], dx, at_once), (loss, dh)
+        return _add_product(dw, rows, dx, at_once), (loss, dh)
 
     parts = [divide(a) for a in (rows, index, counted)]
     if dl is None:
-        _, (loss, _) = jax.lax.scan(losses, (), parts)
+        _, loss = jax.lax.scan(lambda _, part: ((), losses(*part)[0]), (), parts)
         return unite(loss, labels.shape).astype(dtype), None, None
     dl = jnp.where(counted, dl.reshape(n), jnp.zeros((), dl.dtype)).astype(wide)
     dw, (loss, dh) = jax.lax.scan(

@@ -23,7 +23,7 @@ def logsumexp(x: jax.Array, *, axis: int | tuple[int, ...] = -1) -> jax.Array:
       gradient, as there.
 
     Reference: Blanchard, Higham & Higham, Accurately computing the log-sum-exp and softmax
-    functions, 2021, equation 1.3 and algorithm 3.1, arXiv:1909.03469.
+    functions, 2021, the shifted formula, arXiv:1909.03469.
 
     >>> round(float(logsumexp(jnp.array([1000.0, 1000.0]))) - 1000, 4)
     0.6931

@@ -174,7 +174,9 @@ cross_entropy.defvjp(cross_entropy_fwd, cross_entropy_bwd)
 def huber(y: jax.Array, t: jax.Array, *, delta: float = 1.0) -> jax.Array:
     """The Huber loss of each example: squares of small errors, absolute values of large ones.
 
-        L = (1/C) Σ_j ρ(y_j − t_j),   ρ(u) = u²/2 if |u| ≤ δ, else δ (|u| − δ/2)
+        L = (1/C) Σ_j ρ(y_j − t_j),   ρ(u) = q (|u| − q/2),   q = min(|u|, δ)
+
+    ρ(u) is u²/2 for |u| ≤ δ, and a line of slope ±δ beyond.
 
     Args:
       y: The output, shape (..., C).
@@ -198,7 +200,7 @@ def huber(y: jax.Array, t: jax.Array, *, delta: float = 1.0) -> jax.Array:
         raise ValueError(f"huber: delta must be positive, got {delta}")
     u = jnp.abs(_difference(y, t))
     q = jnp.minimum(u, delta)
-    return (q * q / 2 + delta * (u - q)).mean(-1).astype(y.dtype)
+    return (q * (u - q / 2)).mean(-1).astype(y.dtype)
 
 
 def _difference(y: jax.Array, t: jax.Array) -> jax.Array:
@@ -217,7 +219,7 @@ def huber_bwd(residuals, dloss, *, delta):
 
         dy = (dL/C) min(max(u, −δ), δ),   dt = −dy.                                           (1)
     """
-    y, t = residuals
+    y, t = jax.lax.optimization_barrier(residuals)  # else u may be kept from the forward pass
     u = _difference(y, t)
     dy = (widen(dloss) / y.shape[-1])[..., None] * jnp.clip(u, -delta, delta)  # (1)
     return dy.astype(y.dtype), label_cotangent(t, -dy)
@@ -247,7 +249,7 @@ def kl_divergence(log_p: jax.Array, t: jax.Array) -> jax.Array:
       ValueError: If the shapes differ.
 
     Reference: Kullback & Leibler, On information and sufficiency, 1951, Annals of Mathematical
-    Statistics 22(1), equation 2.4.
+    Statistics 22(1).
 
     >>> float(kl_divergence(jnp.log(jnp.array([0.5, 0.5])), jnp.array([0.5, 0.5])))
     0.0

@@ -32,10 +32,10 @@ def _run(args, lengths, *, reverse, save):
     def step(state, x_t):
         h, c = state
         z = x_t @ w_x + h @ w_h + b
+        z_i, z_f, z_g, z_o = jnp.split(z, 4, -1)
         saved = save(c, z)
-        (i, f, _, o), g = jnp.split(lax.logistic(z), 4, -1), jnp.tanh(jnp.split(z, 4, -1)[2])
-        c = f * c + i * g
-        h = o * jnp.tanh(c)
+        c = lax.logistic(z_f) * c + lax.logistic(z_i) * jnp.tanh(z_g)
+        h = lax.logistic(z_o) * jnp.tanh(c)
         return (h, c), (h, saved)
 
     (h, c), (hs, saved) = scan_time(step, (h0, c0), time_first(x, valid), valid, reverse=reverse)

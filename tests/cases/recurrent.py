@@ -22,12 +22,12 @@ def _args(*batch, gates, steps=3, inputs=2, states=2, scale=1.0, lengths=None):
 
 def _cases(gates, *more):
     args = lambda *batch, **options: _args(*batch, gates=gates, **options)
-    first = args(4)
+    first = args(4, steps=2)
     shard = tuple(a is not None and np.ndim(a) > 1 and len(a) == 4 for a in first)
     return [
         Case("batch", first, shard=shard),
         Case("lengths", args(4, lengths=(3, 2, 1, 0))),
-        Case("reverse", args(2, states=3), {"reverse": True}),
+        Case("reverse", args(2, inputs=3), {"reverse": True}),
         Case("reverse lengths", args(3, steps=4, lengths=(4, 2, 0)), {"reverse": True}),
         *more,
         Case("no batch", args(steps=5)),
@@ -101,8 +101,8 @@ def _gru(x, h0, w_x, w_h, b, b_h, lengths=None, *, reverse=False, recompute=Fals
 
 ORACLES = {"rnn": _rnn, "lstm": _lstm, "gru": _gru}
 
-RESIDUAL_BYTES = {  # of 4 sequences of 3 steps, 2 numbers in a state
-    "rnn": 4 * 2 * 24,  # h and the slopes
-    "lstm": 4 * 6 * 24,  # h, c and four pre-activations
-    "gru": 4 * 5 * 24,  # h, three pre-activations and q
+RESIDUAL_BYTES = {  # of 4 sequences of 2 steps, 2 numbers in a state
+    "rnn": 4 * 2 * 16,  # h and the slopes
+    "lstm": 4 * 6 * 16,  # h, c and four pre-activations
+    "gru": 4 * 5 * 16,  # h, three pre-activations and q
 }

@@ -21,7 +21,7 @@ def gradients(loss, h=H, w=W):
     return jax.jit(jax.grad(loss, (0, 1)))(jnp.asarray(h), jnp.asarray(w))
 
 
-@pytest.mark.parametrize("at_once", [1, 7, 15, 21, 28, 1000])
+@pytest.mark.parametrize("at_once", [1, 15, 21, 1000])
 def test_the_chunks_do_not_matter(at_once):
     """Of one row, of rows that divide the batch or do not; and blocks of columns likewise."""
     weigh = np.cos(np.arange(6))
@@ -54,20 +54,18 @@ def test_a_mean_needs_three_products():
     assert products(lambda loss, c: (c * loss).sum()) > 3
 
 
-@pytest.mark.parametrize(
-    "weigh",
-    [np.ones(6), np.zeros(6), np.full(6, -2.0), np.arange(6.0), np.array([1.0, 1, 0, 1, 1, 1])],
-    ids=["ones", "zeros", "negative", "all differ", "one differs"],
-)
-def test_cotangents_that_are_alike_or_not(weigh):
+def test_cotangents_that_are_alike_or_not():
     """Given at run time, so that both branches are there."""
 
-    def pulled(loss):
-        return jax.jit(lambda d: jax.vjp(loss, jnp.asarray(H), jnp.asarray(W))[1](d))(weigh)
+    def pull(loss):
+        return jax.jit(lambda d: jax.vjp(loss, jnp.asarray(H), jnp.asarray(W))[1](d))
 
-    mine = pulled(lambda h, w: ops.linear_cross_entropy(h, w, T))
-    for a, b in zip(mine, pulled(lambda h, w: ops.softmax_cross_entropy(h @ w, T)), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-14)
+    mine = pull(lambda h, w: ops.linear_cross_entropy(h, w, T))
+    both = pull(lambda h, w: ops.softmax_cross_entropy(h @ w, T))
+    one_differs = np.array([1.0, 1, 0, 1, 1, 1])
+    for weigh in (np.ones(6), np.zeros(6), np.full(6, -2.0), np.arange(6.0), one_differs):
+        for a, b in zip(mine(weigh), both(weigh), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-14)
 
 
 def test_the_examples_that_count_decide_whether_cotangents_are_alike():
@@ -92,8 +90,10 @@ def test_second_derivative_where_all_cotangents_are_alike():
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
-@pytest.mark.parametrize("f", [ops.linear_cross_entropy, autodiff(ops.linear_cross_entropy)])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    "f", [ops.linear_cross_entropy, autodiff(ops.linear_cross_entropy)], ids=["rule", "autodiff"]
+)
 def test_an_ignored_example_leaves_no_trace(f, bad):
     h = H.copy()
     h[3:5] = bad  # the label is 2
@@ -107,6 +107,12 @@ def test_an_ignored_example_leaves_no_trace(f, bad):
     np.testing.assert_allclose(dw, dw_few, atol=1e-15)
     np.testing.assert_allclose(dh[kept], dh_few, atol=1e-15)
     assert not dh[3:5].any()
+
+
+def test_a_label_to_ignore_that_no_label_can_be():
+    """-100, the habit of others, is no number of an unsigned dtype: nothing is ignored."""
+    loss = ops.linear_cross_entropy(H, W, T.astype(np.uint8), ignore=-100)
+    np.testing.assert_array_equal(loss, ops.linear_cross_entropy(H, W, T))
 
 
 @pytest.mark.parametrize("label", [7, 1000, -8])
@@ -191,14 +197,16 @@ def close(actual, expected):
         np.testing.assert_allclose(a, b, atol=1e-14)
 
 
-@pytest.mark.parametrize("check", [True, False], ids=["vma", "no-vma"])
-@pytest.mark.parametrize("dout", [DOUT, np.ones(4)], ids=["all differ", "alike"])
-def test_shard_map(check, dout):
+@pytest.mark.parametrize(
+    "check",
+    [pytest.param(True, id="vma"), pytest.param(False, id="no-vma", marks=pytest.mark.slow)],
+)
+def test_shard_map(check):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
     f = functools.partial(ops.linear_cross_entropy, at_once=7, ignore=6)
     specs = (P("d"), P(), P("d"))
     mapped = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=P("d"), check_vma=check)
-    close(pulled(mapped, dout=dout), pulled(autodiff(f), dout=dout))
+    close(pulled(mapped), pulled(autodiff(f)))
     if check:
         inside = jax.shard_map(
             lambda h, w, t: jax.grad(lambda w: f(h, w, t).sum())(w),
@@ -209,18 +217,19 @@ def test_shard_map(check, dout):
 
 
 @pytest.mark.parametrize("w_spec", [None, P(), P("d")], ids=["not placed", "whole", "sharded"])
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(AxisType.Auto, marks=pytest.mark.slow), AxisType.Explicit]
+)
 def test_sharded_jit(kind, w_spec):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(kind,))
     f = functools.partial(ops.linear_cross_entropy, at_once=7, ignore=6)
     with jax.set_mesh(mesh):
         put = lambda v, spec: jax.device_put(v, NamedSharding(mesh, spec))
         args = put(H4, P("d")), W if w_spec is None else put(W, w_spec), put(T4, P("d"))
-        for g in (f, autodiff(f)):
-            actual = pulled(g, *args, put(DOUT, P("d")))
-            if kind == AxisType.Explicit:
-                assert jax.typeof(actual[0]).sharding.spec == P("d", None)
-            close(actual, pulled(autodiff(f)))
+        actual = pulled(f, *args, put(DOUT, P("d")))
+        if kind == AxisType.Explicit:
+            assert jax.typeof(actual[0]).sharding.spec == P("d", None)
+        close(actual, pulled(autodiff(f)))
 
 
 def test_export_of_any_batch():

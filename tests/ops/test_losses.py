@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from funcnet import ops
 
@@ -145,6 +147,26 @@ def test_smoothing_of_an_index_builds_no_targets():
     loss = lambda x: ops.softmax_cross_entropy(x, jnp.zeros(64, "i4"), label_smoothing=0.1).sum()
     compiled = jax.jit(jax.value_and_grad(loss)).lower(x).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 1.1 * x.nbytes
+
+
+def test_class_indices_of_any_batch_on_any_platform():
+    """A class index is handled differently on a CPU."""
+    gradient = jax.jit(jax.grad(lambda x, t: (ops.softmax_cross_entropy(x, t) ** 2).sum()))
+    (n,) = jax.export.symbolic_shape("n")
+    symbolic = jax.ShapeDtypeStruct((n, 4), "f8"), jax.ShapeDtypeStruct((n,), "i4")
+    exported = jax.export.export(gradient, platforms=("cpu", "cuda", "tpu"))(*symbolic)
+    dense = jax.grad(lambda x: (ops.softmax_cross_entropy(x, T) ** 2).sum())(X)
+    np.testing.assert_allclose(exported.call(X, INDEX), dense, atol=1e-15)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_class_indices_over_two_devices(kind):
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(kind,))
+    gradient = jax.grad(lambda x, t: (ops.softmax_cross_entropy(x, t) ** 2).sum())
+    with jax.set_mesh(mesh):
+        x, t = (jax.device_put(v, NamedSharding(mesh, P("d"))) for v in (X, INDEX))
+        actual = jax.jit(gradient)(x, t)
+    np.testing.assert_allclose(actual, gradient(X, INDEX), atol=1e-15)
 
 
 @pytest.mark.parametrize("label_smoothing", [-0.1, 1.0, float("nan")])

@@ -1,0 +1,150 @@
+"""Language models of bytes: the text, the networks, their loss, and what they write."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcnet import initializers, ops
+from funcnet.layers import LSTM, Dropout, Embedding, Layer, RMSNorm, chain, repeat
+
+BYTES = 256
+
+Features = Any  # h (n, T, d) and w (d, 256), whose product are the logits
+
+
+def read_text(path: Path | None) -> np.ndarray:
+    """The bytes of a file, uint8; without one, of Python's help on its keywords and operators.
+
+    Raises:
+      ValueError: If the file cannot be read.
+    """
+    if path is None:
+        text = "\n".join(topics[name] for name in sorted(topics)).encode()
+    else:
+        try:
+            text = path.read_bytes()
+        except OSError as e:
+            raise ValueError(f"--text must be a file, got {path}: {e.strerror}") from None
+    return np.frombuffer(text, np.uint8)
+
+
+def cut(text: jax.Array, starts: jax.Array, context: int) -> tuple[jax.Array, jax.Array]:
+    """Pieces of the text that begin at `starts`, and the byte that follows each of their bytes.
+
+    Args:
+      text: Bytes, shape (N,).
+      starts: Indices of shape (n,), below N − context.
+      context: The length of a piece.
+
+    Returns:
+      Two arrays of int32 and shape (n, context).
+    """
+    pieces = text[starts[:, None] + jnp.arange(context + 1)].astype(jnp.int32)
+    return pieces[:, :-1], pieces[:, 1:]
+
+
+def Output() -> Layer:
+    """Gives its input h together with the weights w of the output layer, whose logits are h w.
+
+    `ops.linear_cross_entropy` wants them apart: it never holds all logits.
+
+    Params: {"w": (d, 256)} in the dtype of h. State: none.
+    """
+
+    def init(key, x):
+        return {"w": initializers.normal(0.02)(key, (x.shape[-1], BYTES), x.dtype)}, ()
+
+    def apply(params, state, x, *, key=None, train=False) -> Any:
+        del key, train
+        return (x, params["w"]), state
+
+    return Layer(init, apply, "Output()")
+
+
+def predictor(body: Layer) -> Layer:
+    """The network that maps bytes (n, T) to `Features`, from one whose output is h (n, T, d).
+
+    Its parameters are in float64 if JAX_ENABLE_X64 is set.
+    """
+    net = chain(body, Output())
+    widest = lambda tree: jax.tree.map(lambda a: a.astype(float), tree)
+    return net._replace(init=lambda key, x: widest(net.init(key, x)))
+
+
+def lstm(*, width: int, depth: int, dropout: float = 0.0, checkpoint: bool = False) -> Layer:
+    """Embedding, LSTMs in a row, and a norm: bytes (n, T) to h (n, T, width).
+
+    Args:
+      width: Units of each LSTM, and the length of the vectors between them.
+      depth: How many.
+      dropout: The probability of dropping from the output of each, in [0, 1).
+      checkpoint: Whether the backward pass computes each again, from its input alone.
+    """
+    layer = chain(LSTM(width), *([Dropout(dropout)] if dropout else []))
+    return chain(Embedding(BYTES, width), repeat(layer, depth, checkpoint=checkpoint), RMSNorm())
+
+
+def loss(y: Features, labels: jax.Array) -> jax.Array:
+    """Nats per byte of each piece of text, shape (n,), from what the network gives."""
+    h, w = y
+    return ops.linear_cross_entropy(h, w, labels).mean(-1)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "context", "samples", "length"))
+def generate(
+    model: Layer,
+    params: Any,
+    state: Any,
+    prompt: jax.Array,
+    key: Any,
+    temperature: float,
+    *,
+    context: int,
+    samples: int,
+    length: int,
+) -> jax.Array:
+    """What a model writes after a prompt.
+
+    It sees the last `context` bytes, all of them again for each byte that it writes.
+
+    Args:
+      model: From `predictor`.
+      params: Of the model.
+      state: Of the model.
+      prompt: Bytes, int32 of shape (p,), at least 1.
+      key: A PRNG key.
+      temperature: Divides the logits; above 0.
+      context: How many bytes the model can see.
+      samples: How often it writes.
+      length: How many bytes.
+
+    Returns:
+      int32 of shape (samples, length).
+    """
+    prompt = prompt[-context:]
+    window = min(context, len(prompt) + length)
+    seen = jnp.zeros((samples, window), prompt.dtype).at[:, : len(prompt)].set(prompt)
+
+    def step(carry, key):
+        seen, n = carry  # the first n of the window are written; a causal model ignores the others
+        (h, w), _ = model.apply(params, state, seen)
+        byte = jax.random.categorical(key, h[:, n - 1] @ w / temperature).astype(seen.dtype)
+        seen = jnp.where(n == window, jnp.roll(seen, -1, 1), seen)
+        n = jnp.minimum(n + 1, window)
+        return (seen.at[:, n - 1].set(byte), n), byte
+
+    keys = jax.random.split(key, length)
+    return jax.lax.scan(step, (seen, jnp.asarray(len(prompt))), keys)[1].T
+
+
+def readable(text: Sequence[int]) -> str:
+    """Bytes as UTF-8, with a mark for what is none, and for what a terminal would obey."""
+    decoded = bytes(text).decode(errors="replace")
+    shown = lambda c: c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}"
+    return "".join(map(shown, decoded))

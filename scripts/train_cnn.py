@@ -1,0 +1,65 @@
+"""Trains a convolutional network on MNIST by hand-written backward rules.
+
+    python scripts/train_cnn.py
+    python scripts/train_cnn.py --channels 32 64 --convolutions 2 2 --epochs 5
+    python scripts/train_cnn.py --rules both       # beside JAX's autodiff, from the same seed
+
+The options of training, what is saved and how are those of `train_mnist.py`.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import train_mnist
+
+from funcnet.layers import Layer, chain
+from funcnet.models import cnn
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(train_mnist.Training):
+    """Trains a convolutional network with Batch Normalization on MNIST."""
+
+    dropout: float = 0.2
+    """Probability of dropping what the output layer is given."""
+    shift: int = 2
+    """Training images are moved at random by up to this many pixels along each axis; 0: never."""
+    batch_size: int = 100
+    """Images in a minibatch."""
+    out: Path = Path("runs/cnn")
+    """Folder for what is saved."""
+    channels: tuple[int, ...] = (16, 32, 64)
+    """Of each stage; images are halved between stages."""
+    convolutions: tuple[int, ...] = (1, 2, 2)
+    """How many each stage has."""
+
+
+def image(bytes_: jax.Array) -> jax.Array:
+    """Bytes as numbers in [0, 1], with one channel."""
+    return bytes_[..., None].astype(float) / 255
+
+
+def make_model(config: Config) -> Layer:
+    """The network: bytes of shape (n, 28, 28) to logits of shape (n, 10)."""
+    return chain(
+        train_mnist.Shift(config.shift),
+        image,
+        cnn(
+            *config.channels,
+            classes=10,
+            convolutions=config.convolutions,
+            dropout=config.dropout,
+        ),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program, as `train_mnist.main`."""
+    return train_mnist.run("train_cnn", Config, make_model, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,426 @@
+"""Trains a language model on the bytes of a text by hand-written backward rules.
+
+    python scripts/train_lm.py                              # a transformer on Python's own manual
+    python scripts/train_lm.py --model lstm --text FILE     # another model, another text
+    python scripts/train_lm.py --rules both                 # beside JAX's autodiff, from one seed
+    python scripts/train_lm.py --memory --context 8192 --batch-size 1       # what a step takes
+
+The text is by default that of Python's help on its keywords and operators, `pydoc_data.topics`,
+which depends a little on the version of Python.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from command_line import make_folder, parse, write
+from language_model import BYTES, cut, generate, loss, lstm, predictor, read_text, readable
+from matplotlib.figure import Figure
+from tqdm import tqdm
+from trained import BLUE, DASHES, ORANGE, largest_difference, save, versions
+
+from funcnet import autodiff, optim
+from funcnet.layers import Layer
+from funcnet.models import transformer
+from funcnet.training import TrainState, evaluate, make_step
+
+SIZES = {  # width, depth and learning rate that stand for "auto"
+    "transformer": (128, 4, 3e-3),
+    "lstm": (256, 1, 4e-3),
+}
+LARGEST_GRADIENT = 1.0  # longer ones are shortened to this norm
+UNDER: dict[str, Callable[..., Any]] = {"hand": lambda f: f, "autodiff": autodiff}
+
+History = dict[str, dict[str, list[float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Trains a language model on the bytes of a text, and lets it write."""
+
+    model: Literal["transformer", "lstm"] = "transformer"
+    """What maps the bytes before to the next one."""
+    text: Path | None = None
+    """Any file; by default the text of Python's help on its keywords and operators."""
+    held_out: float = 0.1
+    """Share of the text, at its end, that is not trained on but measured."""
+    width: int | Literal["auto"] = "auto"
+    """Numbers for each byte between the layers; auto is 128 for a transformer, 256 for an lstm."""
+    depth: int | Literal["auto"] = "auto"
+    """Equal layers in a row; auto is 4 for a transformer, 1 for an lstm."""
+    heads: int = 4
+    """Of the transformer's attention; they must divide width."""
+    context: int = 128
+    """Bytes that the model sees at a time."""
+    batch_size: int = 16
+    """Pieces of text, of so many bytes, in a step."""
+    dropout: float = 0.0
+    """Probability of dropping from what a layer adds (transformer) or gives (lstm)."""
+    learning_rate: float | Literal["auto"] = "auto"
+    """Peak of a schedule that warms up for a tenth of the steps, then falls as a cosine; auto fits
+    the model."""
+    weight_decay: float = 0.1
+    """Of the weight matrices, decoupled (AdamW)."""
+    stretches: int = 20
+    """After each, the held-out text is measured."""
+    steps: int = 100
+    """Training steps in a stretch."""
+    seed: int = 0
+    """Decides initial weights, the pieces of text, dropout, and what is written."""
+    rules: Literal["hand", "autodiff", "both"] = "hand"
+    """Who differentiates: our rules, JAX, or both side by side."""
+    prompt: str = "The "
+    """What the samples begin with."""
+    samples: int = 2
+    """How often the trained model writes on from the prompt."""
+    sample_bytes: int = 400
+    """How much it writes."""
+    temperature: float = 0.7
+    """Divides the logits of what it writes: below 1 likelier bytes, above 1 rarer ones."""
+    memory: bool = False
+    """Do not train: print what memory and compile time one step takes, by hand rules, by autodiff,
+    and by autodiff that computes each layer again; and run the first."""
+    out: Path = Path("runs/lm")
+    """Folder for what is saved."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program.
+
+    Args:
+      argv: The options, by default those of the command line.
+
+    Returns:
+      The exit status: 0, or 2 after one line on stderr about what is wrong with the options, the
+      text or the folder.
+    """
+    try:
+        config = parse(Config, argv)
+        check(config)
+        text, held_out = divide(config, read_text(config.text))
+        if not config.memory:
+            make_folder(config.out)
+    except (ValueError, OSError) as e:
+        print(f"train_lm: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+    if config.memory:
+        print(memory(config, text))
+        return 0
+
+    start = time.perf_counter()
+    states, history, costs = train(config, text, held_out)
+    seconds = time.perf_counter() - start
+
+    rules, last = next(iter(states.items()))
+    result = {"bits_per_byte": history[rules]["held out"][-1], "seconds": seconds}
+    record = {
+        "config": {
+            k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()
+        },
+        "versions": versions(),
+        "result": result | {"peak_bytes": peak_bytes()},
+        "costs": costs,
+        "history": history,
+    }
+    files = {
+        "curves": config.out / "curves.png",
+        "model": config.out / "model.npz",
+        "history": config.out / "history.json",
+    }
+    write(files["curves"], lambda file: plot(history, config).savefig(file, dpi=150))
+    write(files["model"], lambda file: save({"params": last.params, "state": last.state}, file))
+    write(files["history"], lambda file: file.write(json.dumps(record, indent=1).encode()))
+    for name, path in files.items():
+        print(f"{name:8} {path.resolve()}")
+    for i, text in enumerate(write_on(config, last)):
+        print(f"{f' sample {i + 1} ':-^60}\n{text}")
+    print("-" * 60)
+    for name, cost in costs.items():
+        print(f"{name}: {describe(cost)}")
+    if config.rules == "both":
+        print(compare(history, costs))
+    parameters = sum(p.size for p in jax.tree.leaves(last.params))
+    print(f"{parameters:,} parameters; trained in {seconds:.1f} s")
+    print(f"peak memory of the process {peak_bytes() / 1e6:,.0f} MB")
+    print(f"held-out bits per byte {result['bits_per_byte']:.4f}")
+    return 0
+
+
+def check(config: Config) -> None:
+    """Raises a ValueError that names the option which is out of range."""
+    width, depth, rate = sizes(config)
+    heads = config.model == "lstm" or (config.heads >= 1 and width % config.heads == 0)
+    even = config.model == "lstm" or width // max(config.heads, 1) % 2 == 0
+    ranges = {
+        "held_out": (0 < config.held_out < 1, "between 0 and 1"),
+        "width": (width >= 1, "at least 1, or auto"),
+        "depth": (depth >= 1, "at least 1, or auto"),
+        "heads": (heads and even, f"at least 1, and divide the width {width} into even numbers"),
+        "context": (config.context >= 1, "at least 1"),
+        "batch_size": (config.batch_size >= 1, "at least 1"),
+        "dropout": (0 <= config.dropout < 1, "in [0, 1)"),
+        "learning_rate": (0 <= rate < math.inf, "a number of at least 0, or auto"),
+        "weight_decay": (0 <= config.weight_decay < math.inf, "a number of at least 0"),
+        "stretches": (config.stretches >= 1, "at least 1"),
+        "steps": (config.steps >= 1, "at least 1"),
+        "seed": (0 <= config.seed < 2**32, "in [0, 2**32)"),
+        "prompt": (len(config.prompt) >= 1, "at least one character"),
+        "samples": (config.samples >= 1, "at least 1"),
+        "sample_bytes": (config.sample_bytes >= 1, "at least 1"),
+        "temperature": (0 < config.temperature < math.inf, "above 0"),
+    }
+    for name, (holds, what) in ranges.items():
+        if not holds:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} must be {what}, got {getattr(config, name)!r}")
+
+
+def sizes(config: Config) -> tuple[int, int, float]:
+    """Width, depth and learning rate."""
+    width, depth, rate = SIZES[config.model]
+    return (
+        width if config.width == "auto" else config.width,
+        depth if config.depth == "auto" else config.depth,
+        rate if config.learning_rate == "auto" else config.learning_rate,
+    )
+
+
+def divide(config: Config, text: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """The bytes to train on, and those held out.
+
+    Raises:
+      ValueError: If one of the two is not longer than the context.
+    """
+    held = round(config.held_out * len(text))
+    rest = len(text) - held
+    if min(rest, held) <= config.context:
+        raise ValueError(
+            f"--text must have more than --context {config.context} bytes to train on, and as many "
+            f"to hold out, got {rest} and {held}"
+        )
+    return jnp.asarray(text[:rest]), jnp.asarray(text[rest:])
+
+
+def make_model(config: Config, *, checkpoint: bool = False) -> Layer:
+    """The network: from `language_model.predictor`."""
+    width, depth, _ = sizes(config)
+    how = {"width": width, "depth": depth, "dropout": config.dropout, "checkpoint": checkpoint}
+    if config.model == "lstm":
+        return predictor(lstm(**how))
+    return predictor(transformer(BYTES, heads=config.heads, head=False, **how))
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """AdamW with a schedule, gradients of limited length, and weight decay of the matrices.
+
+    Equal layers have their parameters in one array, so it is not the rank that tells a matrix.
+    """
+    _, _, peak = sizes(config)
+    steps = config.steps * config.stretches
+    schedule = optax.warmup_cosine_decay_schedule(0.0, peak, steps // 10, steps)
+    is_matrix = lambda path, _: path[-1].key.startswith("w")
+    matrices = lambda params: jax.tree.map_with_path(is_matrix, params)
+    return optax.chain(
+        optax.clip_by_global_norm(LARGEST_GRADIENT),
+        optim.adamw(schedule, weight_decay=config.weight_decay, mask=matrices),
+    )
+
+
+def draw(config: Config, train_state: TrainState, text: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A random batch for the next step."""
+    key = jax.random.fold_in(train_state.key, 2 * train_state.step + 1)  # the step's own is even
+    starts = jax.random.randint(key, (config.batch_size,), 0, len(text) - config.context)
+    return cut(text, starts, config.context)
+
+
+def make_stretch(config: Config, model: Layer, optimizer: optax.GradientTransformation) -> Any:
+    """`stretch(train_state, text) -> (train_state, loss of each step)`, jitted.
+
+    It takes over the buffers of train_state.
+    """
+    step = make_step(model, loss, optimizer)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def stretch(train_state: TrainState, text: jax.Array):
+        def one(train_state, _):
+            train_state, measured = step(train_state, *draw(config, train_state, text))
+            return train_state, measured["loss"]
+
+        return jax.lax.scan(one, train_state, None, length=config.steps)
+
+    return stretch
+
+
+def begin(config: Config, model: Layer, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    x = jax.ShapeDtypeStruct((1, config.context), jnp.int32)
+    create = jax.jit(lambda key: TrainState.create(model, optimizer, key, x))  # as one program
+    return create(jax.random.key(config.seed))
+
+
+def compile_(rules: str, f: Any, *args: Any) -> tuple[Any, dict[str, float]]:
+    """The jitted f compiled under some rules, and what that cost."""
+    start = time.perf_counter()
+    compiled = UNDER[rules](f.lower)(*args).compile()
+    seconds = time.perf_counter() - start
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    return compiled, {"compile seconds": seconds, "temporary bytes": temporary}
+
+
+def train(
+    config: Config, text: jax.Array, held_out: jax.Array
+) -> tuple[dict[str, TrainState], History, dict[str, dict[str, float]]]:
+    """Trains once, or with `--rules both` twice, stretch by stretch in turn.
+
+    Returns:
+      The final states, lists of what was measured after each stretch, and what compilation and
+      running cost, all by "hand" or "autodiff".
+    """
+    model, optimizer = make_model(config), make_optimizer(config)
+    stretch = make_stretch(config, model, optimizer)
+    starts = jnp.arange(0, len(held_out) - config.context, config.context)
+    pieces = cut(held_out, starts, config.context)
+    at_once = max(1, 2**14 // config.context)
+
+    names = list(UNDER) if config.rules == "both" else [config.rules]
+    states, compiled, costs, history = {}, {}, {}, {}
+    for name in names:
+        states[name] = begin(config, model, optimizer)
+        compiled[name], costs[name] = compile_(name, stretch, states[name], text)
+        history[name] = {}
+
+    with tqdm(range(config.stretches), desc="training", unit="stretch") as bar:
+        for i in bar:
+            for name in names[:: 1 if i % 2 else -1]:  # neither is always the first
+                start = time.perf_counter()
+                run = compiled[name](states[name], text)
+                states[name], losses = jax.block_until_ready(run)
+                seconds = time.perf_counter() - start
+                params, state = states[name].params, states[name].state
+                tested = evaluate(model, {"loss": loss}, params, state, *pieces, batch_size=at_once)
+                row = {
+                    "training": losses.mean() / math.log(2),
+                    "held out": tested["loss"] / math.log(2),
+                    "seconds": seconds,
+                }
+                for k, v in row.items():
+                    history[name].setdefault(k, []).append(float(v))
+            now = history[names[0]]
+            bar.set_postfix({k: f"{now[k][-1]:.4f}" for k in list(now)[:2]})
+            if config.rules == "both":
+                difference = largest_difference(*(states[name].params for name in names))
+                history["autodiff"].setdefault("difference", []).append(difference)
+                bar.write(f"stretch {i + 1}: largest difference of parameters {difference:.1e}")
+    tokens = config.steps * config.batch_size * config.context
+    for name in names:
+        costs[name]["tokens per second"] = tokens / statistics.median(history[name]["seconds"])
+    return states, history, costs
+
+
+def describe(cost: dict[str, float]) -> str:
+    """What compilation and running cost, in a line."""
+    return (
+        f"{cost['tokens per second']:,.0f} tokens per second, "
+        f"{cost['temporary bytes'] / 1e6:,.1f} MB of temporary memory, "
+        f"compiled in {cost['compile seconds']:.1f} s"
+    )
+
+
+def compare(history: History, costs: dict[str, dict[str, float]]) -> str:
+    """What `--rules both` found."""
+    hand, auto = history["hand"], history["autodiff"]
+    ratio = statistics.median(h / a for h, a in zip(hand["seconds"], auto["seconds"], strict=True))
+    part = lambda what: costs["hand"][what] / costs["autodiff"][what]
+    return (
+        f"by hand rules instead of autodiff: {ratio:.3f} of the time (median of "
+        f"{len(hand['seconds'])} stretches in turn), {part('temporary bytes'):.3f} of the "
+        f"temporary memory, {part('compile seconds'):.3f} of the compile time\n"
+        f"autodiff reaches {auto['held out'][-1]:.4f} bits per byte; the difference of parameters "
+        "begins as rounding, which training amplifies"
+    )
+
+
+def plot(history: History, config: Config) -> Figure:
+    """Bits per byte after each stretch."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, values in history.items():
+        by = f", {name}" if len(history) > 1 else ""
+        steps = config.steps * np.arange(1, len(values["seconds"]) + 1)
+        for what, colour in {"training": BLUE, "held out": ORANGE}.items():
+            line = DASHES[name]
+            axes.plot(steps, values[what], f".{line}", color=colour, label=f"{what}{by}")
+    axes.set(xlabel="step", ylabel="bits per byte", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def write_on(config: Config, trained: TrainState) -> list[str]:
+    """The prompt with what the trained model writes after it, some times."""
+    prompt = os.fsencode(config.prompt)
+    written = generate(
+        make_model(config),
+        trained.params,
+        trained.state,
+        jnp.array(list(prompt), jnp.int32),
+        jax.random.fold_in(trained.key, 2 * trained.step),  # of a step that was not done
+        config.temperature,
+        context=config.context,
+        samples=config.samples,
+        length=config.sample_bytes,
+    )
+    return [readable(prompt + bytes(row)) for row in written.tolist()]
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def memory(config: Config, text: jax.Array) -> str:
+    """What one training step takes, as a table; the first row's is run."""
+    rows = {
+        "hand rules": ("hand", False),
+        "autodiff": ("autodiff", False),
+        "autodiff, layers again": ("autodiff", True),
+    }
+    optimizer, ran = make_optimizer(config), ""
+    lines = [f"{'':24}{'temporary MB':>14}{'compile s':>12}"]
+    state = begin(config, make_model(config), optimizer)
+    batch = draw(config, state, text)
+    types = jax.tree.map(jax.typeof, (state, *batch))
+    for title, (rules, checkpoint) in rows.items():
+        model = make_model(config, checkpoint=checkpoint)
+        step = jax.jit(make_step(model, loss, optimizer), donate_argnums=0)
+        compiled, cost = compile_(rules, step, *types)
+        temporary, seconds = cost["temporary bytes"] / 1e6, cost["compile seconds"]
+        lines.append(f"{title:24}{temporary:14,.1f}{seconds:12.1f}")
+        if not ran:  # before the others can add to the peak
+            start = time.perf_counter()
+            jax.block_until_ready(compiled(state, *batch))
+            ran = (
+                f"a step by {title} took {time.perf_counter() - start:.1f} s; peak memory of the "
+                f"process {peak_bytes() / 1e6:,.0f} MB"
+            )
+    has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6
+    head = f"{config.model}, {config.batch_size} × {config.context} bytes in a step"
+    return "\n".join([head, *lines, f"{'this machine has':24}{has:14,.1f}", ran])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
