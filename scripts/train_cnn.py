@@ -27,6 +27,8 @@ class Config(train_mnist.Training):
     """Probability of dropping what the output layer is given."""
     shift: int = 2
     """Training images are moved at random by up to this many pixels along each axis; 0: never."""
+    epochs: int = 8
+    """Passes over the training images."""
     batch_size: int = 100
     """Images in a minibatch."""
     out: Path = Path("runs/cnn")
