@@ -67,14 +67,14 @@ class Config:
     """Bytes that the model sees at a time."""
     batch_size: int = 16
     """Pieces of text, of so many bytes, in a step."""
-    dropout: float = 0.0
+    dropout: float = 0.1
     """Probability of dropping from what a layer adds (transformer) or gives (lstm)."""
     learning_rate: float | Literal["auto"] = "auto"
     """Peak of a schedule that warms up for a tenth of the steps, then falls as a cosine; auto fits
     the model."""
     weight_decay: float = 0.1
     """Of the weight matrices, decoupled (AdamW)."""
-    stretches: int = 20
+    stretches: int = 15
     """After each, the held-out text is measured."""
     steps: int = 100
     """Training steps in a stretch."""
