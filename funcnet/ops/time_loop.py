@@ -138,16 +138,17 @@ def sum_of_steps(x: jax.Array) -> jax.Array:
     return x.sum(tuple(range(x.ndim - 1)))
 
 
+def _bell(x: jax.Array) -> jax.Array:
+    """s(x) s(−x) = e / (1 + e)² with e = exp(−|x|), accurate in both tails."""
+    e = jnp.exp(-jnp.abs(x))
+    return e / (1 + e) ** 2
+
+
 def sigmoid_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of y = s(x) the slope is s(x) s(−x), accurate in both tails, where y(1 − y) rounds to 0."""
-    y = lax.logistic(x)
-    return y, y * lax.logistic(-x)
+    """Of y = s(x) the slope is s(x) s(−x); y(1 − y) would round to 0 in the tail."""
+    return lax.logistic(x), _bell(x)
 
 
 def tanh_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of t = tanh x the slope is (1 − |t|)(1 + |t|), with 1 − |t| = exp(−2|x|)(1 + |t|).
-
-    That is accurate in both tails, where 1 − t² rounds to 0.
-    """
-    t = jnp.tanh(x)
-    return t, jnp.exp(-2 * jnp.abs(x)) * (1 + jnp.abs(t)) ** 2
+    """Of t = tanh x = 2 s(2x) − 1 the slope is 4 s(2x) s(−2x); 1 − t² would round to 0."""
+    return jnp.tanh(x), 4 * _bell(2 * x)
