@@ -13,7 +13,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--mutants",
         type=int,
-        default=16,
+        default=8,
         help="changes tried of each file of ops by test_mutations.py, evenly spread (0: all)",
     )
 
