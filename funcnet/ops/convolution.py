@@ -198,9 +198,9 @@ def conv_bwd(residuals, dy, *, strides, padding, dilation, groups):
     (k − 1)d − low in front, for a kernel of k taps, and behind it what makes dx as long as x. (2)
     is a correlation of x with dy, the steps of which are s apart, evaluated at a stride of d: batch
     and channels change places, with groups in blocks of the batch. Or it is a matrix product of dy
-    with what each tap sees of x. On a CPU it is computed so, for up to 64 taps and one group: in the
-    body of a loop (`jax.lax.scan`) XLA has no fast kernel there for a correlation whose operands are
-    not in the order of `conv`, which is what autodiff emits.
+    with what each tap sees of x. On a CPU it is computed so, for up to 64 taps and one group: in
+    the body of a loop (`jax.lax.scan`) XLA has no fast kernel there for a correlation whose
+    operands are not in the order of `conv`, which is what autodiff emits.
 
     Reference: Dumoulin & Visin, 2016, section 4, arXiv:1603.07285.
     """
