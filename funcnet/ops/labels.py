@@ -49,6 +49,15 @@ def put(x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
     return jax.lax.platform_dependent(x, index, value, cpu=write, default=put_by_mask)
 
 
+def at_least_if_zero(x: jax.Array, t: jax.Array) -> jax.Array:
+    """x, but −∞ is the least finite number where t = 0, so that t x is 0 there: 0 · log 0 = 0.
+
+    A bound of −∞ where t ≠ 0, computed: XLA:CPU fuses that into a sum, but no comparison.
+    """
+    most = float(jnp.finfo(t.dtype).max)
+    return jnp.maximum(x, -most * jnp.ceil(jnp.abs(t)) - most)
+
+
 def label_cotangent(t: jax.Array, dt: jax.Array) -> jax.Array | None:
     """The cotangent dt in the dtype of the labels t; none if that is not a floating one."""
     return dt.astype(t.dtype) if jnp.issubdtype(t.dtype, jnp.inexact) else None

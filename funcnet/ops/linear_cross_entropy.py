@@ -177,16 +177,15 @@ def _add_product(dw, h, dx, at_once):
     # As a part of the product, XLA's transposition costs as much as the product on a CPU.
     across = jax.lax.optimization_barrier(h.T)
 
-    def add(i, dw):
-        start = jnp.minimum(i * width, classes - width)  # the last block overlaps the one before
-        new = start + jnp.arange(width, dtype=start.dtype) >= i * width
+    def add(dw, start, width):
         columns = jax.lax.dynamic_slice_in_dim(dx, start, width, axis=1)
-        columns = jnp.where(new, columns, jnp.zeros_like(columns))
         old = jax.lax.dynamic_slice_in_dim(dw, start, width, axis=1)
         sum_ = old + jnp.matmul(across, columns, preferred_element_type=dw.dtype)
         return jax.lax.dynamic_update_slice_in_dim(dw, sum_, start, axis=1)
 
-    return jax.lax.fori_loop(0, -(-classes // width), add, dw)
+    dw = jax.lax.fori_loop(0, classes // width, lambda i, dw: add(dw, i * width, width), dw)
+    rest = classes % width
+    return add(dw, classes - rest, rest) if rest else dw
 
 
 def _check(h: jax.Array, w: jax.Array, labels: jax.Array, at_once: int) -> None:

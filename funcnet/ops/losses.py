@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.labels import at, is_index, label_cotangent, one_hot
+from funcnet.ops.labels import at, at_least_if_zero, is_index, label_cotangent, one_hot
 from funcnet.ops.precision import widen
 from funcnet.rule import rule
 
@@ -114,8 +114,8 @@ def cross_entropy(y: jax.Array, t: jax.Array) -> jax.Array:
         L = −Σ_j t_j log y_j,   where 0 · log 0 = 0
 
     From logits use `softmax_cross_entropy`: it neither overflows nor cancels. The source scales the
-    loss by 1/C where it differentiates it (3.3.7); divide by C for that form. To keep 0 · log 0,
-    which autodiff turns into nan, costs a temporary array of the size of y.
+    loss by 1/C where it differentiates it (3.3.7); divide by C for that form. Autodiff of this
+    function gives nan where y = 0.
 
     Args:
       y: Probabilities, shape (..., C).
@@ -135,10 +135,8 @@ def cross_entropy(y: jax.Array, t: jax.Array) -> jax.Array:
     """
     if is_index("cross_entropy", y, t):
         return -jnp.log(at(y, t))
-    labels = t.astype(y.dtype)
-    terms = labels * jnp.log(y)
-    excluded = (labels == 0) & (y == 0)  # 0 · log 0 = 0
-    return -jnp.where(excluded, jnp.zeros_like(y), terms).sum(-1)
+    labels = t.astype(widen(y).dtype)
+    return -(labels * at_least_if_zero(jnp.log(widen(y)), labels)).sum(-1).astype(y.dtype)
 
 
 def cross_entropy_fwd(y, t):

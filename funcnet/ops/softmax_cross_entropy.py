@@ -3,7 +3,14 @@
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.labels import at, is_index, label_cotangent, put, put_by_mask
+from funcnet.ops.labels import (
+    at,
+    at_least_if_zero,
+    is_index,
+    label_cotangent,
+    put,
+    put_by_mask,
+)
 from funcnet.ops.precision import widen
 from funcnet.rule import rule
 
@@ -18,7 +25,7 @@ def softmax_cross_entropy(
 
     x are the logits and t the labels. Loss and gradient keep full relative accuracy where p is
     nearly 1 at the label (both are then tiny), and where all logits share a large offset. Class
-    indices are the fast form; for a number per class that accuracy costs two more passes.
+    indices are the faster form.
 
     Label smoothing by a puts (1 − a) t + a/C in the place of t: no p has to become 1.
 
@@ -45,16 +52,18 @@ def softmax_cross_entropy(
 
 
 def softmax_cross_entropy_fwd(logits, labels, *, label_smoothing):
-    """Saves `others`, of the size of x, and sums of it for each example.
+    """Saves e = exp(z), where z = x − max x, and sums of it for each example.
 
-    With m = max x, z = x − m and e = eᶻ, the class that the label is about, if there is one, is the
-    own class: the index, or the one with t_j > T/2, where T = Σ t (1 for probabilities). The sum
-    s = Σ e is kept in two parts: `others` is e with 0 at the own class, and
+    The sum s of e is kept in two parts, top + rest, so that a tiny rest keeps its digits:
 
-        rest = Σ others,   s = e_own + rest,   log s = log1p(rest + (e_own − 1)),
+        log s = log1p(rest + (top − 1)).
 
-    so that a tiny rest keeps its digits. If the own class is the maximum, e_own = 1 and log s is
-    exact; if not, rest ≥ 1 or L ≥ t_own (m − x_own), and nothing tiny is at stake.
+    For a class index, top is e of that class, and what is saved has 0 in its place. If it is not
+    the largest, top < 1 and L ≥ −z of it: nothing tiny is at stake. For a number per class, top is
+    how many e are 1 (the largest: one, but for ties), and rest the sum of the others:
+
+        top = C + Σ ⌊e − 1⌋,   rest = Σ (e − ⌊e⌋)   (XLA:CPU fuses a floor into a sum),
+        L = T log s + Σ_j t_j (−z_j),   T = Σ t (1 for probabilities): no term is negative.
 
     A smoothed index adds a (log s − ⟨z⟩), ⟨·⟩ the mean over the classes, to (1 − a) L: no array of
     targets is built.
@@ -70,16 +79,11 @@ def _forward(logits, labels, a, put):
         loss, saved = of_index(x, labels, a, put)
         return loss.astype(logits.dtype), saved
     m = jax.lax.stop_gradient(x.max(-1, keepdims=True))  # L does not depend on it
-    e = jnp.exp(x - m)
-    t = _smooth(labels.astype(x.dtype), a)
-    own = 2 * t > t.sum(-1, keepdims=True)
-    others = jnp.where(own, jnp.zeros_like(e), e)
-    rest = others.sum(-1, keepdims=True)
-    e_own = jnp.where(own, e, jnp.zeros_like(e)).sum(-1, keepdims=True)
-    terms = t * (jnp.log1p(rest + (e_own - 1)) - (x - m))
-    excluded = (t == 0) & (x == -jnp.inf)  # 0 · log 0 = 0
-    loss = jnp.where(excluded, jnp.zeros_like(x), terms).sum(-1)
-    return loss.astype(logits.dtype), (others, e_own, rest, labels, logits, m)
+    e, t = jnp.exp(x - m), _smooth(labels.astype(x.dtype), a)
+    top, rest = e.shape[-1] + jnp.floor(e - 1).sum(-1), (e - jnp.floor(e)).sum(-1)
+    log_s = jnp.log1p(rest + (top - 1))
+    loss = t.sum(-1) * log_s - (t * at_least_if_zero(x - m, t)).sum(-1)
+    return loss.astype(logits.dtype), (e, top, rest, labels, logits, m)
 
 
 def of_index(x, labels, a, put):
@@ -89,13 +93,12 @@ def of_index(x, labels, a, put):
     m = jnp.maximum(m, jax.lax.stop_gradient(x_own)[..., None])
     z_own = x_own - m.squeeze(-1)
     others = put(jnp.exp(x - m), labels, jnp.zeros_like(z_own))
-    rest = others.sum(-1)
-    e_own = jnp.exp(z_own)
-    log_s = jnp.log1p(rest + (e_own - 1))
+    top, rest = jnp.exp(z_own), others.sum(-1)
+    log_s = jnp.log1p(rest + (top - 1))
     loss = log_s - z_own
     if a:
         loss = (1 - a) * loss + a * (log_s - (x - m).mean(-1))
-    return loss, (others, e_own, rest, labels)
+    return loss, (others, top, rest, labels)
 
 
 def _smooth(t: jax.Array, a: float) -> jax.Array:
@@ -106,18 +109,19 @@ def _smooth(t: jax.Array, a: float) -> jax.Array:
 def softmax_cross_entropy_bwd(residuals, dloss, *, label_smoothing):
     """The cotangents of logits and labels.
 
-    L = −Σ_j t_j x_j + T log Σ_k exp(x_k), so that with p = e / s (others / s but for the own class)
+    L = −Σ_j t_j x_j + T log Σ_k exp(x_k), so that with p = e / s
 
         dx = dL (T p − t),      for T = 1 the source's Y − T,                                 (1)
         dt = −dL log p = dL (log s − z).                                                      (2)
 
-    At the own class p is nearly 1 when the answer is right. There 1 − p_own = rest / s, and
+    At a class with e = 1, p is nearly 1 when the answer is right. There 1 − p = (s − e) / s, and
 
-        T p_own − t_own = (T − t_own) − T rest / s                                            (3)
+        T p − t = (T − t) − (rest + (top − e)) T / s                                          (3)
 
-    does not cancel: T − t_own is exact (Sterbenz), and 0 for a class index or one-hot t.
+    does not cancel: T − t is exact if t > T/2 (Sterbenz), and 0 for a class index or one-hot t. For
+    a class index, top = e.
 
-    With label smoothing these t are (1 − a) t + a/C, the last one is a − a/C for a class index, and
+    With label smoothing these t are (1 − a) t + a/C, the one of a class index is 1 − (a − a/C), and
     dt is (1 − a) times (2).
 
     Reference: Source A 3.3.8.
@@ -125,23 +129,25 @@ def softmax_cross_entropy_bwd(residuals, dloss, *, label_smoothing):
     a, dl = label_smoothing, widen(dloss)
     if len(residuals) == 4:
         return of_index_bwd(residuals, dl, a, put).astype(dloss.dtype), None
-    others, e_own, rest, labels, logits, m = residuals
-    t = _smooth(labels.astype(others.dtype), a)
-    total = t.sum(-1, keepdims=True)
-    own, s = 2 * t > total, e_own + rest
-    at_own = (total - t) - total * (rest / s)  # (3)
-    dx = dl[..., None] * jnp.where(own, at_own, others * (total / s) - t)  # (1)
-    log_s = jnp.log1p(rest + (e_own - 1))
-    dt = dl[..., None] * (log_s - (widen(logits) - m))  # (2)
+    e, top, rest, labels, logits, m = residuals
+    t = _smooth(labels.astype(e.dtype), a)
+    total = t.sum(-1)
+    log_s, scale = jnp.log1p(rest + (top - 1)), total / (top + rest)
+    dl, top, rest, total, log_s, scale = (
+        v[..., None] for v in (dl, top, rest, total, log_s, scale)
+    )
+    at_top = (total - t) - (rest + (top - e)) * scale  # (3)
+    dx = dl * jnp.where(e < 1, e * scale - t, at_top)  # (1)
+    dt = dl * (log_s - (widen(logits) - m))  # (2)
     dt = (1 - a) * dt if a else dt
     return dx.astype(dloss.dtype), label_cotangent(labels, dt)
 
 
 def of_index_bwd(saved, dl, a, put):
     """(1) for class indices, changed at the own class by `put`."""
-    others, e_own, rest, labels = saved
+    others, top, rest, labels = saved
     classes = others.shape[-1]
-    scale = dl / (e_own + rest)
+    scale = dl / (top + rest)
     dx, dx_own = others * scale[..., None], -rest * scale  # (1), (3) with T = 1
     if a:
         dx, dx_own = dx - (a / classes * dl)[..., None], dx_own + (a - a / classes) * dl

@@ -121,7 +121,7 @@ RESIDUAL_BYTES = {
     "mean_squared_error": 0,
     "sum_squared_error": 0,
     "cross_entropy": 0,
-    "softmax_cross_entropy": 4 * 20 + 3 * 4 * 4,  # others; e_own, rest and m of 4 rows
+    "softmax_cross_entropy": 4 * 20 + 3 * 4 * 4,  # e; top, rest and m of 4 rows
     "huber": 0,
     "kl_divergence": 0,
 }
