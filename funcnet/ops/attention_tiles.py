@@ -9,8 +9,8 @@ import numpy as np
 
 from funcnet.ops.precision import widen
 
-QUERIES = 256, 512  # of a tile of many, at least and at most: large enough for fast products,
-KEYS = 512  # small enough that a tile of one head stays near a processor's cache
+QUERIES = 256  # of a tile, at most: large enough for fast products,
+KEYS = 512  # small enough that a tile of one head stays in a processor's cache
 
 
 class Tiles(NamedTuple):
@@ -41,12 +41,8 @@ class Tiles(NamedTuple):
 
 
 def tiles(t: int, u: int, causal: bool) -> Tiles:
-    """Blocks as equal as can be, so that little is padded.
-
-    A block has at most an eighth of many queries: causal attention skips nearly half of the tiles.
-    """
-    least, most = QUERIES
-    count_t = max(1, -(-t // max(least, min(most, t // 8))))
+    """Blocks as equal as can be, so that little is padded."""
+    count_t = max(1, -(-t // QUERIES))
     count_u = max(1, -(-u // KEYS))
     return Tiles(t, u, (-(-t // count_t), -(-u // count_u)), (count_t, count_u), causal)
 

@@ -1,10 +1,12 @@
 """Dense and grouped convolution, and the transposed one."""
 
+import itertools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from funcnet.ops.sharding import explicit_sharding
@@ -17,7 +19,8 @@ from funcnet.ops.windows import (
     paddings,
     per_axis,
     slide,
-    taps,
+    surround,
+    tap,
     unfold,
 )
 from funcnet.rule import rule
@@ -92,10 +95,15 @@ def correlate_bwd(
         at = Windows(x.shape[1:-1], kernel, c.strides, c.dilation, c.padding)
         rows, own = tuple(range(dy.ndim - 1)), explicit_sharding(w)
         sharding = own and NamedSharding(own.mesh, PartitionSpec(*own.spec[-2:]))
-        product = lambda x_t: jax.lax.dot_general(
-            x_t, dy, ((rows, rows), ((), ())), out_sharding=sharding
-        )
-        return jnp.stack([product(x_t) for x_t in taps(x, at)]).reshape(w.shape)
+        x = surround(x, at)
+
+        def product(t: jax.Array) -> jax.Array:
+            dims = ((rows, rows), ((), ()))
+            return jax.lax.dot_general(tap(x, at, t), dy, dims, out_sharding=sharding)
+
+        # A loop, lest what all taps see be in memory at once.
+        every = np.array([*itertools.product(*map(range, kernel))], np.int32)
+        return jax.lax.map(product, every).reshape(w.shape)
 
     few = c.groups == 1 and set(c.gap) == {1} and math.prod(kernel) <= MOST_TERMS
     forms = {"cpu": as_products} if few else {}

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec
 
 import jax
+import jax.numpy as jnp
 
 from funcnet.ops.precision import widen
 from funcnet.rule import Ruled, rule
@@ -34,6 +35,7 @@ def elementwise(
         plain: Callable[..., jax.Array] = f
 
         def fwd(x: jax.Array, **options: Any) -> tuple[jax.Array, Any]:
+            x = jnp.asarray(x)  # of a bool of Python, ~ is an int
             return plain(x, **options), saves(x, **options)
 
         def bwd(residuals: Any, dy: jax.Array, **options: Any) -> tuple[jax.Array]:

@@ -94,8 +94,10 @@ def _weigh(ignore, at_once, dl, dw, h, w, labels):
     least = jnp.min(dl, initial=jnp.inf, where=counted)
     most = jnp.max(dl, initial=-jnp.inf, where=counted)
     c = jnp.where(jnp.any(counted), most, jnp.zeros_like(most))
-    again = lambda: _by_chunks(h, w, labels, dl, ignore, at_once)[2]
-    return jax.lax.cond(least < most, again, lambda: c * dw)
+    differ = least < most
+    start = jnp.where(differ, jnp.zeros_like(dw), c * dw)
+    # A loop of no chunks, where a branch would not be written over dw.
+    return _by_chunks(h, w, labels, dl, ignore, at_once, (start, differ))[2]
 
 
 @_weigh.defjvp
@@ -112,21 +114,25 @@ def _counted(labels, ignore):
     return everything if ignore is None else labels.astype(jnp.int32) != ignore
 
 
-def _by_chunks(h, w, labels, dl, ignore, at_once):
-    """L, dx_n wᵀ and Σ dL_n h_nᵀ dx_n, by some examples at a time; without dl, L alone."""
+def _by_chunks(h, w, labels, dl, ignore, at_once, onto=None):
+    """L, dx_n wᵀ and Σ dL_n h_nᵀ dx_n, by some examples at a time; without dl, L alone.
+
+    With `onto`, an array and whether to add to it, the last of them alone, added to it.
+    """
     _check(h, w, labels, at_once)
     run = functools.partial(_by_chunks_of, ignore=ignore, at_once=at_once)
     explicit = next(filter(None, map(explicit_sharding, (h, w, labels))), None)
     if explicit is None:
-        return run(h, w, labels, dl)
+        return run(h, w, labels, dl, onto)
     # Rows that are dealt to chunks, and sums over them: leave their shardings to the compiler.
     like_h, like_w = (explicit.update(spec=jax.typeof(x).sharding.spec) for x in (h, w))
     like_loss = explicit.update(spec=like_h.spec[:-1])
-    out = (like_loss, *((None, None) if dl is None else (like_h, like_w)))
-    return jax.sharding.auto_axes(out_sharding=out)(run)(h, w, labels, dl)
+    out = (like_loss, None, None) if dl is None else (like_loss, like_h, like_w)
+    out = (None, None, like_w) if onto else out
+    return jax.sharding.auto_axes(out_sharding=out)(run)(h, w, labels, dl, onto)
 
 
-def _by_chunks_of(h, w, labels, dl, *, ignore, at_once):
+def _by_chunks_of(h, w, labels, dl, onto, *, ignore, at_once):
     d, classes = w.shape
     n = math.prod(labels.shape)
     dtype = jnp.result_type(h, w)
@@ -164,9 +170,13 @@ def _by_chunks_of(h, w, labels, dl, *, ignore, at_once):
         _, loss = jax.lax.scan(lambda _, part: ((), losses(*part)[0]), (), parts)
         return unite(loss, labels.shape).astype(dtype), None, None
     dl = jnp.where(counted, dl.reshape(n), jnp.zeros((), dl.dtype)).astype(wide)
-    dw, (loss, dh) = jax.lax.scan(
-        losses_and_gradients, jnp.zeros_like(w, wide), [*parts, divide(dl)]
-    )
+    parts.append(divide(dl))
+    if onto is not None:
+        part = lambda i: [jax.lax.dynamic_index_in_dim(a, i, keepdims=False) for a in parts]
+        add = lambda i, dw: losses_and_gradients(dw, part(i))[0]
+        dw, really = onto
+        return None, None, jax.lax.fori_loop(0, jnp.where(really, chunks, 0), add, dw)
+    dw, (loss, dh) = jax.lax.scan(losses_and_gradients, jnp.zeros_like(w, wide), parts)
     return unite(loss, labels.shape).astype(dtype), unite(dh, h.shape), dw
 
 

@@ -8,7 +8,9 @@ from funcnet.rule import rule
 
 
 @rule
-def logsumexp(x: jax.Array, *, axis: int | tuple[int, ...] = -1) -> jax.Array:
+def logsumexp(
+    x: jax.Array, *, axis: int | tuple[int, ...] = -1, keepdims: bool = False
+) -> jax.Array:
     """The logarithm of the sum of exponentials, a smooth maximum.
 
         y = log Σ_k exp(x_k) = m + log Σ_k exp(x_k − m),   m = max x
@@ -16,6 +18,7 @@ def logsumexp(x: jax.Array, *, axis: int | tuple[int, ...] = -1) -> jax.Array:
     Args:
       x: Any shape.
       axis: The axis of the sum, or a tuple of axes. Static.
+      keepdims: Whether y has the axis still, with one element. Static.
 
     Returns:
       y with the dtype of x and its shape without the axis. A slice of −∞ alone, or of no element,
@@ -28,10 +31,10 @@ def logsumexp(x: jax.Array, *, axis: int | tuple[int, ...] = -1) -> jax.Array:
     >>> round(float(logsumexp(jnp.array([1000.0, 1000.0]))) - 1000, 4)
     0.6931
     """
-    return logsumexp_fwd(x, axis=axis)[0]
+    return logsumexp_fwd(x, axis=axis, keepdims=keepdims)[0]
 
 
-def logsumexp_fwd(x, *, axis):
+def logsumexp_fwd(x, *, axis, keepdims):
     """Saves e = exp(x − m), of the size of x, and its sum s, one number per slice.
 
     From x and y alone exp(x − y) would come too, but with the digits that a large y has lost; and a
@@ -46,10 +49,11 @@ def logsumexp_fwd(x, *, axis):
     empty = s == 0
     s = jnp.where(empty, jnp.ones_like(s), s)
     y = jnp.where(empty, jnp.full_like(s, -jnp.inf), m + jnp.log(s))
-    return y.squeeze(axis).astype(x.dtype), (e, s)
+    y = (y if keepdims else y.squeeze(axis)).astype(x.dtype)
+    return y, (e, s)
 
 
-def logsumexp_bwd(residuals, dy, *, axis):
+def logsumexp_bwd(residuals, dy, *, axis, keepdims):
     """The cotangent of x: each element has its share of the sum.
 
     From ∂y/∂x_q = exp(x_q) / Σ_k exp(x_k), the softmax of x,
@@ -57,7 +61,8 @@ def logsumexp_bwd(residuals, dy, *, axis):
         dx_q = dy e_q / s.                                                                    (1)
     """
     e, s = residuals
-    dx = e * (jnp.expand_dims(widen(dy), axis) / s)  # (1)
+    g = widen(dy) if keepdims else jnp.expand_dims(widen(dy), axis)
+    dx = e * (g / s)  # (1)
     return (dx.astype(dy.dtype),)
 
 

@@ -319,13 +319,30 @@ def global_max_pool(x: jax.Array, *, spatial: int = 2) -> jax.Array:
 
 
 def global_max_pool_fwd(x, *, spatial):
-    """Saves the place of each maximum: four bytes for each output; not x."""
-    axes = _spatial("global_max_pool", x, spatial)
-    y = x.max(axes)
-    is_it = (x == jnp.expand_dims(y, axes)) | (x != x)
-    places = math.prod(x.shape[i] for i in axes)
-    first = jnp.where(is_it, _places(x, axes), places).min(axes)
-    return y, (first, x[..., :0])
+    """Saves the place of each maximum: four bytes for each output; not x.
+
+    The maxima over the last axis, the last two, … say on which row the first one is, where on that
+    row, and so on: no axis but the last is searched in full.
+    """
+    first, *_ = axes = _spatial("global_max_pool", x, spatial)
+    inner = [x]
+    for axis in reversed(axes):
+        inner.append(inner[-1].max(axis))
+    y, place, chosen = inner.pop(), 0, []
+    for m in reversed(inner):
+        for i in chosen:
+            m = _at(m, i, first)
+        is_it, size = (m == jnp.expand_dims(y, first)) | (m != m), m.shape[first]
+        number = np.arange(size, dtype=np.int32)[:, None]
+        chosen.append(jnp.where(is_it, number, size).min(first))
+        place = place * size + chosen[-1]
+    return y, (place, x[..., :0])
+
+
+def _at(m: jax.Array, i: jax.Array, axis: int) -> jax.Array:
+    """The slice of m at i along an axis, for each channel; i has no spatial axes."""
+    index = jnp.expand_dims(i, tuple(range(axis, m.ndim - 1)))
+    return jnp.take_along_axis(m, index, axis).squeeze(axis)
 
 
 def _places(x: jax.Array, axes: tuple[int, ...]) -> np.ndarray:

@@ -28,7 +28,7 @@ def softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
     [0.5, 0.5]
     """
     wide = widen(x)
-    e = jnp.exp(wide - jax.lax.stop_gradient(wide.max(axis, keepdims=True)))
+    e = jnp.exp(wide - jax.lax.stop_gradient(wide.max(axis, keepdims=True, initial=-jnp.inf)))
     return (e / e.sum(axis, keepdims=True)).astype(x.dtype)
 
 
@@ -95,7 +95,9 @@ def log_softmax_fwd(x, *, axis):
     From y or from log s alone p would come too, but with the digits that a large y has lost.
     """
     wide = widen(x)
-    z = wide - jax.lax.stop_gradient(wide.max(axis, keepdims=True))  # y does not depend on max x
+    z = wide - jax.lax.stop_gradient(
+        wide.max(axis, keepdims=True, initial=-jnp.inf)
+    )  # y does not depend on max x
     e = jnp.exp(z)
     s = e.sum(axis, keepdims=True)
     return (z - jnp.log(s)).astype(x.dtype), (e, s)

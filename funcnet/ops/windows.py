@@ -43,6 +43,11 @@ class Windows(NamedTuple):
         of_axis = lambda size, low_high, e, s: (size + sum(low_high) - e) // s + 1
         return tuple(map(of_axis, self.sizes, self.padding, self.extent, self.strides))
 
+    @property
+    def span(self) -> tuple[int, ...]:
+        """The places from the first to the last that one tap sees, both included."""
+        return tuple((o - 1) * s + 1 for o, s in zip(self.out, self.strides, strict=True))
+
 
 def per_axis(f: str, name: str, value: Ints, axes: int) -> tuple[int, ...]:
     """One integer ≥ 1 for each spatial axis; a single one is for all."""
@@ -143,13 +148,24 @@ def split_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
 
 def taps(x: jax.Array, w: Windows, fill: float = 0.0) -> Iterator[jax.Array]:
     """What each tap sees of x, shape (b, *out, c), in row-major order of the taps."""
-    pads = [(0, 0, 0), *((low, high, 0) for low, high in w.padding), (0, 0, 0)]
-    x = jax.lax.pad(x, jnp.asarray(fill, x.dtype), pads)
+    x = surround(x, w, fill)
     for t in itertools.product(*map(range, w.window)):
         start = tuple(map(operator.mul, t, w.dilation))
-        reach = ((o - 1) * s + 1 for o, s in zip(w.out, w.strides, strict=True))
-        stop = tuple(map(operator.add, start, reach))
-        yield jax.lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *w.strides, 1))
+        stop = (x.shape[0], *map(operator.add, start, w.span), x.shape[-1])
+        yield jax.lax.slice(x, (0, *start, 0), stop, (1, *w.strides, 1))
+
+
+def surround(x: jax.Array, w: Windows, fill: float = 0.0) -> jax.Array:
+    """Puts the padding around x."""
+    pads = [(0, 0, 0), *((low, high, 0) for low, high in w.padding), (0, 0, 0)]
+    return jax.lax.pad(x, jnp.asarray(fill, x.dtype), pads)
+
+
+def tap(x: jax.Array, w: Windows, t: jax.Array) -> jax.Array:
+    """What the tap t, known at run time, sees of x with its padding, shape (b, *out, c)."""
+    zero, sizes = np.int32(0), (x.shape[0], *w.span, x.shape[-1])
+    part = jax.lax.dynamic_slice(x, (zero, *(t * np.array(w.dilation, t.dtype)), zero), sizes)
+    return jax.lax.slice(part, (0,) * x.ndim, sizes, (1, *w.strides, 1))
 
 
 def stages(w: Windows) -> list[Windows]:
