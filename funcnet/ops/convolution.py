@@ -93,17 +93,16 @@ def correlate_bwd(
 
     def as_products(x: jax.Array, dy: jax.Array) -> jax.Array:
         at = Windows(x.shape[1:-1], kernel, c.strides, c.dilation, c.padding)
-        rows, own = tuple(range(dy.ndim - 1)), explicit_sharding(w)
-        sharding = own and NamedSharding(own.mesh, PartitionSpec(*own.spec[-2:]))
-        x = surround(x, at)
+        x, dyT, own = surround(x, at), jnp.moveaxis(dy, -1, 0), explicit_sharding(w)
+        sharding = own and NamedSharding(own.mesh, PartitionSpec(*own.spec[:-3:-1]))
+        dims = ((tuple(range(1, x.ndim)), tuple(range(x.ndim - 1))), ((), ()))
 
         def product(t: jax.Array) -> jax.Array:
-            dims = ((rows, rows), ((), ()))
-            return jax.lax.dot_general(tap(x, at, t), dy, dims, out_sharding=sharding)
+            return jax.lax.dot_general(dyT, tap(x, at, t), dims, out_sharding=sharding)
 
         # A loop, lest what all taps see be in memory at once.
         every = np.array([*itertools.product(*map(range, kernel))], np.int32)
-        return jax.lax.map(product, every).reshape(w.shape)
+        return jnp.swapaxes(jax.lax.map(product, every), -1, -2).reshape(w.shape)
 
     few = c.groups == 1 and set(c.gap) == {1} and math.prod(kernel) <= MOST_TERMS
     forms = {"cpu": as_products} if few else {}
@@ -208,7 +207,8 @@ def conv_bwd(residuals, dy, *, strides, padding, dilation, groups):
     and channels change places, with groups in blocks of the batch. Or it is a matrix product of dy
     with what each tap sees of x. On a CPU it is computed so, for up to 64 taps and one group: in
     the body of a loop (`jax.lax.scan`) XLA has no fast kernel there for a correlation whose
-    operands are not in the order of `conv`, which is what autodiff emits.
+    operands are not in the order of `conv`, which is what autodiff emits. That takes the memory of
+    x with its padding, of what one tap sees, and of dy transposed.
 
     Reference: Dumoulin & Visin, 2016, section 4, arXiv:1603.07285.
     """
