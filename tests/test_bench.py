@@ -57,6 +57,7 @@ def test_a_case_is_well_formed(name):
     assert set(case.growth) <= set(case.sizes)
 
 
+@pytest.mark.slow
 def test_what_is_saved_and_printed(tiny, tmp_path, capsys, monkeypatch):
     page = tmp_path / "README.md"
     page.write_text("a\n<!-- rules: begin -->\nold\n<!-- rules: end -->\nb\n", encoding="utf-8")

@@ -265,6 +265,7 @@ def test_autodiff_keeps_name_and_arguments():
     assert f(jnp.zeros((2, 3)), axis=0)[0, 0] == 0.5
 
 
+@pytest.mark.slow
 def test_outputs_are_batched_together():
     """The mean of a batch does not depend on scale: its cotangent must not count twice."""
     x, scale, bias = jnp.arange(6.0).reshape(3, 2), jnp.ones((5, 2)), jnp.zeros(2)

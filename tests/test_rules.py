@@ -26,7 +26,7 @@ def param(name, *values, id, slow=False):
 
 
 ALL = [
-    param(name, i, id=f"{name}-{c.id}", slow=i > 2)
+    param(name, i, id=f"{name}-{c.id}", slow=i > 1)
     for name, cases in CASES.items()
     for i, c in enumerate(cases)
 ]

@@ -54,9 +54,7 @@ def options(text, out, **changed):
     return [s for name, value in chosen.items() for s in (f"--{name}", str(value))]
 
 
-@pytest.fixture(
-    scope="module", params=["transformer", pytest.param("lstm", marks=pytest.mark.slow)]
-)
+@pytest.fixture(scope="module", params=train_lm.SIZES)
 def trained(request, text, tmp_path_factory):
     """What a run by both rules printed, its folder, and its configuration."""
     out, printed = tmp_path_factory.mktemp("runs") / "new" / "folder", io.StringIO()
@@ -82,6 +80,7 @@ def pieces(config):
     return language_model.cut(held, starts, config.context)
 
 
+@pytest.mark.slow
 def test_what_is_printed(trained):
     printed = trained[0]
     assert re.fullmatch(LAST_LINE, printed.splitlines()[-1])
@@ -94,6 +93,7 @@ def test_what_is_printed(trained):
     assert all(s.startswith("Sphinx of b") and len(s.rstrip("\n")) == 61 for s in samples)
 
 
+@pytest.mark.slow
 def test_what_is_saved(trained):
     out = trained[1]
     assert sorted(os.listdir(out)) == ["curves.png", "history.json", "model.npz"]
@@ -108,6 +108,7 @@ def test_what_is_saved(trained):
     assert record["costs"]["hand"]["temporary bytes"] > 0
 
 
+@pytest.mark.slow
 def test_it_learns(trained):
     """Before, every byte is about as likely as another; then the sentence is known.
 
@@ -124,6 +125,7 @@ def test_it_learns(trained):
     assert reported[-1] < 1.2
 
 
+@pytest.mark.slow
 def test_it_writes_what_it_has_learned(trained):
     """Also beyond its context, and after a prompt that is longer than that."""
     _, out, config = trained
@@ -160,6 +162,7 @@ def test_all_rules_are_ours(model):
     assert rules(autodiff(objective)) == set()
 
 
+@pytest.mark.slow
 def test_both_train_the_same_network(trained):
     """In float64; 0 would be the same computation twice. Training amplifies the difference."""
     printed, out, _ = trained
@@ -174,6 +177,7 @@ def test_both_train_the_same_network(trained):
     assert re.search(ratios, printed)
 
 
+@pytest.mark.slow
 def test_memory(text, tmp_path, capsys):
     """Autodiff keeps a score for each pair of bytes, and the hand rules do not."""
     argv = [*options(text, tmp_path, context=200, depth=1), "--memory"]
@@ -187,6 +191,7 @@ def test_memory(text, tmp_path, capsys):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_optimizer_decays_the_matrices_alone():
     """Where the gradient is 0, only the decay moves parameters."""
     config = train_lm.Config(width=8, heads=2, depth=2, steps=10, learning_rate=0.1)
@@ -203,6 +208,7 @@ def test_the_optimizer_decays_the_matrices_alone():
     assert set(moved.values()) == {True, False}
 
 
+@pytest.mark.slow
 def test_gradients_are_limited():
     """What Adam averages, M = (1 − b1) gradient at first, comes from one of length 1."""
     config = train_lm.Config(weight_decay=0.0)

@@ -132,6 +132,7 @@ def test_autodiff_trains_the_same_network(trained, tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 0, 1e-8), hand, auto)
 
 
+@pytest.mark.slow
 def test_both_and_another_seed(trained, tmp_path, capsys):
     assert train_mnist.main(options(tmp_path, rules="both", seed=1)) == 0
     out = capsys.readouterr().out

@@ -68,6 +68,7 @@ def only_culprit(report, rule, argument, function):
     assert str(culprit.where) in str(report)
 
 
+@pytest.mark.slow
 def test_one_wrong_rule_in_a_scan_of_ten_layers():
     report = check_model(ten_layers, WEIGHTS, X)
     only_culprit(report, "scaled_tanh", "x", ten_layers)

@@ -45,6 +45,7 @@ def test_growth_is_that_of_a_chain_of_layers():
     assert X.nbytes <= p.hand.growth_bytes <= 2.1 * X.nbytes
 
 
+@pytest.mark.slow
 def test_no_chain_where_shapes_differ():
     p = profile_rule(ops.softmax_cross_entropy, X, jnp.arange(32), rounds=1)
     assert np.isnan(p.hand.growth_bytes)

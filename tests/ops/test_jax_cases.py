@@ -17,6 +17,8 @@ from jax.test_util import check_grads
 
 from funcnet import ops
 
+pytestmark = pytest.mark.slow
+
 NARROW = ["float16", "bfloat16", "float32"]
 RANDOM = np.random.default_rng(0)
 SCORES = np.array([5.5, 1.3, -4.2, 0.9])

@@ -76,6 +76,7 @@ def test_the_examples_that_count_decide_whether_cotangents_are_alike():
         np.testing.assert_allclose(a, b, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_second_derivative_where_all_cotangents_are_alike():
     """Not that of the branch: two equal examples have equal losses, and other tangents."""
     h, t = np.stack([H[0], H[0]]), np.array([1, 1], np.int32)
@@ -90,6 +91,7 @@ def test_second_derivative_where_all_cotangents_are_alike():
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize(
     "f", [ops.linear_cross_entropy, autodiff(ops.linear_cross_entropy)], ids=["rule", "autodiff"]
@@ -147,6 +149,7 @@ def test_a_confident_answer_has_a_gradient():
     assert plain == 0
 
 
+@pytest.mark.slow
 def test_narrow_inputs_have_wide_logits():
     """In bfloat16, logits of 8 bits would be off by 0.4 % of 100, and the loss by far more."""
     h, w = (jnp.asarray(a, jnp.bfloat16) for a in (30 * H, W))
@@ -232,6 +235,7 @@ def test_sharded_jit(kind, w_spec):
         close(actual, pulled(autodiff(f)))
 
 
+@pytest.mark.slow
 def test_export_of_any_batch():
     """With a symbolic number of examples, and of chunks."""
     gradient = jax.jit(

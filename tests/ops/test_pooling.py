@@ -64,6 +64,7 @@ def test_the_place_of_the_maximum_takes_as_few_bytes_as_it_can(window, dtype):
         assert (place.dtype, rest.size) == (dtype, 0)
 
 
+@pytest.mark.slow
 def test_the_last_place_of_a_large_window():
     for window in ((16, 16), (16, 17)):
         x = jnp.zeros((*window, 1)).at[-1, -1].set(1.0)

@@ -213,6 +213,7 @@ def test_saturated_gates_are_finite(name):
     assert bool(jnp.isfinite(curvature).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rnn", pytest.param("gru", marks=SLOW), "lstm"])
 def test_lengths_under_vmap_and_on_a_mesh(name):
     """The lengths batched with the data, as an axis, by vmap, sharded, and in shard_map."""

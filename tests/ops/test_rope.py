@@ -38,6 +38,7 @@ def test_scores_depend_on_the_distance_alone():
         np.testing.assert_allclose(scores(p), scores(0), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_norms_are_kept_and_the_gradient_rotates_back(interleaved):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 3, 6)))
