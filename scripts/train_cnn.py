@@ -27,7 +27,7 @@ class Config(train_mnist.Training):
     """Probability of dropping what the output layer is given."""
     shift: int = 2
     """Training images are moved at random by up to this many pixels along each axis; 0: never."""
-    epochs: int = 8
+    epochs: int = 6
     """Passes over the training images."""
     batch_size: int = 100
     """Images in a minibatch."""

@@ -131,13 +131,14 @@ def run(
         config = parse(options, argv)
         data = mnist()
         check(config, len(data.train_images))
+        model = make_model(config)
         make_folder(config.out)
     except (ValueError, OSError) as e:
         print(f"{program}: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
 
     start = time.perf_counter()
-    states, history = train(config, data, make_model(config))
+    states, history = train(config, data, model)
     seconds = time.perf_counter() - start
 
     rules, last = next(iter(states.items()))
