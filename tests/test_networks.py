@@ -79,6 +79,7 @@ def close(a, b, rtol=1e-11):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol, rtol), a, b)
 
 
+@pytest.mark.slow
 @nets
 def test_init_needs_shape_and_dtype_alone(net, shape):
     x = normal(*shape)
@@ -96,6 +97,7 @@ def test_output_has_the_dtype_of_x(net, shape):
     assert new == state
 
 
+@pytest.mark.slow
 @nets
 def test_rules_and_autodiff_agree(net, shape):
     x = normal(*shape)

@@ -415,6 +415,7 @@ SWEEPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SWEEPS)
 def test_sweep_compiles_once_and_equals_separate_runs(name):
     traced = []

@@ -19,6 +19,7 @@ from funcnet import autodiff, ops
 SMALL = ["--channels", "2", "3", "--convolutions", "1", "1", "--epochs", "1", "--batch-size", "50"]
 
 
+@pytest.mark.slow
 def test_both_train_the_same_network(tmp_path, capsys):
     """In float64: 0 would be the same computation twice; the biases of Adam amplify roundings."""
     assert train_cnn.main([*SMALL, "--rules", "both", "--out", str(tmp_path)]) == 0

@@ -87,6 +87,7 @@ def test_a_query_that_sees_no_key_gives_zero_and_takes_no_part():
     equal(pulled(without, q, k, v)[1], (dq, dk, dv), ulps=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32, jnp.int64])
 def test_lengths_of_any_integer_dtype(dtype):
     q, k, v = qkv(2, t=1, u=300)

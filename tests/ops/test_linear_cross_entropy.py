@@ -200,6 +200,7 @@ def close(actual, expected):
         np.testing.assert_allclose(a, b, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "check",
     [pytest.param(True, id="vma"), pytest.param(False, id="no-vma", marks=pytest.mark.slow)],

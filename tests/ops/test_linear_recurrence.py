@@ -77,6 +77,7 @@ def test_a_narrow_sequence_is_computed_wide():
     assert float(h[-1, 0]) == 2.0
 
 
+@pytest.mark.slow
 def test_saves_less_than_autodiff():
     args = tuple(jnp.ones((2, 16, 3)) for _ in range(2))
     size = lambda f: sum(x.size for x in jax.tree.leaves(jax.vjp(f, *args)[1]))

@@ -19,6 +19,7 @@ def reduce_window(x, window, strides, padding):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("window", "strides", "padding"),
     [

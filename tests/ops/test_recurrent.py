@@ -68,6 +68,7 @@ def test_the_loop_is_the_unrolled_network(name, static):
     equal(value_and_cotangents(f, args), value_and_cotangents(unrolled, args), ulps=256)
 
 
+@pytest.mark.slow
 @every_variant
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_a_length_cuts_the_sequence(name, static, reverse):
