@@ -61,8 +61,8 @@ def test_every_experiment_is_listed():
 
 # Those that take more than a few seconds, most of it to compile, are among the slow tests.
 LONG = {
-    "activation_histograms", "batch_normalization", "hand_rules", "initial_weights", "optimizers",
-    "overfitting", "random_search", "weight_decay",
+    "activation_histograms", "batch_normalization", "gates", "gradient_descent", "hand_rules",
+    "initial_weights", "optimizers", "overfitting", "random_search", "regression", "weight_decay",
 }  # fmt: skip
 BY_LENGTH = [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in SMALL]
 
@@ -140,6 +140,7 @@ def test_an_experiment_notices_what_is_different(name, small, broken):
     assert not all(c.holds for c in m.claims(m.run(m.Config(**{**small, **broken}))))
 
 
+@pytest.mark.slow
 def test_many_at_once_are_one_after_another():
     """What `vmap` trains is what each would have become alone."""
     data = networks.digits(200, 50)

@@ -304,6 +304,7 @@ def test_transformer_does_not_look_ahead():
     assert np.abs(changed[:, 3:] - y[:, 3:]).min() > 0
 
 
+@pytest.mark.slow
 def test_transformer_without_head():
     """Its output is what the last layer maps to logits; checkpoint changes nothing."""
     ids = jnp.asarray([[3, 1, 4]], jnp.int32)

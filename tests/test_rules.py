@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from funcnet import RULES, autodiff, ops, optim  # noqa: F401  (the registry fills on import)
 from funcnet.check import criterion as gate
 
-# The default run tries the first cases of a rule and the transformations that find most; the slow
+# The default run tries the first case of a rule and the transformations that find most; the slow
 # one all. What is compiled for a rule is shared by its tests, which run in one process.
 SLOW = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def param(name, *values, id, slow=False):
 
 
 ALL = [
-    param(name, i, id=f"{name}-{c.id}", slow=i > 1)
+    param(name, i, id=f"{name}-{c.id}", slow=i > 0)
     for name, cases in CASES.items()
     for i, c in enumerate(cases)
 ]
@@ -298,9 +298,8 @@ def sharding_of(case, axis="d"):
     )
 
 
-@pytest.mark.parametrize(
-    "check", [pytest.param(True, id="vma"), pytest.param(False, id="no-vma", marks=SLOW)]
-)
+@SLOW
+@pytest.mark.parametrize("check", [True, False], ids=["vma", "no-vma"])
 @pytest.mark.parametrize(("name", "case"), FIRST)
 def test_shard_map(name, case, check):
     """On two devices, differentiated outside of `shard_map` and inside of it, as autodiff is."""
@@ -324,13 +323,8 @@ def test_shard_map(name, case, check):
         equal(jax.jit(inside(g))(*values), jax.jit(inside(plain))(*values))
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(AxisType.Auto, id="auto"),
-        pytest.param(AxisType.Explicit, id="explicit", marks=SLOW),
-    ],
-)
+@SLOW
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 @pytest.mark.parametrize(("name", "case"), FIRST)
 def test_sharded_jit(name, case, kind):
     """`jax.jit` of sharded arguments gives the gradient of one device."""

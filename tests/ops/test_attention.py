@@ -41,7 +41,9 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(attention_tiles, "KEYS", 3)
 
 
-@pytest.mark.parametrize(("t", "u"), [(7, 7), (4, 9), (9, 4)])
+@pytest.mark.parametrize(
+    ("t", "u"), [(7, 7), *(pytest.param(*tu, marks=pytest.mark.slow) for tu in ((4, 9), (9, 4)))]
+)
 @pytest.mark.parametrize("restricted", [False, True])
 @pytest.mark.usefixtures("small_tiles")
 def test_any_tiles_give_what_one_gives(t, u, restricted):
@@ -124,7 +126,10 @@ def test_memory_grows_linearly():
     assert long <= 8192 * 2 * 16 * 4 * 20  # the scores alone would take 512 times as much as q
 
 
-OPTIONS = list(itertools.product([False, True], repeat=3))
+OPTIONS = [  # all three at once in the default run
+    pytest.param(*each, marks=[] if all(each) else pytest.mark.slow)
+    for each in itertools.product([False, True], repeat=3)
+]
 
 
 @pytest.mark.parametrize(("causal", "masked", "cut"), OPTIONS)

@@ -29,6 +29,7 @@ def test_tails(label):
     np.testing.assert_array_equal(dy, -Z)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", [0.0, 0.3, 1.0])
 def test_the_gradient_at_zero_is_not_that_of_the_usual_form(label):
     """max(z, 0) − z y + log(1 + exp(−|z|)) has a kink at 0 for autodiff, the function has none."""

@@ -11,6 +11,7 @@ from funcnet.ops import depthwise
 RANDOM = np.random.default_rng(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

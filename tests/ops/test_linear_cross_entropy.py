@@ -220,6 +220,7 @@ def test_shard_map(check):
         np.testing.assert_allclose(inside(H4, W, T4), ones[1], atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("w_spec", [None, P(), P("d")], ids=["not placed", "whole", "sharded"])
 @pytest.mark.parametrize(
     "kind", [pytest.param(AxisType.Auto, marks=pytest.mark.slow), AxisType.Explicit]

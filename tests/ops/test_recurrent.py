@@ -30,7 +30,9 @@ most_variants = pytest.mark.parametrize(
     ("name", "static"),
     [pytest.param(n, s, marks=[SLOW] if n == "gru" or s else []) for n, s in VARIANTS],
 )
-every_network = pytest.mark.parametrize("name", GATES)
+every_network = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[SLOW] if n != "lstm" else []) for n in GATES]
+)
 
 
 def network(name, lengths=None, **static):
