@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -114,7 +115,7 @@ def _counted(labels, ignore):
     return everything if ignore is None else labels.astype(jnp.int32) != ignore
 
 
-def _by_chunks(h, w, labels, dl, ignore, at_once, onto=None):
+def _by_chunks(h, w, labels, dl, ignore, at_once, onto=None) -> Any:
     """L, dx_n wᵀ and Σ dL_n h_nᵀ dx_n, by some examples at a time; without dl, L alone.
 
     With `onto`, an array and whether to add to it, the last of them alone, added to it.
