@@ -76,8 +76,8 @@ def linear_recurrence(
 
     In reverse, t runs from T down to 1, with h_{t+1} in place of h_{t−1}. A factor 0 forgets all
     that was before. Factors are multiplied with each other, so their products must not overflow.
-    Of steps that can run side by side this makes use; two CPU cores finish a `jax.lax.scan` over
-    the steps sooner.
+    Steps run side by side where the device has lanes for them; two CPU cores finish a
+    `jax.lax.scan` over the steps sooner.
 
     Args:
       a: a_1 … a_T, shape (..., T, C), usually with |a| ≤ 1.
