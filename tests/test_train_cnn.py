@@ -21,7 +21,7 @@ SMALL = ["--channels", "2", "3", "--convolutions", "1", "1", "--epochs", "1", "-
 
 @pytest.mark.slow
 def test_both_train_the_same_network(tmp_path, capsys):
-    """In float64: 0 would be the same computation twice; the biases of Adam amplify roundings."""
+    """In float64: 0 would be the same computation twice; Adam amplifies roundings."""
     assert train_cnn.main([*SMALL, "--rules", "both", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert re.fullmatch(LAST_LINE, out.splitlines()[-1])

@@ -137,8 +137,8 @@ def gru_bwd(residuals, douts, *, reverse, recompute):
 
     which autodiff adds up inside of the loop, with a weight-shaped sum for each. A step that is not
     valid has dp_t = dq_t = 0, and passes dh on. With dp and dq side by side this takes a few
-    percent more memory than autodiff. The slopes come from the pre-activations, and so
-    are accurate in both tails, where y(1 − y) rounds to 0.
+    percent more memory than autodiff. The slopes come from the pre-activations, and so are accurate
+    in both tails, where y(1 − y) rounds to 0.
 
     Reference: Appleyard et al., 2016, arXiv:1604.01946, for the products after the loop.
     """

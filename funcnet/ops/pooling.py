@@ -321,8 +321,8 @@ def global_max_pool(x: jax.Array, *, spatial: int = 2) -> jax.Array:
 def global_max_pool_fwd(x, *, spatial):
     """Saves the place of each maximum: four bytes for each output; not x.
 
-    The maxima over the last axis, the last two, … say on which row the first one is, where on that
-    row, and so on: no axis but the last is searched in full.
+    The maxima over the last axis, the last two, … say in which row the first one is, where in that
+    row, and so on: after the maximum no array of the size of x is searched.
     """
     first, *_ = axes = _spatial("global_max_pool", x, spatial)
     inner = [x]

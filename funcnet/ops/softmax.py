@@ -95,9 +95,8 @@ def log_softmax_fwd(x, *, axis):
     From y or from log s alone p would come too, but with the digits that a large y has lost.
     """
     wide = widen(x)
-    z = wide - jax.lax.stop_gradient(
-        wide.max(axis, keepdims=True, initial=-jnp.inf)
-    )  # y does not depend on max x
+    m = wide.max(axis, keepdims=True, initial=-jnp.inf)
+    z = wide - jax.lax.stop_gradient(m)  # y does not depend on max x
     e = jnp.exp(z)
     s = e.sum(axis, keepdims=True)
     return (z - jnp.log(s)).astype(x.dtype), (e, s)
