@@ -19,10 +19,21 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """The default run compiles without LLVM's optimizations, which takes most of its time.
+    """Makes compiling cheaper, which takes most of the default run's time.
 
-    The slow tests, and any other selection (`-m ""`), compile as users do.
+    LLVM does not optimize, and compiled programs are kept in pytest's cache, for the other workers
+    and the next run: `--cache-clear` forgets them. The slow tests, and any other selection
+    (`-m ""`), compile as users do.
     """
-    if config.option.markexpr == "not slow":
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+    if config.option.markexpr != "not slow":
+        return
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+    if cache := getattr(config, "cache", None):  # None with `-p no:cacheprovider`
+        options = {
+            "jax_compilation_cache_dir": str(cache.mkdir("jax")),
+            "jax_persistent_cache_min_compile_time_secs": 0,
+        }
+        for name, value in options.items():
+            jax.config.update(name, value)
+            os.environ[name.upper()] = str(value)  # for the programs that tests start

@@ -50,7 +50,9 @@ PROBLEMS = [
 ]
 
 
-@pytest.mark.parametrize("args", PROBLEMS)
+@pytest.mark.parametrize(
+    "args", [*(pytest.param(p, marks=pytest.mark.slow) for p in PROBLEMS[:-1]), PROBLEMS[-1]]
+)
 @pytest.mark.parametrize("reference", [network, network_of_rules])
 def test_agrees_with_autodiff_and_with_the_rules(reference, args):
     dparams, dy_i, _ = jax.jit(jax.grad(reference, (0, 1, 2)))(*args)

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from marks import slow
 
 import experiments
 from experiments import __main__ as command
@@ -59,12 +60,8 @@ def test_every_experiment_is_listed():
     assert files == set(experiments.NAMES) == set(SMALL)
 
 
-# Those that take more than a few seconds, most of it to compile, are among the slow tests.
-LONG = {
-    "activation_histograms", "batch_normalization", "gates", "gradient_descent", "hand_rules",
-    "initial_weights", "optimizers", "overfitting", "random_search", "regression", "weight_decay",
-}  # fmt: skip
-BY_LENGTH = [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in SMALL]
+# All but one take more than a few seconds, most of it to compile.
+BY_LENGTH = [name if name == "optimizer_paths" else slow(name)[0] for name in SMALL]
 
 
 @pytest.mark.parametrize("name", BY_LENGTH)
@@ -212,6 +209,7 @@ def run_command(*argv):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_person_runs_it(tmp_path):
     done = run_command("optimizer_paths", "--steps", "29", "--out", str(tmp_path / "new"))
     assert done.returncode == 0, done.stderr

@@ -41,6 +41,13 @@ NETS = {
     "mlp": mlp(5, 3, batch_norm=True, dropout=0.25),
 }
 nets = pytest.mark.parametrize("net", NETS.values(), ids=NETS)
+mlp_first = pytest.mark.parametrize(  # which has a layer of each kind; the others are slow
+    "net",
+    [
+        pytest.param(net, id=name, marks=[] if name == "mlp" else [pytest.mark.slow])
+        for name, net in NETS.items()
+    ],
+)
 
 
 def setup(net, x):
@@ -73,7 +80,7 @@ def test_state_keeps_its_structure_shapes_and_dtypes(net):
     assert new == jax.eval_shape(lambda: state)
 
 
-@nets
+@mlp_first
 def test_jit_changes_nothing(net):
     x = normal(7, 4)
     params, _, train = setup(net, x)
@@ -104,7 +111,7 @@ def test_layers_compute_by_rules(net, train):
             forward(f)
 
 
-@nets
+@mlp_first
 def test_vmap_over_keys_is_an_ensemble(net):
     x, keys = normal(7, 4), jax.random.split(KEY, 3)
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow
 
 from funcnet import autodiff, models, ops
 from funcnet.layers import (
@@ -264,7 +265,7 @@ def test_attention_is_made_of_heads():
     close(net.apply(params, state, x)[0], expected)
 
 
-@pytest.mark.parametrize(("layer", "gates"), [(RNN, 1), (LSTM, 4), (GRU, 3)])
+@pytest.mark.parametrize(("layer", "gates"), [(LSTM, 4), *slow((RNN, 1), (GRU, 3))])
 def test_recurrent_layers_start_from_zero(layer, gates):
     x = normal(*SEQUENCE)
     params, state = layer(3).init(KEY, x)
@@ -293,6 +294,7 @@ def test_cnn():
     assert net.name.startswith("chain(Conv(4, (3, 3)), BatchNorm(), relu, Conv(4, (3, 3)),")
 
 
+@pytest.mark.slow
 def test_transformer_does_not_look_ahead():
     net = models.transformer(11, width=8, depth=2, heads=2, kv_heads=1)
     ids = jnp.asarray([[3, 1, 4, 1, 5]], jnp.int32)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow
 
 from funcnet import ops
 from funcnet.numerical import STENCILS, gradient
@@ -95,7 +96,7 @@ def test_default_step_follows_the_coarser_dtype():
         np.testing.assert_allclose(float(found) ** 0.5, coarse, rtol=EPS[np.float32] ** 0.5)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [*slow(np.float32), np.float64])
 @pytest.mark.parametrize("method", METHODS)
 def test_default_step_is_near_the_best(method, dtype):
     """Within a factor of ten of the best of 60 steps, root mean square over 50 points.
@@ -260,7 +261,7 @@ def test_f_may_close_over_traced_values():
 
 
 @pytest.mark.parametrize("method", ["forward", "seven_point"])
-@pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
+@pytest.mark.parametrize("batch_size", [*slow(1, 2), 5, *slow(100)])
 def test_batch_size_changes_only_the_cost(method, batch_size):
     f = lambda x: jnp.sum(x["a"] ** 3) * x["b"]
     x = {"a": jnp.arange(1.0, 6.0), "b": jnp.array(2.0)}

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec
+from marks import slow
 
 from funcnet import optim
 
@@ -298,8 +299,7 @@ def run_formula(formula, lr, **options):
 
 
 @pytest.mark.parametrize(
-    "name",  # the variants of an optimizer are slow
-    [pytest.param(n, marks=[pytest.mark.slow] if "," in n else []) for n in CASES],
+    "name", [n if n in ("sgd", "adam", "adamw") else slow(n)[0] for n in CASES]
 )
 def test_equals_optax_and_the_formula_for_1000_steps(name):
     ours, theirs, formula, settings = CASES[name]

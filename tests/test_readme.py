@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 README = Path(__file__).resolve().parent.parent / "README.md"
 RUN = """
 import re, sys, warnings
@@ -15,6 +17,7 @@ for block in re.findall(r"```python\\n(.*?)```", open(sys.argv[1], encoding="utf
 """
 
 
+@pytest.mark.slow
 def test_python_blocks():
     text = README.read_text(encoding="utf-8")
     done = subprocess.run(

@@ -305,6 +305,7 @@ def run(*argv, cwd):
     )
 
 
+@pytest.mark.slow
 def test_a_person_runs_it(tmp_path):
     """On the text of every Python."""
     sizes = [s for k, v in SMALL.items() for s in (f"--{k}", str(v))]

@@ -317,6 +317,7 @@ def run(*argv, cwd):
     )
 
 
+@pytest.mark.slow
 def test_a_person_runs_it(tmp_path):
     done = run("--hidden", "8", "--epochs", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from marks import slow
 
 from funcnet import autodiff, ops, optim, training
 from funcnet.layers import Dense, Dropout, Layer, chain, mlp
@@ -156,7 +157,13 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        pytest.param(o, id=n, marks=[] if "adamw" in n else [pytest.mark.slow])
+        for n, o in OPTIMIZERS.items()
+    ],
+)
 def test_any_optimizer_learns(optimizer):
     """With any of them 60 steps bring the loss of a small network below a third of its start."""
     x, labels = examples()
@@ -200,7 +207,7 @@ def test_data_parallel_step_is_the_same():
 # An epoch -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 6, 24])
+@pytest.mark.parametrize("batch_size", [5, *slow(1, 6, 24)])
 def test_an_epoch_visits_each_example_at_most_once_and_leaves_out_a_remainder(batch_size):
     x, _ = examples()
     epoch = make_epoch(ids_of, batch_size=batch_size)
@@ -335,7 +342,7 @@ def trained():
     return train_state.params, train_state.state
 
 
-@pytest.mark.parametrize(("n", "batch_size"), [(1, 10), (7, 1), (7, 7), (24, 6), (24, 10)])
+@pytest.mark.parametrize(("n", "batch_size"), [(7, 1), *slow((1, 10), (7, 7), (24, 6), (24, 10))])
 def test_evaluation_is_the_mean_over_all_examples(n, batch_size):
     x, labels = examples(n, seed=3)
     params, state = trained()

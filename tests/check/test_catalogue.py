@@ -19,7 +19,7 @@ RUNS = [
     for seed, dtype in DRAWS
     if dtype in entry.dtypes
 ]
-SOME_RIGHT = RIGHT[::40]
+SOME_RIGHT = RIGHT[::80]
 
 
 def kinds_of(wrong):
@@ -27,7 +27,7 @@ def kinds_of(wrong):
 
 
 def some_of_each_kind():
-    """The first wrong rule of each kind; every fourth of them is for the default run."""
+    """The first wrong rule of each kind; every eighth of them is for the default run."""
     count = dict.fromkeys(KINDS, 0)
     for wrong in WRONG:
         kinds = kinds_of(wrong)
@@ -37,7 +37,7 @@ def some_of_each_kind():
                 count[k] += 1
 
 
-SOME_WRONG = list(some_of_each_kind())[::4]
+SOME_WRONG = list(some_of_each_kind())[::8]
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ def test_columns():
     assert p.to_dict()["hand"]["residual_bytes"] == X.nbytes
 
 
+@pytest.mark.slow
 def test_growth_is_that_of_a_chain_of_layers():
     """Each layer keeps the product that its cube is taken of."""
     w = jnp.eye(64, dtype=jnp.float32)

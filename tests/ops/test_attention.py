@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from cases.attention import ORACLES
 from criterion import equal
+from marks import slow
 
 from funcnet import autodiff, ops
 from funcnet.ops import attention_tiles
@@ -41,10 +42,8 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(attention_tiles, "KEYS", 3)
 
 
-@pytest.mark.parametrize(
-    ("t", "u"), [(7, 7), *(pytest.param(*tu, marks=pytest.mark.slow) for tu in ((4, 9), (9, 4)))]
-)
-@pytest.mark.parametrize("restricted", [False, True])
+@pytest.mark.parametrize(("t", "u"), [(7, 7), *slow((4, 9), (9, 4))])
+@pytest.mark.parametrize("restricted", [*slow(False), True])
 @pytest.mark.usefixtures("small_tiles")
 def test_any_tiles_give_what_one_gives(t, u, restricted):
     """Value and gradient are the oracle's and autodiff's, whatever the tiles cut."""

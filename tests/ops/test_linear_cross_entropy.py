@@ -201,10 +201,7 @@ def close(actual, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "check",
-    [pytest.param(True, id="vma"), pytest.param(False, id="no-vma", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("check", [True, False], ids=["vma", "no-vma"])
 def test_shard_map(check):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
     f = functools.partial(ops.linear_cross_entropy, at_once=7, ignore=6)
@@ -222,9 +219,7 @@ def test_shard_map(check):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("w_spec", [None, P(), P("d")], ids=["not placed", "whole", "sharded"])
-@pytest.mark.parametrize(
-    "kind", [pytest.param(AxisType.Auto, marks=pytest.mark.slow), AxisType.Explicit]
-)
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_sharded_jit(kind, w_spec):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(kind,))
     f = functools.partial(ops.linear_cross_entropy, at_once=7, ignore=6)
