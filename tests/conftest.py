@@ -21,19 +21,16 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     """Makes compiling cheaper, which takes most of the default run's time.
 
-    LLVM does not optimize, and compiled programs are kept in pytest's cache, for the other workers
-    and the next run: `--cache-clear` forgets them. The slow tests, and any other selection
+    XLA and LLVM optimize little, and compiled programs are kept in pytest's cache, for the other
+    workers and the next run: `--cache-clear` forgets them. The slow tests, and any other selection
     (`-m ""`), compile as users do.
     """
     if config.option.markexpr != "not slow":
         return
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+    options = {"jax_disable_most_optimizations": True}
     if cache := getattr(config, "cache", None):  # None with `-p no:cacheprovider`
-        options = {
-            "jax_compilation_cache_dir": str(cache.mkdir("jax")),
-            "jax_persistent_cache_min_compile_time_secs": 0,
-        }
-        for name, value in options.items():
-            jax.config.update(name, value)
-            os.environ[name.upper()] = str(value)  # for the programs that tests start
+        options["jax_compilation_cache_dir"] = str(cache.mkdir("jax"))
+        options["jax_persistent_cache_min_compile_time_secs"] = 0
+    for name, value in options.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)  # for the programs that tests start

@@ -131,6 +131,7 @@ def depthwise_conv_bwd(residuals, dy, *, strides, padding, dilation):
     at = _windows(x, w, b, strides, padding, dilation)
     axes = len(at.sizes)
     folded, g = fold(x, axes), fold(dy, axes)
+    wide = widen(g)
     db = None if b is None else dy.sum(tuple(range(dy.ndim - 1))).astype(b.dtype)  # (3)
     if math.prod(at.window) > MOST_TAPS:
         dx, dw = correlate_bwd(folded, _dense(w), g, _correlation(at, w))  # (1), (2)
@@ -142,8 +143,8 @@ def depthwise_conv_bwd(residuals, dy, *, strides, padding, dilation):
         product = dy_q * jnp.stack(rows).reshape(*tap.shape, -1).astype(dy_q.dtype)
         return product if (tap >= 0).all() else jnp.where(tap[..., None] >= 0, product, 0.0)
 
-    dx = spread(term, (widen(g),), at, reach(at))  # (1)
-    products = [widen(x_t).astype(widen(g).dtype) * widen(g) for x_t in taps(folded, at)]
+    dx = spread(term, (wide,), at, reach(at))  # (1)
+    products = [widen(x_t).astype(wide.dtype) * wide for x_t in taps(folded, at)]
     return (
         unfold(dx.astype(x.dtype), x),
         _sums(products).reshape(w.shape).astype(w.dtype),

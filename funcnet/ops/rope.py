@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnet.ops.precision import widen
+from funcnet.ops.precision import wide_dtype, widen
 from funcnet.rule import rule
 
 PI = "3.14159265358979323846264338327950288419716939937510582097494"
@@ -103,7 +103,7 @@ def _cos_sin(x: jax.Array, positions: jax.Array, base: float) -> tuple[jax.Array
     φ/2π modulo 1 is the fraction (hi + lo/2³²)/2³², in words of 32 bits whose products wrap round.
     The two leading bits, rounded, are the quadrant; the rest is an angle of at most π/4.
     """
-    dtype = widen(x).dtype
+    dtype = wide_dtype(x.dtype)
     high, low = (jnp.asarray(f) for f in _turns(x.shape[-1], float(base)))
     p = positions.astype(jnp.int32)[..., None, None]
     n = jnp.abs(p).astype(jnp.uint32)

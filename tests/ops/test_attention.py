@@ -98,15 +98,16 @@ def test_lengths_of_any_integer_dtype(dtype):
     equal(y[0], ops.dot_product_attention(q[0], k[0, :200], v[0, :200]))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.usefixtures("small_tiles")
-def test_a_common_offset_of_the_scores_costs_no_digits():
-    """All scores plus 4096, of which float32 keeps 11 bits less: the weights differ by as much."""
+def test_a_common_offset_of_the_scores_costs_no_digits(sign):
+    """All scores ± 4096, of which float32 keeps 11 bits less: the weights differ by as much."""
     q, k, v = (x.astype(jnp.float32) for x in qkv(t=6, u=6, heads=1, of_keys=1, d=4))
     q, k = jnp.round(q * 8) / 8, jnp.round(k * 8) / 8  # products of a few bits: S is exact
     q, k = q.at[..., 3].set(64.0), k.at[..., 3].set(0.0)
     f = lambda q, k, v: ops.dot_product_attention(q, k, v, scale=1.0)
     y, (dq, _, dv) = pulled(f, q, k, v)
-    high, (dq_high, _, dv_high) = pulled(f, q, k.at[..., 3].set(64.0), v)
+    high, (dq_high, _, dv_high) = pulled(f, q, k.at[..., 3].set(sign * 64.0), v)
     equal(high, y, ulps=4)
     equal(dv_high, dv, ulps=4)
     equal(dq_high[..., :3], dq[..., :3], ulps=16)
@@ -155,8 +156,9 @@ def close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
 
 
-def test_implementation_with_any_batch_axes():
-    args = (*qkv(2, 3), jnp.ones((3, 1, 1, 5), bool), jnp.full((2, 3), 4))
+@pytest.mark.parametrize("mask", [np.ones((3, 1, 1, 5), bool), np.tri(5, dtype=bool)])
+def test_implementation_with_any_batch_axes(mask):
+    args = (*qkv(2, 3), jnp.asarray(mask), jnp.full((2, 3), 4))
     f = lambda o: pulled(
         lambda *a: ops.dot_product_attention(*a, *args[3:], scale=0.3, implementation=o), *args[:3]
     )

@@ -1,5 +1,7 @@
 """What is particular to rotary embeddings: relative positions, conventions, and large positions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import mpmath
@@ -14,15 +16,17 @@ FAR = [0, 1, -1, 11, 22, 355, -355, 103_993, 10**6, 2**31 - 1, -(2**31) + 1]
 @pytest.mark.parametrize(
     ("dtype", "absolute", "relative"), [(jnp.float32, 0, 2), (jnp.float64, 2**31 * 2**-62, 2)]
 )
-def test_angles_at_any_position(dtype, absolute, relative):
+@pytest.mark.parametrize("base", [1e4, 1e-3])  # with 1e-3 some turn more than once in a step
+def test_angles_at_any_position(dtype, absolute, relative, base):
     """Cosine and sine against mpmath, in ulps; in float64 besides |p| 2⁻⁶²."""
     d, eps = 8, float(jnp.finfo(dtype).eps)
     x = jnp.zeros((len(FAR), 1, d), dtype).at[..., : d // 2].set(1)
-    y = np.asarray(jax.jit(ops.rope)(x, jnp.array(FAR)), np.float64)[:, 0]
+    rotate = jax.jit(functools.partial(ops.rope, base=base))
+    y = np.asarray(rotate(x, jnp.array(FAR)), np.float64)[:, 0]
     with mpmath.workdps(60):
         for p, row in zip(FAR, y, strict=True):
             for i in range(d // 2):
-                angle = p * mpmath.mpf(10000) ** (mpmath.mpf(-2 * i) / d)
+                angle = p * mpmath.mpf(base) ** (mpmath.mpf(-2 * i) / d)
                 pairs = ((row[i], mpmath.cos(angle)), (row[i + d // 2], mpmath.sin(angle)))
                 for actual, exact in pairs:
                     error = abs(mpmath.mpf(actual) - exact)
