@@ -48,7 +48,7 @@ def small_tiles(monkeypatch):
 def test_any_tiles_give_what_one_gives(t, u, restricted):
     """Value and gradient are the oracle's and autodiff's, whatever the tiles cut."""
     args = qkv(2, t=t, u=u)
-    mask = jnp.asarray(RANDOM.random((4, t, u)) < 0.7) if restricted else None
+    mask = jnp.asarray(RANDOM.random((2, 1, t, u)) < 0.7) if restricted else None
     lengths = jnp.array([u // 2, u]) if restricted else None
     f = lambda *a: ops.dot_product_attention(*a, mask, lengths, causal=restricted)
     y, hand = pulled(f, *args)
@@ -156,7 +156,14 @@ def close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("mask", [np.ones((3, 1, 1, 5), bool), np.tri(5, dtype=bool)])
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.ones((3, 1, 1, 5), bool),
+        np.tri(5, dtype=bool),
+        np.stack([np.tri(5, k=i) > 0 for i in range(4)]),
+    ],
+)
 def test_implementation_with_any_batch_axes(mask):
     args = (*qkv(2, 3), jnp.asarray(mask), jnp.full((2, 3), 4))
     f = lambda o: pulled(
