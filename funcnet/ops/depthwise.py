@@ -131,12 +131,11 @@ def depthwise_conv_bwd(residuals, dy, *, strides, padding, dilation):
     at = _windows(x, w, b, strides, padding, dilation)
     axes = len(at.sizes)
     folded, g = fold(x, axes), fold(dy, axes)
-    wide = widen(g)
     db = None if b is None else dy.sum(tuple(range(dy.ndim - 1))).astype(b.dtype)  # (3)
     if math.prod(at.window) > MOST_TAPS:
         dx, dw = correlate_bwd(folded, _dense(w), g, _correlation(at, w))  # (1), (2)
         return unfold(dx, x), dw.reshape(w.shape), db
-    kernel = widen(w).reshape(-1, w.shape[-1])
+    kernel, wide = widen(w).reshape(-1, w.shape[-1]), widen(g)
 
     def term(tap, dy_q):
         rows = [jax.lax.index_in_dim(kernel, max(t, 0), keepdims=False) for t in tap.flat]

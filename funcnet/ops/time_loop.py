@@ -129,9 +129,8 @@ def sum_of_products(left: jax.Array, right: jax.Array, like: jax.Array) -> jax.A
     """Σ left_i right_j over time and batch as one matrix product, sharded like `like`.
 
     Of a product over more axes than one, XLA:CPU adds up all terms one by one, so that it rounds
-    more than autodiff's sum of the products of each step, two or three times as much for thousands
-    of terms. With time and batch as one axis it would not, but devices that share the batch would
-    have to gather all of it.
+    more than autodiff's sum of the products of each step. With time and batch as one axis it would
+    not, but devices that share the batch would have to gather all of it.
     """
     axes = tuple(range(left.ndim - 1))
     return lax.dot_general(
