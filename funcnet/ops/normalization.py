@@ -57,49 +57,52 @@ def batch_norm(
 
 
 def batch_norm_fwd(x, scale, bias, *, eps):
-    """Saves x, and μ (in two parts), r, γ and β: five numbers per column."""
+    """Saves x, and μ (in two parts), s = √(σ² + ε), γ and β: five numbers per column."""
     _check_columns("batch_norm", x, eps, scale=scale, bias=bias)
     batch = tuple(range(x.ndim - 1))
     mean, delta, var = moments(widen(x), lambda a: a.mean(batch))
-    r = 1 / jnp.sqrt(var + eps)
-    z = (widen(x) - mean - delta) * r
-    y = (widen(scale) * z + widen(bias)).astype(x.dtype)
-    return (y, mean + delta, var), (x, mean, delta, r, scale, bias)
+    s, gamma = jnp.sqrt(var + eps), widen(scale)
+    # Quotients come last: XLA computes one once for each column, but a product for each element.
+    a, k = gamma / s, (widen(bias) * s - gamma * delta) / s
+    y = (a * (widen(x) - mean) + k).astype(x.dtype)
+    return (y, mean + delta, var), (x, mean, delta, s, scale, bias)
 
 
 def batch_norm_bwd(residuals, douts, *, eps):
     """The cotangents of x, scale and bias.
 
-    From y = γz + β directly, with sums over the batch,
+    μ is μ₀ + δ, as in `moments`. Write u = x − μ₀, the mean of which is δ, and s = √(σ² + ε),
+    a = γ/s, so that z = (u − δ)/s and y = a (u − δ) + β. With sums over the batch,
 
-        dγ = Σ dy ⊙ z,   dβ = Σ dy.                                                           (1)
+        dβ = Σ dy,   dγ = Σ dy ⊙ z = (Σ dy ⊙ u − δ dβ)/s.                                     (1)
 
-    x acts on z directly, through μ and through σ². Write u = x − μ and r = 1/√(σ² + ε), so that
-    z = u r. Through z alone, with ∂r/∂σ² = −r³/2 and ∂σ²/∂u = 2u/B,
+    x acts on y through u − δ, and through σ² on a; and on the outputs μ and σ². With
+    ∂a/∂σ² = −a/(2s²) and ∂σ²/∂u = 2(u − δ)/B, what reaches u − δ in all is
 
-        dσ² = Σ γ dy u (−r³/2) = −(r²/2) γ dγ,   du = γ r dy + (2u/B) dσ² = γ r (dy − z dγ/B),
+        a dy + (dσ² − Σ dy ⊙ (u − δ) a/(2s²)) 2(u − δ)/B = a dy + b (u − δ),
+        b = p/(B s),   p = 2 s dσ² − a dγ.                                                    (2)
 
-    and dx = du − ⟨du⟩, where ⟨z⟩ = 0 leaves of the mean only ⟨dy⟩ = dβ/B. Hence
+    The mean of that, which is a ⟨dy⟩ = γ dβ/(B s), is lost through δ; μ adds dμ/B. Hence
 
-        dx = γ r (dy − (z dγ + dβ)/B),                                                        (2)
+        dx = a dy + b u + c,   c = (s dμ − γ dβ − p δ)/(B s).                                 (3)
 
-    the last equation of the source (the σ of which is the standard deviation there; in places it
-    prints σ for σ²). The outputs μ and σ² have ∂μ/∂x = 1/B and ∂σ²/∂x = 2u/B, and add
-
-        (dmean + 2u dvar)/B.                                                                  (3)
+    Where only y is used, this is the last equation of the source, dx = (γ/s)(dy − (z dγ + dβ)/B),
+    the σ of which is the standard deviation there; in places it prints σ for σ².
 
     Reference: Source A 4.2.1.2.
     """
-    # Without a barrier XLA would find x − μ computed already in fwd, and keep it beside x.
-    x, mean, delta, r, scale, bias = jax.lax.optimization_barrier(residuals)
+    # Without a barrier XLA would find x − μ₀ computed already in fwd, and keep it beside x.
+    x, mean, delta, s, scale, bias = jax.lax.optimization_barrier(residuals)
     dy, dmean, dvar = douts
     batch, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
-    g, u = widen(dy), widen(x) - mean - delta
-    z = u * r
-    dscale = (g * z).sum(batch)  # (1)
+    g, u, gamma = widen(dy), widen(x) - mean, widen(scale)
+    a = gamma / s
     dbias = g.sum(batch)
-    dx = widen(scale) * r * (g - (z * (dscale / count) + dbias / count))  # (2)
-    dx = dx + (dmean / count + u * (2 * dvar / count))  # (3)
+    dscale = ((g * u).sum(batch) - delta * dbias) / s  # (1)
+    p = 2 * s * dvar - a * dscale
+    b = p / (count * s)  # (2)
+    c = (s * dmean - gamma * dbias - p * delta) / (count * s)
+    dx = a * g + (b * u + c)  # (3)
     return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
 
 

@@ -100,15 +100,14 @@ def max_pool_fwd(x, *, window, strides, padding):
     at = _windows("max_pool", x, window, strides, padding)
     dtype = place_dtype(math.prod(at.window))
     best, place, step = fold(x, len(at.sizes)), None, 1
-    for stage in stages(at):
+    for stage in [at] if math.prod(at.window) <= 4 else stages(at):
         several = list(taps(best, stage, -jnp.inf))
         inner = [0] * len(several) if place is None else list(taps(place, stage, 0))
         number = lambda t, inner=inner, step=step: jnp.asarray(inner[t] + t * step, dtype)
-        best, place = several[0], jnp.broadcast_to(number(0), several[0].shape)
-        for t, candidate in enumerate(several[1:], 1):
-            keep = (best >= candidate) | (best != best)
-            best = jnp.where(keep, best, candidate)
-            place = jnp.where(keep, place, number(t))
+        best, place = functools.reduce(jnp.maximum, several), number(len(several) - 1)
+        for t, candidate in reversed(list(enumerate(several[:-1]))):
+            is_it = (candidate == best) | (candidate != candidate)
+            place = jnp.where(is_it, number(t), place)
         step *= len(several)
     return unfold(best, x), (place, x[..., :0])
 
