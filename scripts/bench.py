@@ -42,7 +42,7 @@ from bench_step import machine, quartiles, turns
 from command_line import make_folder, parse, write
 from jax.extend.core import Var
 
-BLOCK = 2e3  # µs: calls are timed in blocks at least this long
+BLOCK = 2e4  # µs: calls are timed in blocks at least this long, as in a loop of training steps
 FEWEST = 5  # rounds, however long they take
 CHAIN = {"n": 8192, "c": 256}  # many more examples than features, or the weights count too
 PAGE = 4096  # bytes: differences below this are no difference

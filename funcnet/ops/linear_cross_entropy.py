@@ -13,6 +13,8 @@ from funcnet.ops.sharding import explicit_sharding
 from funcnet.ops.softmax_cross_entropy import of_index, of_index_bwd
 from funcnet.rule import rule
 
+COLUMNS = 1024  # of w, whose products are made at a time
+
 
 @rule
 def linear_cross_entropy(
@@ -21,7 +23,7 @@ def linear_cross_entropy(
     labels: jax.Array,
     *,
     ignore: int | None = None,
-    at_once: int = 2**23,
+    at_once: int = 3 * 2**22,
 ) -> jax.Array:
     """The cross entropy of softmax(h w) of each example.
 
@@ -163,8 +165,8 @@ def _by_chunks_of(h, w, labels, dl, onto, *, ignore, at_once):
         rows, index, counted, dl = part
         loss, saved = losses(rows, index, counted)
         dx = of_index_bwd(saved, dl, 0.0, put_by_mask).astype(dtype)
-        dh = jax.lax.dot_general(w, dx, (((1,), (1,)), ((), ())), preferred_element_type=wide).T
-        return _add_product(dw, rows, dx, at_once), (loss, dh)
+        dw, dh = _add_products(dw, rows, dx, w)
+        return dw, (loss, dh)
 
     parts = [divide(a) for a in (rows, index, counted)]
     if dl is None:
@@ -181,22 +183,29 @@ def _by_chunks_of(h, w, labels, dl, onto, *, ignore, at_once):
     return unite(loss, labels.shape).astype(dtype), unite(dh, h.shape), dw
 
 
-def _add_product(dw, h, dx, at_once):
-    """The sum dw + hᵀ dx, by some columns at a time, lest the product be an array beside dw."""
-    d, classes = dw.shape
-    width = min(classes, max(at_once // (8 * max(d, 1)), 1))
+def _add_products(dw, h, dx, w):
+    """The sums dw + hᵀ dx and dx wᵀ, by some columns at a time, which stay in a processor's cache.
+
+    The whole product hᵀ dx would be an array beside dw.
+    """
+    classes, width = w.shape[1], min(w.shape[1], COLUMNS)
     # As a part of the product, XLA's transposition costs as much as the product on a CPU.
     across = jax.lax.optimization_barrier(h.T)
 
-    def add(dw, start, width):
-        columns = jax.lax.dynamic_slice_in_dim(dx, start, width, axis=1)
-        old = jax.lax.dynamic_slice_in_dim(dw, start, width, axis=1)
-        sum_ = old + jnp.matmul(across, columns, preferred_element_type=dw.dtype)
-        return jax.lax.dynamic_update_slice_in_dim(dw, sum_, start, axis=1)
+    def add(sums, start, width):
+        dw, dh = sums
+        take = lambda a: jax.lax.dynamic_slice_in_dim(a, start, width, axis=1)
+        dx_j, w_j = take(dx), take(w)
+        dw_j = take(dw) + jnp.matmul(across, dx_j, preferred_element_type=dw.dtype)
+        dh = dh + jax.lax.dot_general(
+            dx_j, w_j, (((1,), (1,)), ((), ())), preferred_element_type=dh.dtype
+        )
+        return jax.lax.dynamic_update_slice_in_dim(dw, dw_j, start, axis=1), dh
 
-    dw = jax.lax.fori_loop(0, classes // width, lambda i, dw: add(dw, i * width, width), dw)
+    sums = dw, jnp.zeros_like(h, dw.dtype)
+    sums = jax.lax.fori_loop(0, classes // width, lambda j, sums: add(sums, j * width, width), sums)
     rest = classes % width
-    return add(dw, classes - rest, rest) if rest else dw
+    return add(sums, classes - rest, rest) if rest else sums
 
 
 def _check(h: jax.Array, w: jax.Array, labels: jax.Array, at_once: int) -> None:

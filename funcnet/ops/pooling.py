@@ -91,6 +91,10 @@ def place_dtype(places: int) -> Any:
     return jnp.uint8 if places <= 2**8 else jnp.uint16 if places <= 2**16 else jnp.int32
 
 
+def _first_maximum(a, b):
+    return jnp.where((a >= b) | (a != a), a, b)
+
+
 def max_pool_fwd(x, *, window, strides, padding):
     """Saves the place of each maximum in its window, in one byte for up to 256 places; not x.
 
@@ -104,7 +108,7 @@ def max_pool_fwd(x, *, window, strides, padding):
         several = list(taps(best, stage, -jnp.inf))
         inner = [0] * len(several) if place is None else list(taps(place, stage, 0))
         number = lambda t, inner=inner, step=step: jnp.asarray(inner[t] + t * step, dtype)
-        best, place = functools.reduce(jnp.maximum, several), number(len(several) - 1)
+        best, place = functools.reduce(_first_maximum, several), number(len(several) - 1)
         for t, candidate in reversed(list(enumerate(several[:-1]))):
             is_it = (candidate == best) | (candidate != candidate)
             place = jnp.where(is_it, number(t), place)

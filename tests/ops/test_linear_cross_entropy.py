@@ -23,10 +23,20 @@ def gradients(loss, h=H, w=W):
 
 @pytest.mark.parametrize("at_once", [1, 15, 21, 1000])
 def test_the_chunks_do_not_matter(at_once):
-    """Of one row, of rows that divide the batch or do not; and blocks of columns likewise."""
+    """Of one row, or of rows that divide the batch or do not."""
+    agrees_with_the_two_ops(W, at_once=at_once)
+
+
+@pytest.mark.parametrize("classes", [1024, 2048, 2051])
+def test_the_blocks_of_columns_do_not_matter(classes):
+    """One, two, or two and a rest."""
+    agrees_with_the_two_ops(RANDOM.standard_normal((4, classes)))
+
+
+def agrees_with_the_two_ops(w, **options):
     weigh = np.cos(np.arange(6))
-    mine = gradients(lambda h, w: ops.linear_cross_entropy(h, w, T, at_once=at_once) @ weigh)
-    both = gradients(lambda h, w: ops.softmax_cross_entropy(h @ w, T) @ weigh)
+    mine = gradients(lambda h, w: ops.linear_cross_entropy(h, w, T, **options) @ weigh, w=w)
+    both = gradients(lambda h, w: ops.softmax_cross_entropy(h @ w, T) @ weigh, w=w)
     for a, b in zip(mine, both, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-15)
 
