@@ -2,16 +2,14 @@
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from funcnet.ops.sharding import explicit_sharding
 from funcnet.ops.windows import (
-    MOST_TERMS,
     Ints,
     Padding,
     Windows,
@@ -78,7 +76,7 @@ def correlate_bwd(
         out_sharding=explicit_sharding(x),
     )
 
-    def as_correlation(x: jax.Array, dy: jax.Array) -> jax.Array:
+    def correlation(x: jax.Array, dy: jax.Array, order: tuple[str, ...], out: Any) -> jax.Array:
         return jax.lax.conv_general_dilated(
             x,
             dy,
@@ -86,28 +84,42 @@ def correlate_bwd(
             [(a, m - n + b) for a, b, n, m in zip(lows, before, of_x, of_y, strict=True)],
             c.gap,
             c.strides,
-            (f"C{s}N", f"I{s}O", f"{s}NC"),
+            order,
             batch_group_count=c.groups,
-            out_sharding=explicit_sharding(w),
+            out_sharding=out,
         )
 
-    def as_products(x: jax.Array, dy: jax.Array) -> jax.Array:
+    own = explicit_sharding(w)
+
+    def as_they_are(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return correlation(x, dy, (f"C{s}N", f"I{s}O", f"{s}NC"), own)
+
+    def transposed(x: jax.Array, dy: jax.Array) -> jax.Array:
+        # Without a barrier XLA would find as_they_are again.
+        x, dy = jax.lax.optimization_barrier((jnp.swapaxes(x, 0, -1), jnp.moveaxis(dy, 0, -2)))
+        out = own and own.update(spec=(own.spec[-2], *own.spec[:-2], own.spec[-1]))
+        return jnp.moveaxis(correlation(x, dy, (f"N{s}C", f"{s}IO", f"N{s}C"), out), 0, -2)
+
+    def products(x: jax.Array, dy: jax.Array) -> jax.Array:
         at = Windows(x.shape[1:-1], kernel, c.strides, c.dilation, c.padding)
-        x, dyT, own = surround(x, at), jnp.moveaxis(dy, -1, 0), explicit_sharding(w)
-        sharding = own and NamedSharding(own.mesh, PartitionSpec(*own.spec[:-3:-1]))
+        x, dyT = surround(x, at), jnp.moveaxis(dy, -1, 0)
+        out = own and own.update(spec=own.spec[:-3:-1])
         dims = ((tuple(range(1, x.ndim)), tuple(range(x.ndim - 1))), ((), ()))
 
         def product(t: jax.Array) -> jax.Array:
-            return jax.lax.dot_general(dyT, tap(x, at, t), dims, out_sharding=sharding)
+            return jax.lax.dot_general(dyT, tap(x, at, t), dims, out_sharding=out)
 
         # A loop, lest what all taps see be in memory at once.
         every = np.array([*itertools.product(*map(range, kernel))], np.int32)
         return jnp.swapaxes(jax.lax.map(product, every), -1, -2).reshape(w.shape)
 
-    few = c.groups == 1 and set(c.gap) == {1} and math.prod(kernel) <= MOST_TERMS
-    forms = {"cpu": as_products} if few else {}
+    plain = c.groups == 1 and set(c.gap) == {1}
+    no_kernel = plain and (len(kernel) == 3 or math.prod(kernel) == 1)  # of XLA:CPU's
     dw = jax.lax.platform_dependent(  # (2)
-        x.astype(dtype), dy.astype(dtype), **forms, default=as_correlation
+        x.astype(dtype),
+        dy.astype(dtype),
+        cpu=products if no_kernel else transposed,
+        default=as_they_are,
     )
     return dx.astype(x.dtype), dw.astype(w.dtype)
 
@@ -204,11 +216,10 @@ def conv_bwd(residuals, dy, *, strides, padding, dilation, groups):
     channels of which are exchanged, at stride 1. In place of low and high it has the padding
     (k − 1)d − low in front, for a kernel of k taps, and behind it what makes dx as long as x. (2)
     is a correlation of x with dy, the steps of which are s apart, evaluated at a stride of d: batch
-    and channels change places, with groups in blocks of the batch. Or it is a matrix product of dy
-    with what each tap sees of x. On a CPU it is computed so, for up to 64 taps and one group: in
-    the body of a loop (`jax.lax.scan`) XLA has no fast kernel there for a correlation whose
-    operands are not in the order of `conv`, which is what autodiff emits. That takes the memory of
-    x with its padding, of what one tap sees, and of dy transposed.
+    and channels change places, with groups in blocks of the batch. On a CPU, x and dy are copied
+    with the axes in the order of `conv`: in the body of a loop (`jax.lax.scan`) XLA has no fast
+    kernel there for another order, which is what autodiff emits. On three axes, and for a kernel of
+    one tap, it has none for any order; there (2) is a matrix product of dy with what each tap sees.
 
     Reference: Dumoulin & Visin, 2016, section 4, arXiv:1603.07285.
     """
