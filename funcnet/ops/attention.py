@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcnet.ops.attention_tiles import over_tiles, padded, put, take, tiles, visibility, zeros
-from funcnet.ops.precision import widen
+from funcnet.ops.precision import sum_products, widen
 from funcnet.rule import rule
 
 
@@ -104,7 +104,7 @@ def dot_product_attention_bwd(residuals, dy, *, causal, scale, implementation):
     a = _Arguments(q, k, v, mask, lengths, causal, scale)
     heads, (bt, bu), alpha = a.q.shape[-3:-1], a.tiles.block, a.scale
     whole = lambda x: padded(x, a.q.shape[-4], -1)
-    dot = (widen(dy) * widen(y)).sum(-1)
+    dot = sum_products(widen(dy), widen(y), (y.ndim - 1,))
     dot = whole(jnp.moveaxis(dot.reshape(*dot.shape[:-1], *heads), -3, -1) / s)  # ⟨dy, y⟩/s
     m, r = whole(m), whole(1 / s)
     dys = padded(dy.reshape(*dy.shape[:-2], *heads, dy.shape[-1]), a.q.shape[-4], -4)

@@ -76,7 +76,7 @@ def correlate_bwd(
         out_sharding=explicit_sharding(x),
     )
 
-    def correlation(x: jax.Array, dy: jax.Array, order: tuple[str, ...], out: Any) -> jax.Array:
+    def correlation(x: jax.Array, dy: jax.Array, order: Any, out: Any) -> jax.Array:
         return jax.lax.conv_general_dilated(
             x,
             dy,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcnet.ops.moments import moments
-from funcnet.ops.precision import widen
+from funcnet.ops.precision import sum_products, widen
 from funcnet.ops.sharding import explicit_sharding
 from funcnet.rule import rule
 
@@ -69,7 +69,7 @@ def layer_norm_fwd(x, scale, bias, *, eps):
     """Saves x, μ (in two parts) and r, three numbers per row, and γ."""
     _check("layer_norm", x, eps, scale=scale, bias=bias)
     mean, delta, var = moments(widen(x), _mean)
-    r = 1 / jnp.sqrt(var + eps)
+    r = jax.lax.rsqrt(var + eps)
     z = (widen(x) - mean - delta) * r
     y = (widen(scale) * z + widen(bias)).astype(x.dtype)
     return y, (x, mean, delta, r, scale, bias)
@@ -141,7 +141,7 @@ def rms_norm(x: jax.Array, scale: jax.Array, *, eps: float = 1e-6) -> jax.Array:
 def rms_norm_fwd(x, scale, *, eps):
     """Saves x, r, one number per row, and γ."""
     _check("rms_norm", x, eps, scale=scale)
-    r = 1 / jnp.sqrt(_mean(widen(x) ** 2) + eps)
+    r = jax.lax.rsqrt(_mean(widen(x) ** 2) + eps)
     return (widen(scale) * (widen(x) * r)).astype(x.dtype), (x, r, scale)
 
 
@@ -224,7 +224,7 @@ def group_norm_fwd(x, scale, bias, *, groups, eps):
         raise ValueError(f"group_norm: groups must divide {x.shape[-1]} channels, got {groups}")
     grouped = _grouped(widen(x), groups)
     mean, delta, var = moments(grouped, _group_mean)
-    r = 1 / jnp.sqrt(var + eps)
+    r = jax.lax.rsqrt(var + eps)
     z = ((grouped - mean - delta) * r).reshape(x.shape)
     y = (widen(scale) * z + widen(bias)).astype(x.dtype)
     return y, (x, mean, delta, r, scale, bias)
@@ -252,7 +252,7 @@ def group_norm_bwd(residuals, dy, *, groups, eps):
     g, gamma = _grouped(widen(dy), groups), _grouped(widen(scale), groups)
     z = (_grouped(widen(x), groups) - mean - delta) * r
     s = g.sum(places, keepdims=True)  # (1)
-    t = (g * z).sum(places, keepdims=True)
+    t = jnp.expand_dims(sum_products(g, z, places), places)
     others = tuple(range(x.ndim - 1))
     dscale = t.sum(others).reshape(scale.shape)  # (2)
     dbias = s.sum(others).reshape(bias.shape)

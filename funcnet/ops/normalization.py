@@ -149,7 +149,7 @@ def batch_norm_inference(
 def batch_norm_inference_fwd(x, scale, bias, mean, var, *, eps):
     """Saves the arguments."""
     _check_columns("batch_norm_inference", x, eps, scale=scale, bias=bias, mean=mean, var=var)
-    z = (widen(x) - widen(mean)) / jnp.sqrt(widen(var) + eps)
+    z = (widen(x) - widen(mean)) * jax.lax.rsqrt(widen(var) + eps)
     y = (widen(scale) * z + widen(bias)).astype(x.dtype)
     return y, (x, scale, bias, mean, var)
 
@@ -166,7 +166,7 @@ def batch_norm_inference_bwd(residuals, dy, *, eps):
     x, scale, _, mean, var = residuals
     batch = tuple(range(x.ndim - 1))
     g, gamma = widen(dy), widen(scale)
-    r = 1 / jnp.sqrt(widen(var) + eps)
+    r = jax.lax.rsqrt(widen(var) + eps)
     z = (widen(x) - widen(mean)) * r
     dx = gamma * r * g  # (1)
     dscale = (g * z).sum(batch)

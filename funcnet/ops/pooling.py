@@ -98,8 +98,8 @@ def _first_maximum(a, b):
 def max_pool_fwd(x, *, window, strides, padding):
     """Saves the place of each maximum in its window, in one byte for up to 256 places; not x.
 
-    The maximum is taken along one axis at a time, the last first; the first of equals at each is
-    the first in row-major order. A nan ends the search.
+    The maximum is taken along one axis at a time, the last first, of up to 4 places at once; the
+    first of equals at each is the first in row-major order. A nan ends the search.
     """
     at = _windows("max_pool", x, window, strides, padding)
     dtype = place_dtype(math.prod(at.window))
@@ -108,7 +108,8 @@ def max_pool_fwd(x, *, window, strides, padding):
         several = list(taps(best, stage, -jnp.inf))
         inner = [0] * len(several) if place is None else list(taps(place, stage, 0))
         number = lambda t, inner=inner, step=step: jnp.asarray(inner[t] + t * step, dtype)
-        best, place = functools.reduce(_first_maximum, several), number(len(several) - 1)
+        best = functools.reduce(_first_maximum, several)
+        place = jnp.broadcast_to(number(len(several) - 1), best.shape)
         for t, candidate in reversed(list(enumerate(several[:-1]))):
             is_it = (candidate == best) | (candidate != candidate)
             place = jnp.where(is_it, number(t), place)

@@ -18,3 +18,14 @@ def widen(x: jax.Array) -> jax.Array:
     into the loop that computes, so they cost no memory.
     """
     return jnp.asarray(x, wide_dtype(x.dtype))
+
+
+def sum_products(a: jax.Array, b: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """Σ a b over some axes of two arrays of one shape, without these axes.
+
+    As (a * b).sum(axes) it takes XLA:CPU up to 60 times longer where another axis has one element,
+    as the batch of a single example has.
+    """
+    rest = tuple(i for i in range(a.ndim) if i not in axes)
+    dims, highest = ((axes, axes), (rest, rest)), jax.lax.Precision.HIGHEST
+    return jax.lax.dot_general(a, b, dims, precision=highest)

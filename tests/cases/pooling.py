@@ -21,6 +21,8 @@ WINDOWS = [
         (normal(1, 2, 4, 3, 3, 1),),
         {"window": (2, 1, 3), "strides": 1, "padding": ((1, 0), (0, 0), (1, 2))},
     ),
+    Case("one column", (normal(6, 3, 2),), {"window": (5, 1)}),
+    Case("one place", (normal(4, 2),), {"window": (1,)}),
     Case("empty", (np.zeros((0, 4, 2)),), {"window": (2,)}),
 ]
 GLOBAL = [
