@@ -23,7 +23,7 @@ def test_conv_is_that_of_lax(padding, strides):
     )
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 2), (0, 3))])
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 2), (0, 3)), ((0, 0), (0, 0))])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 3), (3, 5)])
 def test_conv_transpose_is_that_of_lax(padding, strides):
     expected = jax.lax.conv_transpose(X, W, strides, padding, dimension_numbers=NHWC)
