@@ -194,7 +194,7 @@ def group_norm(
 
     Reference: Wu & He, Group normalization, 2018, equations 1, 2 and 7, arXiv:1803.08494.
 
-    >>> x = jnp.array([[1.0, 3.0, 10.0, 30.0]])
+    >>> x = jnp.array([[1.0, 3.0, 10.0, 14.0]])
     >>> group_norm(x, jnp.ones(4), jnp.zeros(4), groups=2, eps=0.0).tolist()
     [[-1.0, 1.0, -1.0, 1.0]]
     """
