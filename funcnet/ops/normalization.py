@@ -95,9 +95,11 @@ def batch_norm_bwd(residuals, douts, *, eps):
     x, mean, delta, s, scale, bias = jax.lax.optimization_barrier(residuals)
     dy, dmean, dvar = douts
     batch, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
-    g, u, gamma = widen(dy), widen(x) - mean, widen(scale)
+    g, gamma = widen(dy), widen(scale)
     a = gamma / s
     dbias = g.sum(batch)
+    # Always μ₀, but after dy: XLA:CPU drops the barrier, and would keep u of fwd beside x.
+    u = widen(x) - jnp.where(dbias == dbias, mean, dbias)
     dscale = ((g * u).sum(batch) - delta * dbias) / s  # (1)
     p = 2 * s * dvar - a * dscale
     b = p / (count * s)  # (2)
