@@ -91,14 +91,13 @@ def batch_norm_bwd(residuals, douts, *, eps):
 
     Reference: Source A 4.2.1.2.
     """
-    # Without a barrier XLA would find x − μ₀ computed already in fwd, and keep it beside x.
-    x, mean, delta, s, scale, bias = jax.lax.optimization_barrier(residuals)
+    x, mean, delta, s, scale, bias = residuals
     dy, dmean, dvar = douts
     batch, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
     g, gamma = widen(dy), widen(scale)
     a = gamma / s
     dbias = g.sum(batch)
-    # Always μ₀, but after dy: XLA:CPU drops the barrier, and would keep u of fwd beside x.
+    # Always μ₀, but not before dy: else XLA would keep u of fwd beside x (XLA:CPU drops barriers).
     u = widen(x) - jnp.where(dbias == dbias, mean, dbias)
     dscale = ((g * u).sum(batch) - delta * dbias) / s  # (1)
     p = 2 * s * dvar - a * dscale
