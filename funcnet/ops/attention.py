@@ -102,69 +102,68 @@ def dot_product_attention_bwd(residuals, dy, *, causal, scale, implementation):
     # Without a barrier XLA would keep P of small inputs, to save computing it again.
     q, k, v, mask, lengths, y, m, s = jax.lax.optimization_barrier(residuals)
     a = _Arguments(q, k, v, mask, lengths, causal, scale)
-    heads, (bt, bu), alpha = a.q.shape[-3:-1], a.tiles.block, a.scale
-    whole = lambda x: padded(x, a.q.shape[-4], -1)
+    (bt, bu), length, alpha = a.tiles.block, a.tiles.padded[0], a.scale
     dot = sum_products(widen(dy), widen(y), (y.ndim - 1,))
-    dot = whole(jnp.moveaxis(dot.reshape(*dot.shape[:-1], *heads), -3, -1) / s)  # ⟨dy, y⟩/s
-    m, r = whole(m), whole(1 / s)
-    dys = padded(dy.reshape(*dy.shape[:-2], *heads, dy.shape[-1]), a.q.shape[-4], -4)
+    dot = jnp.swapaxes(dot, -2, -1).reshape(s.shape) / s  # ⟨dy, y⟩/s
+    m, r, dot = (padded(x, length, -1) for x in (m, 1 / s, dot))
+    dys = padded(dy, length, -3)
+    across = jnp.einsum("...ukd->...kdu", a.k)  # once: by tiles it takes longer
 
     def visit(i, j):
-        q_i, k_j, v_j, scores = a.at(i, j)
-        dy_i = _by_head(widen(take(dys, i, bt, -4))) * take(r, i, bt, -1)[..., None]
+        q_i, scores = a.at(i, j)
+        k_j, v_j = widen(take(across, j, bu, -1)), jnp.swapaxes(widen(take(a.v, j, bu, -3)), -3, -2)
+        dy_i = a.by_head(widen(take(dys, i, bt, -3))) * take(r, i, bt, -1)[..., None]
         p = jnp.exp(scores - take(m, i, bt, -1)[..., None, :, :])  # s P
         dv = jnp.einsum("...kugt,...kgte->...kue", p, dy_i)  # (1)
         dp = jnp.einsum("...kue,...kgte->...kugt", v_j, dy_i)  # dP/s
         ds = p * (dp - take(dot, i, bt, -1)[..., None, :, :])  # (2)
-        dq = jnp.einsum("...kdu,...kugt->...kdgt", jnp.swapaxes(k_j, -1, -2) * alpha, ds)  # (3)
+        dq = jnp.einsum("...kdu,...kugt->...kdgt", k_j * alpha, ds)  # (3)
         dk = jnp.einsum("...kugt,...kgtd->...kud", ds, q_i)
-        return jnp.einsum("...kdgt->...tkgd", dq), *(jnp.swapaxes(x, -3, -2) for x in (dk, dv))
+        dq = jnp.einsum("...kdgt->...tkgd", dq).reshape(*dq.shape[:-4], bt, *q.shape[-2:])
+        return dq, *(jnp.swapaxes(x, -3, -2) for x in (dk, dv))
 
     def add(total, part, i, j):
-        blocks = ((i, bt, -4), (j, bu, -3), (j, bu, -3))
+        blocks = ((i, bt, -3), (j, bu, -3), (j, bu, -3))
         both = zip(total, part, blocks, strict=True)
         return tuple(put(x, take(x, *block) + dx, *block) for x, dx, block in both)
 
     start = tuple(zeros(x, x.shape[-1]) for x in (a.q, a.k, a.v))
-    dq, dk, dv = over_tiles(a.tiles, visit, add, start)
-    dq = dq[..., : q.shape[-3], :, :, :].reshape(q.shape)
-    dk, dv = dk[..., : k.shape[-3], :, :], dv[..., : k.shape[-3], :, :]
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None
+    found = zip(over_tiles(a.tiles, visit, add, start), (q, k, v), strict=True)
+    return *(dx[..., : x.shape[-3], :, :].astype(x.dtype) for dx, x in found), None, None
 
 
 dot_product_attention.defvjp(dot_product_attention_fwd, dot_product_attention_bwd)
 
 
 class _Arguments:
-    """The arguments with the query heads grouped, padded to whole tiles."""
+    """The arguments, padded to whole tiles."""
 
     def __init__(self, q, k, v, mask, lengths, causal, scale):
-        heads = (k.shape[-2], q.shape[-2] // k.shape[-2])
+        self.heads = (k.shape[-2], q.shape[-2] // k.shape[-2])  # (K, g)
         self.tiles = tiles(q.shape[-3], k.shape[-3], causal)
         self.scale = q.shape[-1] ** -0.5 if scale is None else scale
         length_t, length_u = self.tiles.padded
-        self.q = padded(q.reshape(*q.shape[:-2], *heads, q.shape[-1]), length_t, -4)
+        self.q = padded(q, length_t, -3)
         self.k, self.v = padded(k, length_u, -3), padded(v, length_u, -3)
-        self.sees = visibility(self.tiles, mask, lengths, heads)
+        self.sees = visibility(self.tiles, mask, lengths, self.heads)
 
-    def at(self, i: Any, j: Any) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """α q (..., K, g, t, d), k (..., K, u, d), v (..., K, u, e) and Sᵀ (..., K, u, g, t).
+    def by_head(self, x: jax.Array) -> jax.Array:
+        """(..., t, H, c) as (..., K, g, t, c): of a tile, as of all queries it would be a copy."""
+        return jnp.moveaxis(x.reshape(*x.shape[:-2], *self.heads, x.shape[-1]), -4, -2)
+
+    def at(self, i: Any, j: Any) -> tuple[jax.Array, jax.Array]:
+        """α q (..., K, g, t, d) and Sᵀ (..., K, u, g, t).
 
         S is transposed, and −∞ at keys that are not seen. So dk and dv are products without a
         transposition, which are the fast ones; and fwd and bwd compute the same S to the last bit.
         """
         bt, bu = self.tiles.block
-        k, v = (jnp.swapaxes(widen(take(x, j, bu, -3)), -3, -2) for x in (self.k, self.v))
-        q = _by_head(widen(take(self.q, i, bt, -4))) * self.scale
+        k = jnp.swapaxes(widen(take(self.k, j, bu, -3)), -3, -2)
+        q = self.by_head(widen(take(self.q, i, bt, -3))) * self.scale
         scores = jnp.einsum("...kud,...kgtd->...kugt", k, q)
         if (seen := self.sees(i, j)) is not None:
             scores = jnp.where(jnp.moveaxis(seen, -1, -3), scores, -jnp.inf)
-        return q, k, v, scores
-
-
-def _by_head(x: jax.Array) -> jax.Array:
-    """(..., t, K, g, c) as (..., K, g, t, c)."""
-    return jnp.moveaxis(x, -4, -2)
+        return q, scores
 
 
 def _values(q, k, v, mask, lengths, causal, scale):
@@ -174,14 +173,15 @@ def _values(q, k, v, mask, lengths, causal, scale):
     relative to another maximum is scaled by exp of the difference.
     """
     a = _Arguments(q, k, v, mask, lengths, causal, scale)
-    bt = a.tiles.block[0]
+    bt, bu = a.tiles.block
+    across = jnp.einsum("...uke->...keu", a.v)  # once: by tiles it takes longer
     finite = lambda m: jnp.where(m == -jnp.inf, 0, m)
 
     def visit(i, j):
-        _, _, v_j, scores = a.at(i, j)
+        _, scores = a.at(i, j)
         m = jax.lax.stop_gradient(scores.max(-3, initial=-jnp.inf))
         p = jnp.exp(scores - finite(m)[..., None, :, :])
-        y = jnp.einsum("...keu,...kugt->...kegt", jnp.swapaxes(v_j, -1, -2), p)
+        y = jnp.einsum("...keu,...kugt->...kegt", widen(take(across, j, bu, -1)), p)
         return y, m, p.sum(-3)
 
     def merge(state, found, i, j):
@@ -192,8 +192,8 @@ def _values(q, k, v, mask, lengths, causal, scale):
         merged = y, top, old * s + new * s_j
         return tuple(put(x, part, i, bt, -1) for x, part in zip(state, merged, strict=True))
 
-    none = jnp.einsum("...tkge->...kegt", zeros(a.q, v.shape[-1]))
-    no_sum = jnp.moveaxis(zeros(a.q, 1)[..., 0], -3, -1)
+    none = jnp.einsum("...kgte->...kegt", a.by_head(zeros(a.q, v.shape[-1])))
+    no_sum = a.by_head(zeros(a.q, 1))[..., 0]
     y, m, s = over_tiles(a.tiles, visit, merge, (none, no_sum - jnp.inf, no_sum))
     y, m, s = (x[..., : q.shape[-3]] for x in (y, finite(m), jnp.where(s == 0, 1, s)))
     y = jnp.einsum("...kegt->...tkge", y / s[..., None, :, :])
