@@ -8,11 +8,13 @@
 A candidate is one compiled program of the value and the cotangents of the arguments, from random
 cotangents of all outputs; arguments and cotangents are arguments of the program too. "Autodiff" is
 of the forward that people usually write (`bench_cases.py`), not of the rule's own. Flax and tokamax
-take part where they are installed (tokamax by its path for XLA).
+take part where they are installed (tokamax by its path for XLA); beside `linear_cross_entropy`,
+"its products" are h w and its gradient, the matrix products without a loss.
 
-How to read it. All candidates of a case take turns, so that noise of the machine meets all of them.
-A ratio is the median, with quartiles, of the time by hand divided by the other's of the same round:
-below 1 the hand rule is faster, and it is known no better than its quartiles are apart.
+How to read it. All candidates of a case take turns, so that noise of the machine meets all of them,
+and a turn begins with a call that is not timed, which meets what the one before has left. A ratio
+is the median, with quartiles, of the time by hand divided by the other's of the same round: below 1
+the hand rule is faster, and it is known no better than its quartiles are apart.
 
 - Temporary bytes: what the program allocates besides arguments and results (`memory_analysis`). XLA
   also puts scratch into results that are not written yet, which no figure shows.
@@ -268,7 +270,7 @@ def in_turns(loops: dict[str, Any], config: Config) -> tuple[dict[str, list[floa
     once = turns(loops, 1, 1, warm_up=1)
     steps = max(1, round(BLOCK / min(t[0] for t in once.values())))
     budget = config.seconds * 1e6 * len(loops)
-    rounds = budget / (steps * sum(t[0] for t in once.values()))
+    rounds = budget / ((1 + steps) * sum(t[0] for t in once.values()))
     rounds = min(config.rounds, max(FEWEST, int(rounds)))
     return turns(loops, steps, rounds, warm_up=0), steps
 

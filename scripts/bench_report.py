@@ -10,7 +10,7 @@ from matplotlib.ticker import NullLocator
 Row = Mapping[str, Any]
 
 OWN = ("hand", "autodiff", "checkpoint")
-NAMES = {"hand": "by hand", "checkpoint": "checkpoint", "flax": "Flax"}
+NAMES = {"hand": "by hand", "checkpoint": "checkpoint", "flax": "Flax", "jax": "its products"}
 # Of Okabe and Ito, for all kinds of colour vision; markers differ too.
 STYLES: dict[str, dict[str, Any]] = {
     "hand": {"color": "#0072B2", "marker": "o"},
@@ -18,6 +18,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "checkpoint": {"color": "#009E73", "marker": "^"},
     "flax": {"color": "#CC79A7", "marker": "D"},
     "tokamax": {"color": "#000000", "marker": "v"},
+    "jax": {"color": "#56B4E9", "marker": "P"},
 }
 PLAIN = lambda x, _: f"{x:g}"
 NO_LINE: dict[str, Any] = {"linestyle": "none"}

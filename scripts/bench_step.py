@@ -10,12 +10,13 @@ Two tables, of one step each:
    the call counts, and in funcnet's scanned epoch.
 
 How to read them: all candidates of a table take turns, each round in another order, so that noise
-of the machine meets all of them; a number is the median of the rounds with its quartiles, and
-"ratio" is the median, with quartiles, of the time divided by raw JAX's of the same round. A ratio
-is known no better than its quartiles are apart. Compilation is not in the times. The loops of table
-2 use one batch again and again; the epoch also shuffles the examples and gathers its batches.
-funcnet's dropout draws half the random bits of `jax.random.bernoulli`, which is most of what it
-gains in table 1. Equinox and Flax come with the extra `bench`; without them their rows say so.
+of the machine meets all of them, and a turn begins with a step that is not timed, which meets what
+the one before has left. A number is the median of the rounds with its quartiles, and "ratio" is the
+median, with quartiles, of the time divided by raw JAX's of the same round. A ratio is known no
+better than its quartiles are apart. Compilation is not in the times. The loops of table 2 use one
+batch again and again; the epoch also shuffles the examples and gathers its batches. funcnet's
+dropout draws half the random bits of `jax.random.bernoulli`, which is most of what it gains in
+table 1. Equinox and Flax come with the extra `bench`; without them their rows say so.
 """
 
 import dataclasses
@@ -89,7 +90,11 @@ def compare(
 def turns(
     loops: dict[str, Loop], steps: int, rounds: int, warm_up: int = 3
 ) -> dict[str, list[float]]:
-    """The time of a step in µs, for each loop and round; the loops take turns."""
+    """The time of a step in µs, for each loop and round; the loops take turns.
+
+    A turn begins with a step that is not timed, while the system takes back the memory of the one
+    before: after a gigabyte that is tens of milliseconds.
+    """
     for loop in loops.values():
         loop(warm_up * steps)  # compile, too
     times = {name: [] for name in loops}
@@ -97,6 +102,7 @@ def turns(
     for i in range(rounds):
         turn = i % len(names)
         for name in names[turn:] + names[:turn]:
+            loops[name](1)
             start = time.perf_counter()
             loops[name](steps)
             times[name].append((time.perf_counter() - start) / steps * 1e6)
