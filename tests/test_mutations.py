@@ -32,6 +32,7 @@ TESTS = Path(__file__).parent / "ops"
 TESTED_BY = {  # the files of tests/ops for the modules that have none of their name
     "attention_tiles": ["attention"],
     "gru": ["recurrent"],
+    "labels": ["losses"],
     "lstm": ["recurrent"],
     "rnn": ["recurrent"],
     "time_loop": ["recurrent"],

@@ -3,7 +3,14 @@
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.labels import at, at_least_if_zero, is_index, label_cotangent, one_hot
+from funcnet.ops.labels import (
+    above_zero_if_zero,
+    at,
+    at_least_if_zero,
+    is_index,
+    label_cotangent,
+    one_hot,
+)
 from funcnet.ops.precision import widen
 from funcnet.rule import rule
 
@@ -115,7 +122,7 @@ def cross_entropy(y: jax.Array, t: jax.Array) -> jax.Array:
 
     From logits use `softmax_cross_entropy`: it neither overflows nor cancels. The source scales the
     loss by 1/C where it differentiates it (3.3.7); divide by C for that form. To keep 0 · log 0,
-    which autodiff turns into nan, takes a CPU a third to four fifths longer than −Σ t log y.
+    which autodiff turns into nan, takes a CPU a third longer than −Σ t log y.
 
     Args:
       y: Probabilities, shape (..., C).
@@ -135,8 +142,9 @@ def cross_entropy(y: jax.Array, t: jax.Array) -> jax.Array:
     """
     if is_index("cross_entropy", y, t):
         return -jnp.log(at(y, t))
-    labels = t.astype(widen(y).dtype)
-    return -(labels * at_least_if_zero(jnp.log(widen(y)), labels)).sum(-1).astype(y.dtype)
+    wide = widen(y)
+    labels = t.astype(wide.dtype)
+    return -(labels * at_least_if_zero(jnp.log(wide), labels)).sum(-1).astype(y.dtype)
 
 
 def cross_entropy_fwd(y, t):
@@ -156,13 +164,14 @@ def cross_entropy_bwd(residuals, dloss):
 
     Reference: Source A 3.3.7, times C.
     """
-    y, t = residuals
-    dl = dloss[..., None]
+    (y, t), dl = residuals, widen(dloss)[..., None]
+    wide = widen(y)
     if is_index("cross_entropy", y, t):
-        return jnp.where(one_hot(t, y.shape[-1]), -dl / y, jnp.zeros_like(y)), None  # (1)
-    labels = t.astype(y.dtype)
-    dy = jnp.where(labels == 0, jnp.zeros_like(y), -dl * labels / y)  # (1)
-    return dy, label_cotangent(t, -dl * jnp.log(y))  # (2)
+        dy = jnp.where(one_hot(t, y.shape[-1]), -dl / wide, jnp.zeros_like(wide))  # (1)
+        return dy.astype(y.dtype), None
+    labels = jnp.asarray(t, wide.dtype)
+    dy = -dl * labels / above_zero_if_zero(wide, labels)  # (1)
+    return dy.astype(y.dtype), label_cotangent(t, -dl * jnp.log(wide))  # (2)
 
 
 cross_entropy.defvjp(cross_entropy_fwd, cross_entropy_bwd)
@@ -202,7 +211,8 @@ def huber(y: jax.Array, t: jax.Array, *, delta: float = 1.0) -> jax.Array:
 
 
 def _difference(y: jax.Array, t: jax.Array) -> jax.Array:
-    return widen(y) - t.astype(widen(y).dtype)
+    wide = widen(y)
+    return wide - t.astype(wide.dtype)
 
 
 def huber_fwd(y, t, *, delta):

@@ -115,6 +115,21 @@ def test_zero_times_log_zero():
     assert back(jnp.ones(()))[0].tolist() == [0.0, 0.0]
 
 
+def test_what_is_nearly_impossible():
+    """Only where t = 0, not where it is tiny, has a class no part in the loss."""
+    tiny = np.finfo("f8").tiny
+    y, t = jnp.array([0.0, 0.0, tiny, 0.5, 0.5]), jnp.array([1.0, tiny, tiny, 0.0, -0.5])
+    assert jax.grad(ops.cross_entropy)(y, t).tolist() == [-np.inf, -np.inf, -1.0, 0.0, 1.0]
+
+
+def test_second_derivatives_of_zero_times_log_zero():
+    """∂²L/∂y² = t/y² and ∂²L/∂y∂t = −1/y, the former 0 where t = 0 even if y = 0."""
+    y, t = jnp.array([0.0, 0.5, 0.25]), jnp.array([0.0, 0.0, 1.0])
+    by_y, by_t = (jnp.diag(h) for h in jax.hessian(ops.cross_entropy, (0, 1))(y, t)[0])
+    assert by_y.tolist() == [0.0, 0.0, 16.0]
+    assert by_t[1:].tolist() == [-2.0, -4.0]
+
+
 def test_an_impossible_label():
     assert ops.cross_entropy(jnp.array([0.0, 1.0]), jnp.array(0)) == jnp.inf
     assert ops.softmax_cross_entropy(jnp.array([-jnp.inf, 1.0]), jnp.array(0)) == jnp.inf
