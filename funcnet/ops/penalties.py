@@ -33,7 +33,7 @@ def l1_penalty(params: Any, rate: ArrayLike) -> jax.Array:
 
     Its gradient λ sign(p) pulls each parameter to 0 by the same force, however small it is, which
     makes parameters sparse. The derivative at 0 is sign(0) = 0, by the rule and by `autodiff` of
-    this function; that of `jnp.abs` is 1 there. max(p, −p), which has it, takes a little longer.
+    this function; that of `jnp.abs` is 1 there.
 
     Args:
       params: p, a tree of real arrays of any shapes. Leaves of other dtypes, such as integers, do
@@ -137,7 +137,7 @@ def elastic_net_penalty(params: Any, l1_rate: ArrayLike, l2_rate: ArrayLike) -> 
 
         y = λ₁ Σ|p| + (λ₂/2) Σp²
 
-    The rule is there for its derivation: on a CPU it takes up to a fifth longer than autodiff.
+    The rule is there for its derivation, and costs what autodiff costs.
 
     Args:
       params: p, a tree of real arrays of any shapes. Leaves of other dtypes, such as integers, do
@@ -191,9 +191,13 @@ def elastic_net_penalty_bwd(residuals, dy):
 elastic_net_penalty.defvjp(elastic_net_penalty_fwd, elastic_net_penalty_bwd)
 
 
+@jax.custom_jvp
 def _abs(p: jax.Array) -> jax.Array:
     """|p| with the derivative 0 at 0, where JAX gives `jnp.abs` the derivative 1."""
-    return jnp.maximum(p, -p)
+    return jnp.abs(p)
+
+
+_abs.defjvps(lambda dp, _, p: dp * jnp.sign(p))
 
 
 def _square(p: jax.Array) -> jax.Array:
