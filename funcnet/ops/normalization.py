@@ -96,10 +96,11 @@ def batch_norm_bwd(residuals, douts, *, eps):
     batch, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
     g, gamma = widen(dy), widen(scale)
     a = gamma / s
-    dbias = g.sum(batch)
-    # Always μ₀, but not before dy: else XLA would keep u of fwd beside x (XLA:CPU drops barriers).
-    u = widen(x) - jnp.where(dbias == dbias, mean, dbias)
-    dscale = ((g * u).sum(batch) - delta * dbias) / s  # (1)
+    dbias, u = g.sum(batch), widen(x) - mean
+    # Always dy ⊙ u, but no product that XLA:CPU fuses into the sum: else it would keep u of fwd,
+    # for the sum alone, beside x.
+    product = jnp.where(dbias == dbias, g * u, dbias)
+    dscale = (product.sum(batch) - delta * dbias) / s  # (1)
     p = 2 * s * dvar - a * dscale
     b = p / (count * s)  # (2)
     c = (s * dmean - gamma * dbias - p * delta) / (count * s)

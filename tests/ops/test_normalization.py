@@ -32,6 +32,24 @@ def test_statistics_are_not_narrow(dtype):
     assert (y.dtype, mean.dtype, var.dtype) == (dtype, jnp.float32, jnp.float32)
 
 
+def test_what_a_layer_of_a_chain_takes():
+    """x, and y for the next product, but no difference of x and its mean, which is 4 bytes more."""
+    x, w = jax.ShapeDtypeStruct((1024, 64), "f4"), jax.ShapeDtypeStruct((64, 64), "f4")
+    vector = jax.ShapeDtypeStruct((64,), "f4")
+
+    def loss(x, ws, scale, bias):
+        for w in ws:
+            x = ops.batch_norm(x @ w, scale, bias)[0]
+        return x.sum()
+
+    def temporary(layers):
+        gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+        compiled = gradient.lower(x, (w,) * layers, vector, vector).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert (temporary(8) - temporary(4)) / 4 / x.size < 9
+
+
 def test_a_large_mean_in_float32():
     """Standardised to float32's precision, where the one-pass variance has no digit left."""
     x = (RANDOM.standard_normal((5000, 3)) + 1e4).astype(np.float32)
