@@ -45,7 +45,7 @@ from command_line import make_folder, parse, write
 from jax.extend.core import Var
 
 BLOCK = 2e4  # µs: calls are timed in blocks at least this long, as in a loop of training steps
-FEWEST = 5  # rounds, however long they take
+FEWEST = 11  # rounds, however long they take
 CHAIN = {"n": 8192, "c": 256}  # many more examples than features, or the weights count too
 PAGE = 4096  # bytes: differences below this are no difference
 
@@ -63,7 +63,7 @@ class Config:
     rounds: int = 100
     """How often each candidate gets its turn, at most."""
     seconds: float = 2.0
-    """Time for each candidate of a case: slow ones get fewer rounds, but 5."""
+    """Time for each candidate of a case: slow ones get fewer rounds, but 11."""
     scale: float = 1.0
     """Factor of all sizes, for a quick look."""
     out: Path = Path("runs/bench")

@@ -25,7 +25,7 @@ def softmax_cross_entropy(
 
     x are the logits and t the labels. Loss and gradient keep full relative accuracy where p is
     nearly 1 at the label (both are then tiny), and where all logits share a large offset. Class
-    indices are the faster form.
+    indices are the faster form: of probabilities the tails and 0 · log 0 cost a CPU up to a tenth.
 
     Label smoothing by a puts (1 − a) t + a/C in the place of t: no p has to become 1.
 
