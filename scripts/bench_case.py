@@ -27,11 +27,12 @@ EVERY = Target(1.02, 1.0)  # of a case that has no target of its own
 
 
 class Peer(NamedTuple):
-    """Another library's version: `make(module)` is a function of `adapt(module, *args)`."""
+    """What to compare with, if `module` is installed: `make(module)` of `adapt(module, *args)`."""
 
     module: str
     make: Callable[[Any], Callable[..., Any]]
     adapt: Callable[..., tuple[Any, ...]] = lambda _, *args: args
+    name: str = ""  # by default that of the library
 
 
 class Case(NamedTuple):
@@ -51,14 +52,14 @@ class Case(NamedTuple):
 
 
 def present(peers: tuple[Peer, ...]) -> dict[str, tuple[Peer, Any]]:
-    """Those whose library is installed, by its name, with the module."""
+    """Those whose library is installed, by name, with the module."""
     found = {}
     for peer in peers:
         try:
             module = import_tokamax() if peer.module == "tokamax" else load(peer.module)
         except ImportError:
             continue
-        found[peer.module.partition(".")[0]] = peer, module
+        found[peer.name or peer.module.partition(".")[0]] = peer, module
     return found
 
 

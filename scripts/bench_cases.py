@@ -181,7 +181,7 @@ MATRICES = {
         {"n": 2048, "d": 256, "v": 32768},
         {"n": (256, 512, 1024, 2048), "v": (2048, 4096, 8192, 16384, 32768)},
         peers=(
-            Peer("jax", lambda _: lambda h, w, _: h @ w),  # its three products alone
+            Peer("jax", lambda _: lambda h, w, _: h @ w, name="its products"),
             tokamax(
                 lambda t, h, w, labels: t.linear_softmax_cross_entropy_loss(
                     h, labels, w, implementation="xla"

@@ -10,7 +10,7 @@ from matplotlib.ticker import NullLocator
 Row = Mapping[str, Any]
 
 OWN = ("hand", "autodiff", "checkpoint")
-NAMES = {"hand": "by hand", "checkpoint": "checkpoint", "flax": "Flax", "jax": "its products"}
+NAMES = {"hand": "by hand", "checkpoint": "checkpoint", "flax": "Flax"}
 # Of Okabe and Ito, for all kinds of colour vision; markers differ too.
 STYLES: dict[str, dict[str, Any]] = {
     "hand": {"color": "#0072B2", "marker": "o"},
@@ -18,7 +18,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "checkpoint": {"color": "#009E73", "marker": "^"},
     "flax": {"color": "#CC79A7", "marker": "D"},
     "tokamax": {"color": "#000000", "marker": "v"},
-    "jax": {"color": "#56B4E9", "marker": "P"},
+    "its products": {"color": "#56B4E9", "marker": "P"},
 }
 PLAIN = lambda x, _: f"{x:g}"
 NO_LINE: dict[str, Any] = {"linestyle": "none"}
@@ -130,7 +130,7 @@ def plot(rows: Sequence[Row]) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True)
     for i, row in enumerate(rows):
         for name, c in row["candidates"].items():
-            y = i + 0.16 * (list(STYLES).index(name) - 2)
+            y = i + 0.14 * (list(STYLES).index(name) - (len(STYLES) - 1) / 2)
             style = STYLES[name] | NO_LINE | {"markersize": 3.5}
             if name != "hand":
                 low, median, high = c["hand / this"]
