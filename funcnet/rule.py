@@ -6,12 +6,16 @@ signature, and stays visible as such: `f.__wrapped__`, `RULES["f"].fwd` and `RUL
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
+
+from funcnet._arguments import as_number, check_array, check_bool, check_int, describe, kind
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,9 +44,8 @@ class Ruled(Protocol[P, R_co]):
     __name__: str
     __wrapped__: Callable[..., Any]
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Calls the function; under `jax.grad` and `jax.vjp` its hand-written rule is used."""
-        ...
+    # No docstring: editors would show it in place of the function's.
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...  # noqa: D102
 
     def defvjp(self, fwd: Callable[..., Any], bwd: Callable[..., Any]) -> None:
         """Registers the rule: see `rule`."""
@@ -72,7 +75,18 @@ def autodiff(f: Callable[P, R]) -> Callable[P, R]:
     return plain
 
 
-def rule(primal: Callable[P, R_co]) -> Ruled[P, R_co]:
+@overload
+def rule(primal: Callable[P, R_co]) -> Ruled[P, R_co]: ...
+@overload
+def rule(
+    *, real: Sequence[str] = (), inexact: Sequence[str] = ()
+) -> Callable[[Callable[P, R_co]], Ruled[P, R_co]]: ...
+def rule(
+    primal: Callable[..., Any] | None = None,
+    *,
+    real: Sequence[str] = (),
+    inexact: Sequence[str] = (),
+) -> Any:
     """Declares that `primal` has a hand-written rule, which `primal.defvjp(fwd, bwd)` gives next.
 
     With the static options bound, and ⟨·,·⟩ the sum of products over all leaves, the rule says
@@ -83,21 +97,31 @@ def rule(primal: Callable[P, R_co]) -> Ruled[P, R_co]:
 
     Positional parameters are arrays or pytrees of arrays, and are differentiated; they may be given
     by name. Keyword-only parameters are static options: never traced, and handed to all three
-    functions. A leaf that is not of a floating or complex dtype (labels, a PRNG key) has the
-    cotangent `None`; so may a whole argument without such leaves.
+    functions. A leaf that is not of a floating or complex dtype (labels, a PRNG key) has no
+    cotangent: `bwd` may return `None` for it, and what else it returns there is dropped.
+
+    Annotations are checked at a call: an argument that is annotated as `jax.Array` must be one
+    array; an option that is annotated as `bool`, `int` or `float` must be one.
+
+    The function is compiled, so that a call outside of `jax.jit` is one program, and a call of the
+    same types is traced once, also inside of other functions.
 
     Inside the three functions call only jnp, lax and `f.__wrapped__`, never another rule: that
     keeps `jax.hessian` and the derivative of a gradient possible.
 
     Args:
       primal: The plain forward: `(*args, **static) -> out`, which JAX can differentiate itself.
+      real: Names of arguments that must be real. The three functions get them in a floating dtype:
+        integers and booleans are converted as `jnp.exp` does. Complex arguments are refused.
+      inexact: The same for arguments that may be complex.
 
     Returns:
       A function with the signature and docstring of `primal`, and a method `defvjp(fwd, bwd)`.
 
     Raises:
       RuntimeError: At a call, if `defvjp` was never called.
-      TypeError: At a call, if the arguments do not fit the signature, or an option is traced. At a
+      TypeError: At a call, if the arguments do not fit the signature or its annotations, or an
+        option is traced; in forward mode, which a rule does not have: see `autodiff`. At a
         differentiation, if `fwd` or `bwd` returns another structure, shape or dtype than it must,
         or `None` for a floating argument; the message names the argument.
       ValueError: At `defvjp`, if another module has a rule of the same name.
@@ -110,36 +134,136 @@ def rule(primal: Callable[P, R_co]) -> Ruled[P, R_co]:
     >>> float(jax.grad(cube)(2.0))
     12.0
     """
+    if primal is None:
+        return functools.partial(_rule, real=real, inexact=inexact)
+    return _rule(primal, real=real, inexact=inexact)
+
+
+def _rule(
+    primal: Callable[P, R_co], *, real: Sequence[str], inexact: Sequence[str]
+) -> Ruled[P, R_co]:
     name, signature = primal.__name__, inspect.signature(primal)
+    options = [p.name for p in signature.parameters.values() if p.kind == p.KEYWORD_ONLY]
+    compiled: Callable[..., Any] | None = None
 
     @functools.wraps(primal)
     def ruled(*args: P.args, **kwargs: P.kwargs) -> R_co:
-        if not _rules_on.value:
-            return primal(*args, **kwargs)
-        own = ruled.__dict__["rule"]
-        if own is None:
+        if compiled is None:
+            if not _rules_on.value:
+                return primal(*args, **kwargs)
             raise RuntimeError(f"{name} has no rule yet: call {name}.defvjp(fwd, bwd) first")
+        static = {k: _hashable(name, k, v) if k in options else v for k, v in kwargs.items()}
         try:
-            bound = signature.bind(*args, **kwargs)
+            return compiled(*args, **static)
         except TypeError as e:
-            raise TypeError(f"{name}: {e}") from None
-        bound.apply_defaults()
-        for option, value in bound.kwargs.items():
-            if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
+            if "forward-mode" in str(e):
                 raise TypeError(
-                    f"{name}: keyword argument '{option}' is static, so it cannot be traced"
-                )
-        f = _custom_vjp(own, _argument_names(signature, len(bound.args)), bound.args, bound.kwargs)
-        return f(*_vary_alike(bound.args))
+                    f"{name}: a hand-written rule has no forward mode; "
+                    f"funcnet.autodiff(f) gives that of a function f that calls {name}"
+                ) from None
+            _check_leaves(name, signature, args, kwargs)
+            raise
 
     def defvjp(fwd: Callable[..., Any], bwd: Callable[..., Any]) -> None:
+        nonlocal compiled
         where = lambda f: (f.__module__, f.__qualname__)  # a notebook cell may run twice
         if name in RULES and where(RULES[name].primal) != where(primal):
             raise ValueError(f"{name}: {RULES[name].primal.__module__} has a rule of this name")
-        ruled.__dict__["rule"] = RULES[name] = Rule(name, primal, fwd, bwd)
+        own = ruled.__dict__["rule"] = RULES[name] = Rule(name, primal, fwd, bwd)
+        hints = _annotations(primal)
+
+        @functools.wraps(primal)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError as e:
+                raise TypeError(f"{name}: {e}") from None
+            bound.apply_defaults()
+            names = _argument_names(signature, len(bound.args))
+            for argument, value in [*zip(names, bound.args, strict=True), *bound.kwargs.items()]:
+                _check_annotation(name, argument, value, hints.get(argument))
+            args = tuple(
+                _floating(name, argument, x, argument in real)
+                if argument in real or argument in inexact
+                else x
+                for argument, x in zip(names, bound.args, strict=True)
+            )
+            if not _rules_on.value:
+                return primal(*args, **bound.kwargs)
+            return _custom_vjp(own, names, args, bound.kwargs)(*_vary_alike(args))
+
+        compiled = jax.jit(call, static_argnames=options, inline=True)
 
     ruled.__dict__.update(rule=None, defvjp=defvjp)
     return cast(Ruled[P, R_co], ruled)
+
+
+def _check_leaves(name: str, signature: inspect.Signature, args: Any, kwargs: Any) -> None:
+    """Raises a TypeError of one line if there is a leaf among the arguments that is no array."""
+    arguments = {k: v for k, v in kwargs.items() if k in signature.parameters}
+    for option in signature.parameters.values():
+        if option.kind == option.KEYWORD_ONLY:
+            arguments.pop(option.name, None)
+    named = zip(_argument_names(signature, len(args)), args, strict=False)
+    for argument, value in (*named, *arguments.items()):
+        for path, leaf in jax.tree.leaves_with_path(value):
+            check_array(name, argument + jax.tree_util.keystr(path), leaf)
+
+
+def _hashable(name: str, option: str, value: Any) -> Any:
+    """A static option as `jax.jit` needs it: lists as tuples, scalar arrays as numbers."""
+    try:
+        hash(value)
+    except TypeError:
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
+            raise TypeError(
+                f"{name}: keyword argument '{option}' is static, so it cannot be traced"
+            ) from None
+        if isinstance(value, list | tuple):
+            return tuple(_hashable(name, option, v) for v in value)
+        if getattr(value, "shape", None) == () and hasattr(value, "item"):
+            return value.item()
+        raise TypeError(
+            f"{name}: {option} must be hashable, as a static option, got {kind(value)}"
+        ) from None
+    return value
+
+
+def _annotations(f: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a function, as far as they can be evaluated."""
+    try:
+        return typing.get_type_hints(f)
+    except Exception:  # names that exist for the type checker alone
+        return {}
+
+
+def _check_annotation(name: str, argument: str, value: Any, hint: Any) -> None:
+    """An array, a boolean, an integer or a number must be one; other annotations say nothing."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    hints = set(typing.get_args(hint)) if union else {hint}
+    if value is None and type(None) in hints:
+        return
+    hints -= {type(None)}
+    if hints == {jax.Array}:
+        check_array(name, argument, value)
+    elif hints == {bool}:
+        check_bool(name, argument, value)
+    elif hints == {int}:
+        check_int(name, argument, value)
+    elif hints == {float} and as_number(value) is None:
+        raise TypeError(f"{name}: {argument} must be a number, got {describe(value)}")
+
+
+def _floating(name: str, argument: str, x: Any, real: bool) -> Any:
+    """`x`, or numbers of another dtype converted to floating ones; only real ones if so asked."""
+    if x is None:
+        return x
+    dtype = jax.typeof(x).dtype
+    if jnp.issubdtype(dtype, jnp.floating) or (jnp.issubdtype(dtype, jnp.inexact) and not real):
+        return x
+    if dtype == jnp.bool_ or jnp.issubdtype(dtype, jnp.integer):
+        return jnp.asarray(x, float)
+    raise TypeError(f"{name}: {argument} must be real, got {_describe(x)}")
 
 
 def _argument_names(signature: inspect.Signature, count: int) -> list[str]:
@@ -152,7 +276,7 @@ def _argument_names(signature: inspect.Signature, count: int) -> list[str]:
 def _custom_vjp(r: Rule, names: list[str], args: tuple[Any, ...], static: dict[str, Any]) -> Any:
     """`r` as a `jax.custom_vjp` for this call; what its two halves return is checked."""
     primal, fwd, bwd = (functools.partial(f, **static) for f in r[1:])
-    types = jax.tree.map(jax.typeof, args)
+    arguments = jax.tree.map(jax.typeof, args)
 
     @functools.wraps(r.fwd)
     def checked_fwd(*args: Any) -> Any:
@@ -166,14 +290,15 @@ def _custom_vjp(r: Rule, names: list[str], args: tuple[Any, ...], static: dict[s
     @functools.wraps(r.bwd)
     def checked_bwd(residuals: Any, dout: Any) -> Any:
         dargs = bwd(residuals, dout)
-        if not isinstance(dargs, tuple) or len(dargs) != len(types):
+        if not isinstance(dargs, tuple) or len(dargs) != len(arguments):
             raise TypeError(
-                f"{r.name}: bwd must return a tuple of {len(types)} cotangents, one for each "
+                f"{r.name}: bwd must return a tuple of {len(arguments)} cotangents, one for each "
                 f"argument, got {_describe(dargs)}"
             )
-        for argument, darg, type_ in zip(names, dargs, types, strict=True):
-            _check_cotangent(r.name, argument, darg, type_)
-        return dargs
+        return tuple(
+            _checked_cotangent(r.name, argument, darg, type_)
+            for argument, darg, type_ in zip(names, dargs, arguments, strict=True)
+        )
 
     @functools.wraps(r.primal)
     def batched_primal(*args: Any) -> Any:
@@ -197,26 +322,32 @@ def _check_out(name: str, out: Any, expected: Any) -> None:
         )
 
 
-def _check_cotangent(name: str, argument: str, darg: Any, types: Any) -> None:
-    """`darg` must match `types` leaf by leaf; None stands for any subtree without float leaves."""
+def _checked_cotangent(name: str, argument: str, darg: Any, type_of: Any) -> Any:
+    """`darg`, which must match `type_of` leaf by leaf, with None for leaves that are not floating.
+
+    None may stand for any subtree without floating leaves.
+    """
     is_none = lambda d: d is None
     try:
-        dleaves = jax.tree.leaves(jax.tree.broadcast(darg, types, is_leaf=is_none), is_leaf=is_none)
+        dleaves = jax.tree.leaves(
+            jax.tree.broadcast(darg, type_of, is_leaf=is_none), is_leaf=is_none
+        )
     except ValueError:
         raise TypeError(
             f"{name}: bwd must return a cotangent of {argument} with the structure of the "
-            f"argument, {_describe(types)}, got {_describe(darg)}"
+            f"argument, {_describe(type_of)}, got {_describe(darg)}"
         ) from None
-    leaves = jax.tree.leaves_with_path(types, is_leaf=is_none)  # None: an argument left out
+    leaves, tree = jax.tree_util.tree_flatten_with_path(type_of, is_leaf=is_none)
+    found = []
     for (path, type_), d in zip(leaves, dleaves, strict=True):
-        leaf = f"{argument}{jax.tree_util.keystr(path)}, which is {_describe(type_)}"
-        if type_ is not None and jnp.issubdtype(type_.dtype, jnp.inexact):
-            if d is None or _describe(d) != _describe(type_):
-                raise TypeError(
-                    f"{name}: bwd must return a cotangent of the type of {leaf}, got {_describe(d)}"
-                )
-        elif d is not None and jax.typeof(d).dtype != jax.dtypes.float0:
-            raise TypeError(f"{name}: bwd must return None for {leaf}, got {_describe(d)}")
+        floating = type_ is not None and jnp.issubdtype(type_.dtype, jnp.inexact)
+        if floating and (d is None or _describe(d) != _describe(type_)):
+            leaf = f"{argument}{jax.tree_util.keystr(path)}, which is {_describe(type_)}"
+            raise TypeError(
+                f"{name}: bwd must return a cotangent of the type of {leaf}, got {_describe(d)}"
+            )
+        found.append(d if floating else None)
+    return jax.tree.unflatten(tree, found)
 
 
 def _describe(tree: Any) -> str:

@@ -176,7 +176,6 @@ def test_fwd_must_return_a_pair(scaled):
         (lambda dy: (None, dy), ("p['w']", "float32[]", "None")),
         (lambda dy: ({"w": None, "n": None}, dy), ("p['w']", "None")),
         (lambda dy: ({"w": dy, "n": None}, None), ("x", "float32[]", "None")),
-        (lambda dy: ({"w": dy, "n": dy}, dy), ("None for p['n']", "int32[]", "float32[]")),
         (lambda dy: ({"w": dy}, dy), ("structure", "p", "{'w': float32[]}")),
         (lambda dy: ({"w": dy, "n": None}, (dy, dy)), ("structure", "x", "(float32[], float32[])")),
         (lambda dy: ({"w": dy[None], "n": None}, dy), ("p['w']", "float32[1]")),
@@ -190,10 +189,60 @@ def test_bwd_must_return_cotangents_of_the_arguments(scaled, bwd, parts, wrap):
     one_line(e, "scaled: bwd must return", *parts)
 
 
-def test_float0_is_as_good_as_none(scaled):
-    zero = np.zeros((), jax.dtypes.float0)
-    scaled.defvjp(scaled_fwd, lambda r, dy, *, k: ({"w": dy, "n": zero}, dy))
+@pytest.mark.parametrize("of_n", [np.zeros((), jax.dtypes.float0), np.float32(1), np.int32(1)])
+def test_what_stands_for_an_integer_is_dropped(scaled, of_n):
+    """A rule that serves floating arguments need not ask whether one is an integer."""
+    scaled.defvjp(scaled_fwd, lambda r, dy, *, k: ({"w": dy, "n": of_n}, dy))
     assert jax.grad(scaled, 1)(P, X) == 1.0
+
+
+@pytest.fixture
+def door():
+    @rule(real=("x",), inexact=("z",))
+    def door(x: jax.Array, z: jax.Array | None = None, *, on: bool = True, n: int = 1):
+        return x if z is None else x * z
+
+    door.defvjp(
+        lambda x, z, *, on, n: (door.__wrapped__(x, z), (x, z)),
+        lambda r, dy, *, on, n: (
+            dy if r[1] is None else dy * r[1],
+            None if r[1] is None else dy * r[0],
+        ),
+    )
+    yield door
+    del RULES["door"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda f: f([1.0, 2.0]), "door: x must be an array, got list"),
+        (lambda f: f(None), "door: x must be an array, got None"),
+        (lambda f: f("a"), "door: x must be an array, got str"),
+        (lambda f: f(x="a"), "door: x must be an array, got str"),
+        (lambda f: f(np.ones(2), {"a": np.ones(2)}), "door: z must be an array, got dict"),
+        (lambda f: f(1j * np.ones(2)), "door: x must be real, got complex128[2]"),
+        (lambda f: f(1.0, on="none"), "door: on must be True or False, got 'none'"),
+        (lambda f: f(1.0, on=1), "door: on must be True or False, got 1"),
+        (lambda f: f(1.0, n=2.5), "door: n must be an integer, got 2.5"),
+        (lambda f: f(1.0, n=True), "door: n must be an integer, got True"),
+        (lambda f: f(1.0, n={}), "door: n must be hashable, as a static option, got dict"),
+        (lambda f: jax.jvp(f, (1.0,), (1.0,)), "door: a hand-written rule has no forward mode"),
+    ],
+)
+def test_one_line_at_the_door(door, call, message):
+    door(1.0, on=True, n=1)  # what is compiled for these does not serve `on=1`
+    with pytest.raises(TypeError) as e:
+        call(door)
+    one_line(e, message)
+
+
+def test_integers_are_converted_where_the_rule_says_so(door):
+    assert door(np.arange(3, dtype=np.uint8)).dtype == jnp.float64
+    assert door(2.0, np.ones(2, bool)).tolist() == [2.0, 2.0]
+    assert jax.grad(lambda x: door(x, np.uint8(3)))(2.0) == 3.0
+    assert autodiff(door)(np.ones(2, np.int32)).dtype == jnp.float64
+    assert door(2.0, np.complex64(1j)).dtype == jnp.complex64
 
 
 def test_none_stands_for_a_subtree_without_float_leaves():

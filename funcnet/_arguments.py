@@ -1,0 +1,234 @@
+"""The shared checks of arguments: each raises one line that names function, argument and value.
+
+They run while JAX traces, so that they cost a compiled program nothing. Traced numbers pass.
+"""
+
+import math
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+def check_number(
+    f: str,
+    name: str,
+    value: Any,
+    *,
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = math.inf,
+    below: float = math.inf,
+) -> None:
+    """Raises unless `value` is a finite real number in a range; it may be a scalar array.
+
+    Raises:
+      TypeError: If it is no real number.
+      ValueError: If it is nan, infinite or outside the range.
+
+    >>> check_number("adam", "b1", 1.0, at_least=0, below=1)
+    Traceback (most recent call last):
+    ValueError: adam: b1 must be a number in [0, 1), got 1.0
+    """
+    if isinstance(value, Tracer):
+        if value.shape == () and not jnp.issubdtype(value.dtype, jnp.complexfloating):
+            return
+        number = None
+    else:
+        number = as_number(value)
+    if number is None:
+        raise TypeError(f"{f}: {name} must be a number, got {describe(value)}")
+    inside = at_least <= number <= at_most and above < number < below
+    if not (math.isfinite(number) and inside):
+        raise ValueError(
+            f"{f}: {name} must be {_range(at_least, above, at_most, below)}, got {number}"
+        )
+
+
+def as_number(value: Any) -> int | float | None:
+    """A real number as Python's; None for anything else, booleans too."""
+    if isinstance(value, bool | np.bool_):
+        return None
+    if isinstance(value, int | float):
+        return value
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if dtype is None or shape != ():
+        return None
+    real = jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
+    return value.item() if real else None
+
+
+def _range(at_least: float, above: float, at_most: float, below: float) -> str:
+    """The words for a range: "a number in [0, 1)", "a number above 0", "a finite number"."""
+    has_low, has_high = max(at_least, above) > -math.inf, min(at_most, below) < math.inf
+    if has_low and has_high:
+        left = f"[{at_least:g}" if at_least > -math.inf else f"({above:g}"
+        right = f"{at_most:g}]" if at_most < math.inf else f"{below:g})"
+        return f"a number in {left}, {right}"
+    if has_low:
+        least = f"of at least {at_least:g}" if at_least > -math.inf else f"above {above:g}"
+        return f"a finite number {least}"
+    if has_high:
+        most = f"of at most {at_most:g}" if at_most < math.inf else f"below {below:g}"
+        return f"a finite number {most}"
+    return "a finite number"
+
+
+def check_int(f: str, name: str, value: Any, *, at_least: int | None = None) -> int:
+    """The integer `value` as Python's.
+
+    Raises:
+      TypeError: If it is no integer; a boolean is none.
+      ValueError: If it is less than `at_least`.
+
+    >>> check_int("Dense", "units", 2.5, at_least=1)
+    Traceback (most recent call last):
+    TypeError: Dense: units must be an integer of at least 1, got 2.5
+    """
+    least = "" if at_least is None else f" of at least {at_least}"
+    number = None if isinstance(value, Tracer) else as_int(value)
+    if number is None:
+        raise TypeError(f"{f}: {name} must be an integer{least}, got {describe(value)}")
+    if at_least is not None and number < at_least:
+        raise ValueError(f"{f}: {name} must be an integer{least}, got {number}")
+    return number
+
+
+def as_int(value: Any) -> int | None:
+    """An integer, NumPy's too, as Python's; None for anything else, booleans too."""
+    if isinstance(value, bool | np.bool_):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def check_bool(f: str, name: str, value: Any) -> None:
+    """Raises a TypeError unless `value` is a boolean of Python (or NumPy), known while tracing.
+
+    >>> check_bool("gelu", "approximate", "none")
+    Traceback (most recent call last):
+    TypeError: gelu: approximate must be True or False, got 'none'
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{f}: {name} must be True or False, got {describe(value)}")
+
+
+def check_axis(f: str, name: str, axis: Any, x: Any) -> None:
+    """Raises unless `axis` is an axis of the array x, or a tuple of different ones.
+
+    Raises:
+      TypeError: If it is no integer, nor a tuple of them.
+      ValueError: If x has no such axis, or one is named twice.
+
+    >>> check_axis("softmax", "axis", 2, jnp.ones((3, 4)))
+    Traceback (most recent call last):
+    ValueError: softmax: axis must be in [-2, 2) for x of shape (3, 4), got 2
+    """
+    several = axis if isinstance(axis, tuple | list) else (axis,)
+    numbers = [n for a in several if (n := as_int(a)) is not None]
+    if len(numbers) < len(several):
+        raise TypeError(f"{f}: {name} must be an integer or a tuple of them, got {describe(axis)}")
+    n = len(x.shape)
+    if not all(-n <= a < n for a in numbers):
+        raise ValueError(
+            f"{f}: {name} must be in [-{n}, {n}) for x of shape {x.shape}, got {axis}"
+            if n
+            else f"{f}: x must have an axis, got shape ()"
+        )
+    if len({a % n for a in numbers}) < len(numbers):
+        raise ValueError(f"{f}: {name} must name different axes of x {x.shape}, got {axis}")
+
+
+def is_array(x: Any) -> bool:
+    """Whether x is an array, a scalar of NumPy or a number of Python, traced or not."""
+    return isinstance(x, jax.Array | np.ndarray | np.generic | bool | int | float | complex)
+
+
+def check_array(f: str, name: str, x: Any) -> None:
+    """Raises a TypeError unless x is an array or a number.
+
+    >>> check_array("relu", "x", [1.0])
+    Traceback (most recent call last):
+    TypeError: relu: x must be an array, got list
+    """
+    fits = is_array(x)
+    if fits and isinstance(x, np.ndarray | np.generic):
+        fits = x.dtype.kind in "biufcV" and x.dtype.names is None
+    if not fits:
+        raise TypeError(f"{f}: {name} must be an array, got {kind(x)}")
+
+
+def check_key(f: str, key: Any, name: str = "key") -> None:
+    """Raises a TypeError unless `key` is one PRNG key, of `jax.random.key` or `PRNGKey`.
+
+    >>> check_key("dropout", 42)
+    Traceback (most recent call last):
+    TypeError: dropout: key must be one key of jax.random.key, got 42
+    """
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    new = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
+    old = dtype == jnp.uint32 and shape is not None and len(shape) == 1 and shape[0] in (2, 4)
+    if not (new or old):
+        raise TypeError(f"{f}: {name} must be one key of jax.random.key, got {describe(key)}")
+
+
+def check_tree(f: str, name: str, tree: Any, like_name: str, like: Any) -> None:
+    """Raises a ValueError unless `tree` has the structure and the shapes of `like`.
+
+    The message names the first leaf that is missing, surplus, or of another shape.
+
+    >>> check_tree("sgd", "grads", {"w": 1.0}, "params", {"w": 1.0, "b": 0.0})
+    Traceback (most recent call last):
+    ValueError: sgd: grads must have the structure of params; grads['b'] is missing
+    """
+    leaves, expected = (
+        {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(t)}
+        for t in (tree, like)
+    )
+    wrong = f"{f}: {name} must have the structure of {like_name}"
+    for path in expected:
+        if path not in leaves:
+            raise ValueError(f"{wrong}; {name}{path} is missing")
+    for path in leaves:
+        if path not in expected:
+            raise ValueError(f"{wrong}, which has no {name}{path}")
+    if jax.tree.structure(tree) != jax.tree.structure(like):
+        structures = jax.tree.structure(like), jax.tree.structure(tree)
+        raise ValueError(f"{wrong}, {structures[0]}, got {structures[1]}")
+    for path, leaf in leaves.items():
+        shape = jnp.shape(expected[path])
+        if jnp.shape(leaf) != shape:
+            raise ValueError(
+                f"{f}: {name}{path} must have the shape {shape} of {like_name}{path}, "
+                f"got {jnp.shape(leaf)}"
+            )
+
+
+def describe(value: Any) -> str:
+    """A value in a message: what it is if it is short, else its kind; arrays by type."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        scalar = value.shape == () and not isinstance(value, Tracer | jax.ShapeDtypeStruct)
+        is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        traced = "a traced " if isinstance(value, Tracer) else ""
+        if scalar and not is_key:
+            return str(np.asarray(value).item())
+        name = "key" if is_key else str(value.dtype)
+        return f"{traced}{name}[{','.join(map(str, value.shape))}]"
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text and " at 0x" not in text else kind(value)
+
+
+def kind(value: Any) -> str:
+    """The name of a value's type, or of the class or function that it is itself."""
+    if value is None:
+        return "None"
+    if isinstance(value, type) or hasattr(value, "__name__"):
+        return f"{'class' if isinstance(value, type) else 'function'} {value.__name__}"
+    if isinstance(value, np.ndarray):
+        return f"an array of dtype {value.dtype}"
+    return type(value).__name__
