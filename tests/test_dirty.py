@@ -1,0 +1,222 @@
+"""Every rule where the data are not clean, and under the switches that people debug with.
+
+The cases are those of `cases`; what is changed in them is made here, for every rule alike.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES
+from criterion import cast, cotangents, equal, split
+from marks import slow
+
+from funcnet import autodiff, ops
+
+
+def params(keep=lambda case: True):
+    """Each case of each rule, all but the first slow; a rule's tests run in one process."""
+    return [
+        pytest.param(
+            name,
+            case,
+            id=f"{name}-{case.id}",
+            marks=[pytest.mark.xdist_group(name), *([pytest.mark.slow] if i else [])],
+        )
+        for name, cases in CASES.items()
+        for i, case in enumerate(filter(keep, cases))
+    ]
+
+
+EVERY = params()
+WITH_A_BATCH = params(lambda case: any(case.shard))
+
+
+def call_of(name, case):
+    return split(getattr(ops, name), case.args, case.static)
+
+
+def pulled(g):
+    """(values, dout) -> (outputs, cotangents of values)."""
+
+    def run(values, dout):
+        out, back = jax.vjp(g, *values)
+        return out, back(dout)
+
+    return run
+
+
+@pytest.mark.parametrize(("name", "case"), EVERY)
+def test_nan_in_gives_nan_out(name, case):
+    g, values = call_of(name, case)
+    clean = jax.jit(g)(*values)
+    if not any(np.size(y) for y in jax.tree.leaves(clean)):
+        return  # there is no output
+    for i, v in enumerate(values):
+        if v.size:
+            changed = (*values[:i], jnp.full_like(v, jnp.nan), *values[i + 1 :])
+            dirty = jax.jit(g)(*changed)
+            assert any(np.isnan(y).any() for y in jax.tree.leaves(dirty)), f"argument {i}"
+
+
+@pytest.mark.parametrize(("name", "case"), EVERY)
+def test_no_implicit_rank_promotion(name, case):
+    g, values = call_of(name, case)
+    with jax.numpy_rank_promotion("raise"):
+        jax.make_jaxpr(pulled(g))(values, cotangents(g, values))
+
+
+@pytest.mark.parametrize(("name", "case"), EVERY)
+def test_nothing_to_debug_in_a_finite_case(name, case):
+    """Called as a user does who looks for a nan: not compiled, with both switches on."""
+    g, values = call_of(name, case)
+    dout = cotangents(g, values)
+    with np.errstate(all="ignore"):
+        result = jax.jit(pulled(autodiff(g)))(values, dout)
+    if all(np.isfinite(x).all() for x in jax.tree.leaves((values, result))):
+        with jax.debug_nans(True), jax.debug_infs(True):
+            pulled(g)(values, dout)
+            for i in range(len(values)):  # what nobody asks for must not stop it either
+                alone = lambda v, i=i: g(*values[:i], v, *values[i + 1 :])
+                jax.vjp(alone, values[i])[1](dout)
+
+
+@pytest.mark.parametrize(("name", "case"), EVERY)
+def test_without_64_bits(name, case):
+    """As most users run: no warning, and nothing wider than asked for."""
+    with jax.enable_x64(False):
+        g, values = call_of(name, case)
+        out, dargs = jax.eval_shape(pulled(g), values, cotangents(g, values))
+    for x in jax.tree.leaves((out, dargs)):
+        assert x.dtype == jnp.float32 or not jnp.issubdtype(x.dtype, jnp.inexact)
+
+
+def accepted(name, g, variants):
+    """The variants of values that g takes; the message for each other one must be one line."""
+    found = []
+    for values in variants:
+        try:
+            jax.eval_shape(pulled(g), *differentiable(g, values))
+            found.append(values)
+        except (TypeError, ValueError) as error:
+            message = str(error)
+            assert message.startswith(f"{name}: "), message
+            assert "\n" not in message
+    return found
+
+
+def differentiable(g, values):
+    """(values, dout) for `pulled`, where some of the values may be integers and outputs complex."""
+    random = np.random.default_rng(0)
+
+    def draw(t):
+        dout = random.standard_normal(t.shape)
+        if jnp.issubdtype(t.dtype, jnp.complexfloating):
+            dout = dout + 1j * random.standard_normal(t.shape)
+        is_float = jnp.issubdtype(t.dtype, jnp.inexact)
+        return np.asarray(dout, t.dtype) if is_float else np.zeros(t.shape, jax.dtypes.float0)
+
+    return values, jax.tree.map(draw, jax.eval_shape(g, *values))
+
+
+KINDS = {
+    "int32": lambda v: np.asarray(np.round(2 * np.nan_to_num(v, posinf=9, neginf=-9)), np.int32),
+    "uint8": lambda v: np.asarray(
+        np.abs(np.round(2 * np.nan_to_num(v, posinf=9, neginf=9))) % 256, np.uint8
+    ),
+    "bool": lambda v: np.asarray(v) > 0,
+}
+
+
+def arrays(case):
+    """Which of the floating leaves are arguments; an integer in a tree is not a parameter."""
+    leaves = jax.tree.leaves_with_path(case.args)
+    floats = [path for path, x in leaves if jnp.issubdtype(jax.typeof(x).dtype, jnp.inexact)]
+    return [i for i, path in enumerate(floats) if len(path) == 1]
+
+
+@pytest.mark.parametrize("kind", ["uint8", *slow("int32", "bool")])
+@pytest.mark.parametrize(("name", "case"), EVERY)
+def test_integers(name, case, kind):
+    """Each argument as integers: the value is that of the same numbers, or the message one line.
+
+    And the other arguments have the gradient that they have with these numbers.
+    """
+    g, values = call_of(name, case)
+    put = lambda i, v: (*values[:i], v, *values[i + 1 :])
+    variants = [put(i, KINDS[kind](values[i])) for i in arrays(case)]
+    with jax.numpy_dtype_promotion("standard"):
+        taken = accepted(name, g, variants)
+        pairs = [differentiable(g, v) for v in taken]
+        actual = jax.jit(lambda pairs: [without_integers(g, *pair) for pair in pairs])(pairs)
+    same = [tuple(jnp.asarray(v, jnp.float64) for v in values) for values in taken]
+    pairs = [differentiable(g, v) for v in same]
+    expected = jax.jit(lambda pairs: [pulled(g)(*pair) for pair in pairs])(pairs)
+    for values, (out, dargs), (same_out, same_dargs) in zip(taken, actual, expected, strict=True):
+        integer = [jnp.issubdtype(v.dtype, jnp.integer) or v.dtype == bool for v in values]
+        wide = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float64), tree)
+        equal(wide(out), same_out)
+        if all(jnp.issubdtype(y.dtype, jnp.inexact) for y in jax.tree.leaves(out)):
+            equal(dargs, tuple(d for d, i in zip(same_dargs, integer, strict=True) if not i))
+
+
+def without_integers(g, values, dout):
+    """The outputs, and the cotangents of the values that are not integers."""
+    floats = [i for i, v in enumerate(values) if jnp.issubdtype(v.dtype, jnp.inexact)]
+
+    def of_floats(*some):
+        merged = dict(enumerate(values)) | dict(zip(floats, some, strict=True))
+        return g(*merged.values())
+
+    return pulled(of_floats)(tuple(values[i] for i in floats), dout)
+
+
+@pytest.mark.parametrize(("name", "case"), EVERY)
+def test_complex_numbers(name, case):
+    """Each argument, and all of them, as complex numbers: autodiff's gradient, or one line."""
+    g, values = call_of(name, case)
+    dirty = [np.asarray(v) + 1j * np.cos(np.arange(v.size)).reshape(v.shape) for v in values]
+    put = lambda which: tuple(
+        d if i in which else v for i, (d, v) in enumerate(zip(dirty, values, strict=True))
+    )
+    chosen = [*({i} for i in range(len(values))), set(range(len(values)))]
+    with jax.numpy_dtype_promotion("standard"):
+        taken = accepted(name, g, map(put, chosen))
+        pairs = [differentiable(g, v) for v in taken]
+        hand, auto = jax.jit(
+            lambda pairs: [[pulled(f)(*pair) for pair in pairs] for f in (g, autodiff(g))]
+        )(pairs)
+    for part in (jnp.real, jnp.imag):
+        equal(jax.tree.map(part, hand), jax.tree.map(part, auto))
+
+
+@pytest.mark.parametrize(("name", "case"), WITH_A_BATCH)
+def test_an_empty_batch(name, case):
+    """No examples: no output, and a gradient of zeros for what they would share."""
+    sharded = [np.asarray(a)[:0] if s else a for a, s in zip(case.args, case.shard, strict=True)]
+    g, values = split(getattr(ops, name), tuple(sharded), case.static)
+    dout = cotangents(g, values)
+    _, hand = jax.jit(pulled(g))(values, dout)
+    _, auto = jax.jit(pulled(autodiff(g)))(values, dout)
+    for h, a in zip(hand, auto, strict=True):
+        assert (h.shape, h.dtype) == (a.shape, a.dtype)
+        assert not np.any(h)
+
+
+@pytest.mark.parametrize("dtype", ["float16", *slow("float32", "bfloat16")])
+@pytest.mark.parametrize(("name", "case"), [p for p in EVERY if not p.marks[1:]])
+def test_finite_in_narrow_dtypes(name, case, dtype):
+    """Where value and gradient are finite and fit the dtype, nothing inside overflows."""
+    g, values = call_of(name, case)
+    values = cast(values, dtype)
+    out, dargs = jax.jit(pulled(g))(values, cotangents(g, values))
+    wide = cast(values, jnp.float64)
+    exact = jax.jit(pulled(g))(wide, cast_tree(cotangents(g, values)))
+    largest = float(jnp.finfo(dtype).max)
+    for x, e in zip(jax.tree.leaves((out, dargs)), jax.tree.leaves(exact), strict=True):
+        fits = np.isfinite(e) & (np.abs(e) <= largest)
+        assert np.isfinite(np.asarray(x, np.float64))[fits].all()
+
+
+def cast_tree(tree):
+    return jax.tree.map(lambda x: x.astype(jnp.float64), tree)
