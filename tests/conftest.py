@@ -1,6 +1,9 @@
 """The switches of JAX that the tests run under."""
 
 import os
+import subprocess
+import zlib
+from pathlib import Path
 
 import jax
 
@@ -16,6 +19,44 @@ def pytest_addoption(parser):
         default=8,
         help="changes tried of each file of ops by test_mutations.py, evenly spread (0: all)",
     )
+    parser.addoption(
+        "--sample",
+        metavar="COUNT:SEED",
+        help="of the slow tests run one in COUNT, chosen by SEED, such as a commit's hash",
+    )
+    parser.addoption(
+        "--changed-since",
+        metavar="COMMIT",
+        help="with --sample: also all changes (test_mutations.py) of files of ops that differ",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Deselects slow tests that are not in the sample."""
+    if not config.option.sample:
+        return
+    count, seed = config.option.sample.split(":")
+    changed = changed_ops(config.option.changed_since)
+
+    def is_chosen(item):
+        if item.get_closest_marker("slow") is None:
+            return True
+        of_changed = item.path.name == "test_mutations.py" and item.callspec.id in changed
+        return of_changed or zlib.crc32(f"{seed} {item.nodeid}".encode()) % int(count) == 0
+
+    chosen = {id(item) for item in items if is_chosen(item)}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in chosen])
+    items[:] = [item for item in items if id(item) in chosen]
+
+
+def changed_ops(commit):
+    """The names of the files of ops that differ from a commit."""
+    if commit is None:
+        return set()
+    command = ["git", "diff", "--name-only", commit, "--", "funcnet/ops"]
+    here = Path(__file__).parent
+    names = subprocess.run(command, cwd=here, check=True, capture_output=True, text=True).stdout
+    return {Path(name).stem for name in names.splitlines()}
 
 
 def pytest_configure(config):
