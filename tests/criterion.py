@@ -5,6 +5,7 @@ ulps of the largest element. In a narrower dtype a gradient is right if its erro
 an error of one ulp in the arguments would cause (`error_ratio`), with truth from float64.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,12 +51,8 @@ def equal(actual, expected, *, ulps=64):
     64 ulps are 1.4e-14 in float64. The rounding of a sum of n ≤ 64 terms stays below n/2 ulps of
     its largest term, and no sum in the cases is longer.
     """
-    actual_leaves, tree = jax.tree.flatten(actual)
-    expected_leaves, expected_tree = jax.tree.flatten(expected)
-    assert tree == expected_tree
-    for a, e in zip(actual_leaves, expected_leaves, strict=True):
-        a, e = jnp.asarray(a), jnp.asarray(e)
-        assert (a.shape, a.dtype) == (e.shape, e.dtype)
+    chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         eps = float(jnp.finfo(a.dtype).eps)
         a, e = np.asarray(a, np.float64), np.asarray(e, np.float64)
         finite = np.isfinite(e)

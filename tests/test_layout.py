@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "check": {"rule", "numerical"},  # finite differences are its third opinion
     "__main__": {"check"},
 }
-THIRD_PARTY = {"jax", "optax", "chex", "numpy"}
+THIRD_PARTY = {"jax", "optax", "numpy"}
 
 PUBLIC = {
     ops: "step identity sigmoid tanh relu softmax log_softmax affine batch_norm dropout "
@@ -93,9 +93,11 @@ def test_a_file_is_one_idea(path):
 
 
 def test_public_names():
+    """They exist, and `help(module)` shows them."""
     for module, names in PUBLIC.items():
         for name in names.split():
             assert hasattr(module, name), f"{module.__name__}.{name}"
+            assert name in module.__all__, f"{module.__name__}.__all__ lacks {name}"
 
 
 def test_ops_are_rules_and_rules_are_ops():

@@ -196,6 +196,29 @@ def test_what_stands_for_an_integer_is_dropped(scaled, of_n):
     assert jax.grad(scaled, 1)(P, X) == 1.0
 
 
+def test_calls_of_the_same_types_are_traced_once():
+    """Outside of other functions and inside, also their gradients."""
+    traced = []
+
+    @rule
+    def counted(x, *, k=1):
+        traced.append(k)
+        return k * x
+
+    counted.defvjp(lambda x, *, k: (k * x, None), lambda _, dy, *, k: (k * dy,))
+    try:
+        for _ in range(3):
+            counted(X, k=2)
+            jax.make_jaxpr(lambda x: counted(counted(x, k=2), k=2))(X)
+        assert traced == [2]
+        before = len(traced)
+        for _ in range(3):
+            jax.make_jaxpr(jax.grad(lambda x: counted(counted(x, k=2), k=2)))(X)
+        assert len(traced) <= before + 1  # fwd is compared with it
+    finally:
+        del RULES["counted"]
+
+
 @pytest.fixture
 def door():
     @rule(real=("x",), inexact=("z",))
