@@ -61,7 +61,7 @@ def test_a_case_is_well_formed(name):
 def test_what_is_saved_and_printed(tiny, tmp_path, capsys, monkeypatch):
     page = tmp_path / "README.md"
     page.write_text("a\n<!-- rules: begin -->\nold\n<!-- rules: end -->\nb\n", encoding="utf-8")
-    monkeypatch.setattr(readme, "README", page)
+    monkeypatch.setattr(readme, "PAGES", [page])
     assert run(tmp_path / "new", "--growth", "--write") == 0
     out = capsys.readouterr().out
     assert "\nbatch_norm: time / autodiff " in out

@@ -97,8 +97,8 @@ def test_an_experiment_explains_itself(name):
 @pytest.mark.parametrize("name", experiments.NAMES)
 def test_the_readme_asks_the_same_question(name):
     question = module(name).__doc__.strip().partition("\n")[0]
-    readme = (ROOT.parent / "README.md").read_text(encoding="utf-8")
-    assert f"| [{name}](experiments/{name}.py) | {question} |" in readme
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"| [{name}]({name}.py) | {question} |" in readme
 
 
 def test_rows_of_the_sources_are_found():

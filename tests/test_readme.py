@@ -1,5 +1,6 @@
-"""Every Python block of README.md runs, by itself and as a user would run it."""
+"""The README files: their Python blocks run, their links lead somewhere, their tables are whole."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -7,29 +8,86 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+from funcnet import RULES, ops
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+PAGES = [
+    README,
+    *sorted(
+        p
+        for part in ("funcnet", "scripts", "experiments")
+        for p in (ROOT / part).rglob("README.md")
+    ),
+]
 RUN = """
-import re, sys, warnings
+import pathlib, re, sys, warnings
 warnings.simplefilter("error")
-for block in re.findall(r"```python\\n(.*?)```", open(sys.argv[1], encoding="utf-8").read(), re.S):
+page = pathlib.Path(sys.argv[1]).read_text("utf-8")
+for block in re.findall(r"```python\\n(.*?)```", page, re.S):
     exec(compile(block, block, "exec"), {"__name__": "readme"})
     print("this block ran")
 """
 
 
+def text_of(page):
+    return page.read_text(encoding="utf-8")
+
+
+def name_of(page):
+    return page.relative_to(ROOT).as_posix()
+
+
 @pytest.mark.slow
-def test_python_blocks():
-    text = README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", [p for p in PAGES if "```python" in text_of(p)], ids=name_of)
+def test_python_blocks(page):
+    """Each by itself, as a user would run it."""
     done = subprocess.run(
-        [sys.executable, "-c", RUN, str(README)], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", RUN, str(page)], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("this block ran") == text.count("```python") >= 5
+    assert done.stdout.count("this block ran") == text_of(page).count("```python")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):
+        if link.startswith("https:"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", text_of(target), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}
+
+
+def test_the_readme_is_short():
+    assert len(text_of(README).splitlines()) <= 200
+
+
+def test_the_rule_in_the_readme_is_that_of_the_library():
+    (block,) = re.findall(r"```text\n(def layer_norm_bwd.*?)```", text_of(README), re.S)
+    assert block == inspect.getsource(RULES["layer_norm"].bwd)
+
+
+@pytest.mark.parametrize("part", ["rules", "compared"])
+def test_a_table_has_every_rule_and_no_other(part):
+    (table,) = re.findall(
+        f"<!-- {part}: begin -->(.*?)<!-- {part}: end -->", "".join(map(text_of, PAGES)), re.S
+    )
+    assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == set(ops.__all__)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "funcnet").rglob("*.py")), ids=name_of)
+def test_sources_are_named(page):
+    """Each "Source A 3.3.4" has a letter of the table of sources."""
+    known = re.findall(r"^\| ([A-Z]) \|", text_of(ROOT / "funcnet" / "ops" / "README.md"), re.M)
+    assert set(re.findall(r"[Ss]ource ([A-Z])\b", text_of(page))) <= set(known)
 
 
 def test_quick_start_is_two_commands_of_one_line():
-    text = README.read_text(encoding="utf-8")
-    section = text.split("## Quick start")[1].split("\n## ")[0]
+    section = text_of(README).split("## Quick start")[1].split("\n## ")[0]
     blocks = re.findall(r"```sh\n(.*?)\n```", section, re.DOTALL)
     assert len(blocks) == 2
     assert all("\n" not in block for block in blocks)

@@ -8,6 +8,7 @@ import pytest
 from check.right import RIGHT
 from check.wrong import WRONG
 
+import funcnet.check
 from funcnet import check_rule
 from funcnet.check import KINDS
 
@@ -48,8 +49,8 @@ def forget():
 
 
 def test_counts():
-    """What the README says of this catalogue."""
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    """What the checker's README says of this catalogue."""
+    readme = (Path(funcnet.check.__file__).parent / "README.md").read_text(encoding="utf-8")
     assert f"On {len(WRONG)} wrong rules" in readme
     assert f"{len(RUNS)} runs of {len(RIGHT)} right ones" in readme
     assert len(WRONG) >= 60
