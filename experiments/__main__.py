@@ -12,6 +12,7 @@ import dataclasses
 import importlib
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -28,12 +29,16 @@ from tqdm import tqdm
 
 from experiments import NAMES, style
 from experiments.gallery import Entry, page, title
-from scripts.command_line import cpu, make_folder, parse, write
+from funcnet._arguments import check_int, check_number
+from scripts.command_line import command, cpu, make_folder, parse, write
 
 OUT = Path("runs/experiments")
-HELD, FALSE, USAGE = 0, 1, 2
+HELD, FALSE = 0, 1
+LEAST = {"seed": 0, "timed": 0}  # of whole numbers; of others 1
+SIGNED = {"x", "start", "momentum_start", "learning_rates", "weight_decays"}  # other numbers: not
 
 
+@command("experiments")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command, and returns its exit status."""
     name, *options = (sys.argv[1:] if argv is None else argv) or ["--help"]
@@ -43,20 +48,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             module = importlib.import_module(f"experiments.{known}")
             print(f"  {known:27}{title(module.__doc__ or '')}")
         return HELD
+    if name not in (*NAMES, "all"):
+        raise ValueError(f"no experiment {name!r}; there are: {', '.join((*NAMES, 'all'))}")
+    out, options = split_out(options)
+    make_folder(out)
+    if name == "all":
+        if options:
+            raise ValueError(f"all takes no option but --out, got {options[0]}")
+        return run_all(out)
+    module = importlib.import_module(f"experiments.{name}")
+    config = configure(name, module.Config, options)
     try:
-        if name not in (*NAMES, "all"):
-            raise ValueError(f"no experiment {name!r}; there are: {', '.join((*NAMES, 'all'))}")
-        out, options = split_out(options)
-        make_folder(out)
-        if name == "all":
-            if options:
-                raise ValueError(f"all takes no option but --out, got {options[0]}")
-            return run_all(out)
-        module = importlib.import_module(f"experiments.{name}")
-        entry = run(name, configure(name, module.Config, options), out)
-    except (ValueError, OSError) as e:
-        print(f"experiments: {' '.join(str(e).split())}", file=sys.stderr)
-        return USAGE
+        entry = run(name, config, out)
+    except (TypeError, ArithmeticError, LookupError) as e:
+        if config == module.Config():
+            raise
+        raise ValueError(f"{name} cannot run with these options: {e}") from e
     show(entry)
     print(f"{out / name}.png and .json, {entry.seconds:.1f} s")
     return HELD if all(c.holds for c in entry.claims) else FALSE
@@ -69,10 +76,24 @@ def configure(name: str, config: type[Any], options: Sequence[str]) -> Any:
       ValueError: If an option or its value is wrong; names those that there are.
     """
     try:
-        return parse(config, options, f"python -m experiments {name}")
+        found = parse(config, options, f"python -m experiments {name}")
+        check(name, found)
+        return found
     except ValueError as e:
         valid = ", ".join(f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(config))
         raise ValueError(f"{e}; the options of {name}: {valid}, --out") from None
+
+
+def check(name: str, config: Any) -> None:
+    """Raises a ValueError that names the option which is out of range."""
+    for option, value in vars(config).items():
+        shown = f"--{option.replace('_', '-')}"
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int):
+                check_int(name, shown, number, at_least=LEAST.get(option, 1))
+            else:
+                least = -math.inf if option in SIGNED else 0
+                check_number(name, shown, number, at_least=least)
 
 
 def split_out(options: Sequence[str]) -> tuple[Path, list[str]]:

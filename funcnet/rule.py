@@ -306,7 +306,8 @@ def _custom_vjp(r: Rule, names: list[str], args: tuple[Any, ...], static: dict[s
 
     signature = inspect.signature(r.primal)
     positional = [p for p in signature.parameters.values() if p.kind <= p.VAR_POSITIONAL]
-    batched_primal.__dict__["__signature__"] = signature.replace(parameters=positional)
+    for traced in (batched_primal, checked_fwd):  # JAX keeps the names of their arguments
+        traced.__dict__["__signature__"] = signature.replace(parameters=positional)
 
     f = jax.custom_vjp(batched_primal)
     f.defvjp(checked_fwd, checked_bwd)

@@ -11,8 +11,9 @@ largest error of the gradient in float32 over its largest element, against 50 di
 - by autodiff of the forward that textbooks and peers use (named in the row).
 """
 
-import argparse
-from collections.abc import Callable
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,9 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import readme
+from command_line import command, parse
 from mpmath import mp, mpf
 
 from funcnet import autodiff, ops
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Where the hand rules are more accurate than autodiff, and by how much."""
+
+    write: bool = False
+    """Whether to put the table into README.md."""
 
 
 class Row(NamedTuple):
@@ -180,15 +190,16 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Prints the table, and writes it into README.md if asked to."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+@command("accuracy_table")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table, and writes it into README.md if asked to; returns the exit status."""
+    config = parse(Config, argv)
     text = table()
-    if parser.parse_args().write:
+    if config.write:
         readme.write("accuracy", text)
     print(text)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -28,6 +28,7 @@ It runs on the default device of JAX; on a GPU the numbers are that GPU's.
 import dataclasses
 import fnmatch
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +42,7 @@ import readme
 from bench_case import EVERY, Case, draw, present
 from bench_cases import CASES
 from bench_step import machine, quartiles, turns
-from command_line import make_folder, parse, write
+from command_line import command, make_folder, parse, write
 from jax.extend.core import Var
 
 BLOCK = 2e4  # µs: calls are timed in blocks at least this long, as in a loop of training steps
@@ -72,6 +73,7 @@ class Config:
     """Whether to put the table into README.md."""
 
 
+@command("bench")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program.
 
@@ -81,13 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit status: 0, or 2 after one line on stderr about what is wrong with the options.
     """
-    try:
-        config = parse(Config, argv)
-        cases = check(config)
-        make_folder(config.out)
-    except ValueError as e:
-        print(f"bench: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
+    config = parse(Config, argv)
+    cases = check(config)
+    make_folder(config.out)
 
     versions = machine()
     where = f"{versions['CPU']}, {versions['device']}, jax {versions['jax']}"
@@ -135,17 +133,20 @@ def check(config: Config) -> dict[str, Case]:
         if not fnmatch.filter(CASES, pattern):
             raise ValueError(f"--cases must be of {', '.join(map(repr, CASES))}, got {pattern!r}")
     for option in ("rounds", "seconds", "scale"):
-        if not getattr(config, option) > 0:
+        if not 0 < getattr(config, option) < math.inf:
             raise ValueError(f"--{option} must be more than 0, got {getattr(config, option)}")
     whole = config.cases == ("*",) and not config.targets and config.scale == 1
     if config.write and not whole:
         raise ValueError("--write must have all cases at their sizes")
-    return {
+    chosen = {
         name: case
         for name, case in CASES.items()
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in config.cases)
         and (case.target or not config.targets)
     }
+    if not chosen:
+        raise ValueError("--cases must leave a case, with --targets one that has a target")
+    return chosen
 
 
 def scaled(sizes: Mapping[str, int], config: Config) -> dict[str, int]:

@@ -26,7 +26,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import train_mnist
-import tyro
-from command_line import cpu
+from command_line import check_writable, command, cpu, parse
 
 from funcnet import autodiff, ops, optim
 from funcnet.layers import mlp
@@ -57,11 +56,14 @@ class Config:
     """File for the numbers."""
 
 
-def main() -> None:
-    """Runs both comparisons and prints their tables."""
-    config = tyro.cli(Config)
+@command("bench_step")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs both comparisons and prints their tables; returns the exit status."""
+    config = parse(Config, argv)
     if config.rounds < 1:
-        sys.exit(f"bench_step: --rounds must be at least 1, got {config.rounds}")
+        raise ValueError(f"--rounds must be at least 1, got {config.rounds}")
+    if config.json is not None:
+        check_writable("--json", config.json)
     record = {"machine": machine(), "rounds": config.rounds}
     print(", ".join(f"{k} {v}" for k, v in record["machine"].items()))
     for title, loops, steps in (
@@ -74,8 +76,10 @@ def main() -> None:
             show = lambda q, digits: f"{q[1]:.{digits}f} ({q[0]:.{digits}f}, {q[2]:.{digits}f})"
             cells = (show(row["µs"], 0), show(row["ratio"], 3)) if row else ("not installed", "")
             print(f"{name:28}{cells[0]:>24}{cells[1]:>24}")
-    if config.json:
-        config.json.write_text(json.dumps(record, indent=1, ensure_ascii=False))
+    if config.json is not None:
+        text = json.dumps(record, indent=1, ensure_ascii=False)
+        config.json.write_text(text, encoding="utf-8")
+    return 0
 
 
 def compare(

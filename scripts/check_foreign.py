@@ -12,23 +12,32 @@ tokamax, and works with the newer one):
     uv pip install --no-deps recurrentgemma
 """
 
-import argparse
 import contextlib
+import dataclasses
 import io
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from command_line import command, parse
 
 PALLAS = "jax.experimental.pallas.ops"
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # Keras reads it when it is imported.
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What `funcnet.check_rule` says about the hand-written gradients of other libraries."""
+
+    only: str = ""
+    """The rows with this text in the name of library or function."""
 
 
 class Foreign(NamedTuple):
@@ -208,14 +217,12 @@ def cell(text: str, width: int = 160) -> str:
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
-def show(only: str) -> None:
+def show(chosen: list[Foreign]) -> None:
     """Prints the table in Markdown, each row when it is done, with the machine below."""
     print(
         "| library | function | by design | verdict | findings |", "|---|---|---|---|---|", sep="\n"
     )
-    for row in rows():
-        if only not in f"{row.package} {row.name}":
-            continue
+    for row in chosen:
         result = checked(row)
         if isinstance(result, str):
             print(f"skipped: {row.package}, {row.name}: {result}", flush=True)
@@ -227,14 +234,17 @@ def show(only: str) -> None:
     print(f"\njax {jax.__version__}, Python {platform.python_version()}, {machine}.")
 
 
-def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", default="", help="the rows with this text in their name")
-    config = parser.parse_args()
+@command("check_foreign")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table; returns the exit status."""
+    config = parse(Config, argv)
+    chosen = [row for row in rows() if config.only in f"{row.package} {row.name}"]
+    if not chosen:
+        raise ValueError(f"--only must be part of the name of a row, got {config.only!r}")
     del sys.argv[1:]  # tokamax reads it, and refuses what it does not know
-    show(config.only)
+    show(chosen)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,15 +10,16 @@ ratio, taken in turns. `--write` puts the table into README.md.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import readme
-import tyro
 from bench_step import machine
+from command_line import command, parse
 
 from funcnet import RULES, check_rule, ops, profile_rule
 from funcnet.check.report import number
@@ -29,9 +30,9 @@ class Config:
     """Checks and measures every rule."""
 
     rows: int = 256
-    """Examples."""
+    """Examples, an even number."""
     columns: int = 512
-    """Features or classes of an example."""
+    """Features or classes of an example, an even number."""
     rounds: int = 40
     """How often each way to differentiate gets its turn."""
     write: bool = False
@@ -121,9 +122,15 @@ def row(name: str, config: Config) -> str:
     )
 
 
-def main() -> None:
-    """Prints the table, and writes it into README.md if asked to."""
-    config = tyro.cli(Config)
+@command("compare_rules")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table, and writes it into README.md if asked to; returns the exit status."""
+    config = parse(Config, argv)
+    for option, step in {"rows": 2, "columns": 2, "rounds": 1}.items():
+        number = getattr(config, option)
+        if number < step or number % step:
+            what = "an even number, at least 2" if step == 2 else "at least 1"
+            raise ValueError(f"--{option} must be {what}, got {number}")
     names = calls(2, 2)
     assert set(names) == set(RULES), set(names) ^ set(RULES)
     versions = machine()
@@ -142,7 +149,8 @@ def main() -> None:
     text = "\n".join(lines)
     if config.write:
         readme.write("compared", text)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

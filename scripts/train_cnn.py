@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jax
 import train_mnist
+from command_line import command
 
 from funcnet.layers import Layer, chain
 from funcnet.models import cnn
@@ -51,16 +52,17 @@ def make_model(config: Config) -> Layer:
         image,
         cnn(
             *config.channels,
-            classes=10,
+            classes=train_mnist.CLASSES,
             convolutions=config.convolutions,
             dropout=config.dropout,
         ),
     )
 
 
+@command("train_cnn")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program, as `train_mnist.main`."""
-    return train_mnist.run("train_cnn", Config, make_model, argv)
+    return train_mnist.run(Config, make_model, argv)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from command_line import make_folder, parse, write
+from command_line import command, make_folder, parse, write
 from language_model import BYTES, cut, generate, loss, lstm, predictor, read_text, readable
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -98,6 +98,7 @@ class Config:
     """Folder for what is saved."""
 
 
+@command("train_lm")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program.
 
@@ -108,18 +109,13 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit status: 0, or 2 after one line on stderr about what is wrong with the options, the
       text or the folder.
     """
-    try:
-        config = parse(Config, argv)
-        check(config)
-        text, held_out = divide(config, read_text(config.text))
-        if not config.memory:
-            make_folder(config.out)
-    except (ValueError, OSError) as e:
-        print(f"train_lm: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
+    config = parse(Config, argv)
+    check(config)
+    text, held_out = divide(config, read_text(config.text))
     if config.memory:
         print(memory(config, text))
         return 0
+    make_folder(config.out)
 
     start = time.perf_counter()
     states, history, costs = train(config, text, held_out)

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from command_line import make_folder, parse, write
+from command_line import command, make_folder, parse, write
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
@@ -35,6 +35,7 @@ from funcnet.datasets import Mnist, mnist
 from funcnet.layers import Layer, chain, mlp
 from funcnet.training import TrainState, accuracy, evaluate, make_epoch, make_step
 
+CLASSES = 10
 INITIALIZERS = {
     "auto": None,
     "he": initializers.he,
@@ -97,6 +98,7 @@ class Config(Training):
     """Initial weights; normal has std 0.01, auto is he for relu and xavier else."""
 
 
+@command("train_mnist")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program.
 
@@ -107,35 +109,27 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit status: 0, or 2 after one line on stderr about what is wrong with the options, the
       data or the folder.
     """
-    return run("train_mnist", Config, make_model, argv)
+    return run(Config, make_model, argv)
 
 
 def run(
-    program: str,
-    options: type[Options],
-    make_model: Callable[[Options], Layer],
-    argv: Sequence[str] | None,
+    options: type[Options], make_model: Callable[[Options], Layer], argv: Sequence[str] | None
 ) -> int:
     """Trains the network that the options ask for: what `main` of a program does.
 
     Args:
-      program: Its name.
-      options: The class of its options.
+      options: The class of the program's options.
       make_model: From options to the network.
       argv: As for `main`.
 
     Returns:
       The exit status.
     """
-    try:
-        config = parse(options, argv)
-        data = mnist()
-        check(config, len(data.train_images))
-        model = make_model(config)
-        make_folder(config.out)
-    except (ValueError, OSError) as e:
-        print(f"{program}: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
+    config = parse(options, argv)
+    data = mnist()
+    check(config, data)
+    model = make_model(config)
+    make_folder(config.out)
 
     start = time.perf_counter()
     states, history = train(config, data, model)
@@ -166,8 +160,15 @@ def run(
     return 0
 
 
-def check(config: Training, images: int) -> None:
-    """Raises a ValueError that names the option which is out of range."""
+def check(config: Training, data: Mnist) -> None:
+    """Raises a ValueError that names the option which is out of range, or says what data fit."""
+    images, *shape = data.train_images.shape
+    if list(data.test_images.shape[1:]) != shape or len(data.test_images) < 1:
+        test = data.test_images.shape
+        raise ValueError(f"there must be test images of the shape {tuple(shape)}, got {test}")
+    largest = max(data.train_labels.max(initial=0), data.test_labels.max(initial=0))
+    if largest >= CLASSES:
+        raise ValueError(f"the labels of the data must be 0 to {CLASSES - 1}, got {largest}")
     number = lambda x, least: x == "auto" or least <= x < math.inf
     widths = ("hidden", "channels")
     ranges = {
@@ -178,7 +179,7 @@ def check(config: Training, images: int) -> None:
         "learning_rate": (number(config.learning_rate, 0), "a number of at least 0, or auto"),
         "weight_decay": (number(config.weight_decay, 0), "a number of at least 0, or auto"),
         "dropout": (0 <= config.dropout < 1, "in [0, 1)"),
-        "shift": (config.shift >= 0, "at least 0"),
+        "shift": (0 <= config.shift < min(shape) / 2, "at least 0, and less than half an image"),
         "epochs": (config.epochs >= 1, "at least 1"),
         "batch_size": (1 <= config.batch_size <= images, f"1 to {images}, the number of images"),
         "seed": (0 <= config.seed < 2**32, "in [0, 2**32)"),
@@ -221,7 +222,7 @@ def make_model(config: Config) -> Layer:
         pixels,
         mlp(
             *config.hidden,
-            10,
+            CLASSES,
             activation=getattr(ops, config.activation),
             batch_norm=True,
             dropout=config.dropout,

@@ -56,7 +56,7 @@ def test_all_rules_are_ours():
         "--channels 4 8 --convolutions 1": "convolutions must be .* for each of 2 stages, got",
         "--convolutions 1 0 1": "convolutions must be at least 1 for each of 3 stages, got",
         "--epochs 0": "--epochs must be at least 1, got 0",
-        "--shift -1": "--shift must be at least 0, got -1",
+        "--shift -1": "--shift must be at least 0, and less than half an image, got -1",
     }.items(),
 )
 def test_wrong_options_end_in_one_line(wrong, message, tmp_path, capsys):

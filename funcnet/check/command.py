@@ -2,33 +2,43 @@
 
 import argparse
 import importlib
+import importlib.util
 import inspect
 import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
-import jax.numpy as jnp
-
+from funcnet._command import USAGE, check_writable, command, say
+from funcnet.check.failures import line
 from funcnet.check.model import check_model
 from funcnet.check.profile import profile_rule
 from funcnet.check.prove import check_rule
 from funcnet.check.specs import DTYPES, GRAMMAR, is_option, parse_argument, parse_option
 from funcnet.rule import RULES
 
-PROVED, REFUTED, USAGE = 0, 1, 2
+PROVED, REFUTED = 0, 1
+EXAMPLES = """examples:
+  funcnet check funcnet.ops:softmax 'f32[8,16]' axis=0
+  funcnet check my_rules.py:loss 'f32[8,10]' 'i32[8]<10' eps=1e-5 --profile
+  funcnet check my_model.py:loss 'f32[784,10]' 'f32[8,784]' --model
+
+exit status: 0 proved, 1 refuted, 2 bad usage, or the function cannot be run"""
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, without the usage."""
-        sys.stderr.write(f"{self.prog}: {message}\n")
+        say(self.prog, message)
         sys.exit(USAGE)
 
 
+@command("funcnet")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; the exit status is 0 proved, 1 refuted, 2 bad usage."""
     parser = _Parser(prog="funcnet", description="Prove or refute hand-written backward rules.")
@@ -36,15 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     check = commands.add_parser(
         "check", help="prove or refute the rule of one function",
-        description="Exit status: 0 proved, 1 refuted, 2 bad usage.",
+        description="Proves or refutes the hand-written rule of one function, at random arguments.",
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     check.add_argument("function", help="package.module:function, or file.py:function")
     check.add_argument("arguments", nargs="*", metavar="argument", help=f"{GRAMMAR}; or name=value")
-    check.add_argument("--model", action="store_true", help="check_model: name the rule to blame")
+    check.add_argument(
+        "--model", action="store_true", help="name the rules in it that are to blame"
+    )
     check.add_argument("--profile", action="store_true", help="also measure memory, time, accuracy")
-    check.add_argument("--dtypes", default="", help="further dtypes for the accuracy: bf16,f16")
+    check.add_argument("--dtypes", help="measure the accuracy in these too: bf16,f16")
     check.add_argument("--strict", action="store_true", help="as accurate as autodiff, no notes")
-    check.add_argument("--seed", type=int, default=0, help="of the random arguments")
+    check.add_argument("--seed", type=int, default=0, help="of the random arguments, at least 0")
     check.add_argument("--json", metavar="FILE", help="write the report there; - for the terminal")
     check.set_defaults(run=_check)
 
@@ -52,15 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rules.set_defaults(run=_rules)
 
     options = _parse(parser, argv)
-    try:
-        return options.run(options)
-    except _UsageError as e:
-        sys.stderr.write(f"funcnet: {e}\n")
-        return USAGE
-
-
-class _UsageError(Exception):
-    """Bad usage, in one line."""
+    return options.run(options)
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -69,8 +74,10 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpa
     unknown = [
         text for text in rest if text.startswith("-") and len(text) > 1 and not _is_number(text)
     ]
-    if unknown or (rest and not hasattr(options, "arguments")):
-        parser.error(f"unknown option {(unknown or rest)[0]}")
+    if unknown:
+        parser.error(f"unknown option {unknown[0]}")
+    if rest and not hasattr(options, "arguments"):
+        parser.error(f"unknown argument {rest[0]}")
     if rest:
         options.arguments += rest
     return options
@@ -81,65 +88,99 @@ def _is_number(text: str) -> bool:
 
 
 def _check(options: argparse.Namespace) -> int:
+    if options.seed < 0:
+        raise ValueError(f"--seed must be at least 0, got {options.seed}")
+    if options.model and (options.strict or options.dtypes is not None):
+        raise ValueError("--model takes neither --strict nor --dtypes")
+    if options.json not in (None, "-"):
+        check_writable("--json", Path(options.json))
+    args, static = _arguments(options)
+    how: dict[str, Any] = {}
+    if not options.model:
+        names = (options.dtypes or "").split(",")
+        how = {"strict": options.strict, "dtypes": [DTYPES.get(d, d) for d in names if d]}
     f = _imported(options.function)
-    args, static = [], {}
-    for i, text in enumerate(options.arguments):
-        try:
-            if is_option(text):
-                name, value = parse_option(text, options.seed + i)
-                static[name] = value
-            else:
-                args.append(parse_argument(text, options.seed + i))
-        except ValueError as e:
-            raise _UsageError(e) from None
-    dtypes = [DTYPES.get(d, d) for d in options.dtypes.split(",") if d]
     try:
-        dtypes = [jnp.dtype(d) for d in dtypes]
-        if options.model:
-            report = check_model(f, *args, **static)
-        else:
-            report = check_rule(f, *args, dtypes=dtypes, strict=options.strict, **static)
+        report = (check_model if options.model else check_rule)(f, *args, **how, **static)
         profile = profile_rule(f, *args, **static) if options.profile else None
-    except (TypeError, ValueError) as e:
-        raise _UsageError(" ".join(str(e).split())) from None
+    except (Exception, SystemExit) as e:  # whatever the function does when it is run
+        raise ValueError(_reason(e)) from None
     if options.json != "-":
         color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         sys.stdout.write(report.render(color=color) + "\n")
         if profile is not None:
             sys.stdout.write(f"\n{profile}\n")
-    if options.json:
+    if options.json is not None:
         found = report.to_dict() | ({"profile": profile.to_dict()} if profile else {})
         text = json.dumps(found, indent=2) + "\n"
         if options.json == "-":
             sys.stdout.write(text)
         else:
-            try:
-                Path(options.json).write_text(text, encoding="utf-8")
-            except OSError as e:
-                raise _UsageError(f"--json {options.json}: {e.strerror}") from None
+            Path(options.json).write_text(text, encoding="utf-8")
     return PROVED if report.ok else REFUTED
+
+
+def _arguments(options: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments by position and by name."""
+    args, static = [], {}
+    for i, text in enumerate(options.arguments):
+        if is_option(text):
+            name, value = parse_option(text, options.seed + i)
+            if name in static:
+                raise ValueError(f"argument {text!r}: {name} was given before")
+            if name in ("dtypes", "strict"):
+                raise ValueError(f"argument {text!r}: this is the option --{name}")
+            static[name] = value
+        else:
+            args.append(parse_argument(text, options.seed + i))
+    return args, static
 
 
 def _imported(target: str) -> Callable[..., Any]:
     module_name, colon, path = target.rpartition(":")
     if not colon or not module_name or not path:
-        raise _UsageError(f"function must be package.module:function, got {target!r}")
+        raise ValueError(f"function must be package.module:function, got {target!r}")
     sys.path.insert(0, os.getcwd())
     try:
-        if module_name.endswith(".py"):
-            sys.path.insert(0, str(Path(module_name).resolve().parent))
-            module_name = Path(module_name).stem
-        found: Any = importlib.import_module(module_name)
-    except Exception as e:  # whatever the module does when it is run
-        reason = " ".join(f"{type(e).__name__}: {e}".split())
-        raise _UsageError(f"module {module_name} cannot be imported: {reason}") from None
+        is_file = module_name.endswith(".py")
+        found: Any = (_run_file if is_file else importlib.import_module)(module_name)
+    except (Exception, SystemExit) as e:  # whatever the module does when it is run
+        raise ValueError(f"module {module_name} cannot be imported: {_reason(e)}") from None
     for name in path.split("."):
         if not hasattr(found, name):
-            raise _UsageError(f"module {module_name} has no function {path}")
+            raise ValueError(f"module {module_name} has no function {path}")
         found = getattr(found, name)
     if not callable(found):
-        raise _UsageError(f"{target} is not a function")
+        raise ValueError(f"{target} is not a function")
     return found
+
+
+def _run_file(file: str) -> ModuleType:
+    """The module in a file, which may have the name of another module: json.py."""
+    path = Path(file).resolve()
+    sys.path.insert(0, str(path.parent))
+    name = path.stem if path.stem not in sys.modules else f"{path.stem} of {path.parent}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is no module")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _reason(e: BaseException) -> str:
+    """What was raised, in one line, with the innermost line of a user's file that led to it."""
+    funcnet, python = Path(__file__).parents[1], Path(os.__file__).parent
+    files = [(Path(f.filename), f.lineno) for f in traceback.extract_tb(e.__traceback__)]
+    is_ours = isinstance(e, TypeError | ValueError) and files[-1][0].is_relative_to(funcnet)
+    users = [
+        f" ({file.name}:{number})"
+        for file, number in files
+        if file.is_file()
+        and not (file.is_relative_to(funcnet) or file.is_relative_to(python))
+        and "site-packages" not in file.parts
+    ]
+    return (str(e) if is_ours else line(e)) + "".join(users[-1:])
 
 
 def _rules(options: argparse.Namespace) -> int:

@@ -1,19 +1,20 @@
 """`check_rule`: is one hand-written rule right, and if not, what is wrong with which argument?"""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from funcnet._arguments import check_bool, check_number, describe
 from funcnet.check.accuracy import check_accuracy
 from funcnet.check.algebra import Evidence, check_algebra, gather
 from funcnet.check.failures import classify, line
 from funcnet.check.inspection import check_eagerly, check_form
 from funcnet.check.reference import wide_arithmetic, widened
 from funcnet.check.report import Finding, Log, Report
-from funcnet.check.subject import Subject, ruled_subject, subject
+from funcnet.check.subject import Subject, check_function, ruled_subject, subject
 from funcnet.check.trials import check_again, check_transformations
 
 
@@ -58,8 +59,9 @@ def check_rule(
       A `Report`: `.ok`, `.findings`, a table when printed, `.raise_if_failed()`.
 
     Raises:
-      TypeError: If the arguments do not fit f.
-      ValueError: If f calls no function with a hand-written rule, or has no floating argument.
+      TypeError: If the arguments do not fit f, or an option is of another type.
+      ValueError: If f calls no function with a hand-written rule, or has no floating argument; or
+        an option is out of its range.
 
     >>> import jax
     >>> @jax.custom_vjp
@@ -70,6 +72,12 @@ def check_rule(
     >>> report.ok, report.findings[0].kind, report.findings[0].argument
     (False, 'gradient', 'x')
     """
+    check_number("check_rule", "tolerance", tolerance, at_least=0)
+    check_bool("check_rule", "under_transformations", under_transformations)
+    check_bool("check_rule", "strict", strict)
+    dtypes = _floating(dtypes)
+    if truth is not None:
+        check_function("check_rule", "truth", truth)
     s = ruled_subject("check_rule", f, args, static)
     log = Log(s)
     try:
@@ -81,6 +89,22 @@ def check_rule(
         log.findings += [Finding("note", "", warning, float("nan")) for warning in log.warnings]
         log.warnings.clear()
     return log.report()
+
+
+def _floating(dtypes: Any) -> list[Any]:
+    """The dtypes that are asked for, if they are floating ones."""
+    must = "check_rule: dtypes must be a list of floating dtypes such as ['bfloat16']"
+    if isinstance(dtypes, str) or not isinstance(dtypes, Iterable):
+        raise TypeError(f"{must}, got {describe(dtypes)}")
+    found = []
+    for name in dtypes:
+        try:
+            found.append(jnp.dtype(name or "none"))  # None would be float64
+        except TypeError:
+            raise TypeError(f"{must}, got {describe(name)} in it") from None
+        if not jnp.issubdtype(found[-1], jnp.floating):
+            raise ValueError(f"{must}, got {describe(name)} in it")
+    return found
 
 
 def _check(
@@ -118,7 +142,7 @@ def _check(
             raised = check_transformations(log, evidence)
     if raised:
         check_again(log, evidence, raised)
-    check_accuracy(log, evidence, [jnp.dtype(d) for d in dtypes], strict=strict)
+    check_accuracy(log, evidence, dtypes, strict=strict)
 
 
 def _gathered(log: Log, truth: Subject | None, tolerance: float) -> tuple[Any, Evidence | None]:

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from math import isfinite
 from typing import Any
 
 import jax
@@ -15,7 +16,9 @@ DTYPES = {
     "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64",
     "u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64",
 }  # fmt: skip
-SPEC = re.compile(r"(?P<dtype>[a-z]+\d*)\[(?P<shape>[\d, ]*)\](?:<(?P<high>\d+)|=(?P<fill>\S+))?")
+SPEC = re.compile(
+    r"(?P<dtype>[a-z]+\d*)\[(?P<shape>\d+(?: *, *\d+)*|)\](?:<(?P<high>\d+)|=(?P<fill>\S+))?"
+)
 GRAMMAR = (
     "dtype[shape] such as f32[8,16] (normal), i32[8]<16 (integers from 0 to 15), f32[16]=1 (all "
     "1), bool[3]; key; or a Python number"
@@ -36,10 +39,7 @@ def parse_argument(text: str, seed: int) -> Any:
         return jax.random.key(seed)
     match = SPEC.fullmatch(text)
     if match is None:
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = None
+        value = _literal(text)
         if isinstance(value, bool | int | float):
             return value
         raise ValueError(f"argument {text!r} must be {GRAMMAR}")
@@ -53,29 +53,55 @@ def parse_argument(text: str, seed: int) -> Any:
         and not jax.config.read("jax_enable_x64")
     ):
         raise ValueError(f"argument {text!r}: {dtype} needs JAX_ENABLE_X64=1")
-    shape = tuple(int(n) for n in match["shape"].replace(" ", "").split(",") if n)
+    shape = tuple(int(n) for n in match["shape"].split(",") if n)
     if match["fill"] is not None:
         try:
-            return jnp.full(shape, float(match["fill"]), dtype)
+            value = float(match["fill"])
         except ValueError:
             raise ValueError(f"argument {text!r}: {match['fill']!r} is not a number") from None
+        low, high = _limits(dtype)
+        if dtype.kind in "iub":
+            fits = low <= value <= high and value.is_integer()
+        else:
+            fits = low <= value <= high or not isfinite(value)
+        if not fits:
+            raise ValueError(f"argument {text!r}: {dtype} cannot hold {match['fill']}")
+        return jnp.full(shape, value, dtype)
     if match["high"] is not None and dtype.kind not in "iu":
         raise ValueError(f"argument {text!r}: a range is for integers, not for {dtype}")
     high = int(match["high"]) if match["high"] is not None else 2
     if high < 1:
         raise ValueError(f"argument {text!r}: the range must hold a number")
+    if high - 1 > _limits(dtype)[1]:
+        raise ValueError(f"argument {text!r}: {dtype} cannot hold {high - 1}")
     return drawn(jax.ShapeDtypeStruct(shape, dtype), high=high, seed=seed)
 
 
-def parse_option(text: str, seed: int) -> tuple[str, Any]:
-    """`name=value`: an array as above, a Python literal, or a string."""
-    name, _, value = text.partition("=")
-    if value == "key" or SPEC.fullmatch(value):
-        return name, parse_argument(value, seed)
+def _limits(dtype: Any) -> tuple[float, float]:
+    """The least and the largest number of a dtype, infinities and nan apart."""
+    if dtype.kind == "b":
+        return 0, 1
+    info = jnp.iinfo(dtype) if dtype.kind in "iu" else jnp.finfo(dtype)
+    return info.min, info.max
+
+
+def _literal(text: str) -> Any:
+    """The value of a Python literal; the text itself if it is none."""
     try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def parse_option(text: str, seed: int) -> tuple[str, Any]:
+    """`name=value`: an array as above, a Python literal, or a string.
+
+    Raises:
+      ValueError: If an array is not written as `GRAMMAR` has it; one line.
+    """
+    name, _, value = text.partition("=")
+    is_array = re.match(r"[a-z]+\d*\[", value) is not None
+    return name, parse_argument(value, seed) if value == "key" or is_array else _literal(value)
 
 
 def is_option(text: str) -> bool:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
+from funcnet._arguments import describe
 from funcnet.check.tracing import sites
 
 
@@ -94,6 +95,12 @@ def subject(
         tuple(leaf for *_, leaf in others),
         tuple(i for _, _, i, _ in (*floats, *others)),
     )
+
+
+def check_function(caller: str, name: str, f: Any) -> None:
+    """Raises a TypeError unless f can be called."""
+    if not callable(f):
+        raise TypeError(f"{caller}: {name} must be a function, got {describe(f)}")
 
 
 def name_of(f: Callable[..., Any]) -> str:
@@ -185,7 +192,13 @@ def drawn(spec: jax.ShapeDtypeStruct, low: int = 0, high: int = 2, seed: int = 0
 def ruled_subject(
     caller: str, f: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Subject:
-    """The subject, if f calls a rule and has something to differentiate; else a ValueError."""
+    """The subject: f must be a function that calls a rule and has something to differentiate.
+
+    Raises:
+      TypeError: If it is no function, or the arguments do not fit.
+      ValueError: If it calls no rule, or has no floating argument.
+    """
+    check_function(caller, "f", f)
     s = subject(f, args, kwargs)
     try:
         found = sites(s.call, s.floats, s.others)

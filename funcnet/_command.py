@@ -1,0 +1,65 @@
+"""What the command and the programs share: their exit statuses, and one line for each mistake."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+
+USAGE, INTERRUPTED, CLOSED = 2, 130, 141  # the last two are a shell's for SIGINT and SIGPIPE
+
+# What a request can cause: values out of range, files, too much memory. All else is our mistake.
+REQUEST = (ValueError, OverflowError, OSError, MemoryError, jax.errors.JaxRuntimeError)
+
+Main = Callable[[Sequence[str] | None], int]
+
+
+def command(program: str) -> Callable[[Main], Callable[..., int]]:
+    """Makes the `main` of a program end in one line on stderr where a user can be the cause.
+
+    The exit status is then 2 if the request is wrong, 130 if the program is interrupted (Ctrl-C),
+    and 141, without a line, if nobody reads what it prints (`| head`).
+    """
+
+    def decorate(main: Main) -> Callable[..., int]:
+        @functools.wraps(main)
+        def guarded(argv: Sequence[str] | None = None) -> int:
+            try:
+                status = main(argv)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                # Python flushes once more when it ends.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return CLOSED
+            except KeyboardInterrupt:
+                say(program, "interrupted")
+                return INTERRUPTED
+            except REQUEST as e:
+                say(program, str(e) or type(e).__name__)
+                return USAGE
+            return status
+
+        return guarded
+
+    return decorate
+
+
+def say(program: str, message: str) -> None:
+    """Writes one line on stderr."""
+    sys.stderr.write(f"{program}: {' '.join(message.split())}\n")
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Raises a ValueError if no file can be written at `path`: now, not when the work is done."""
+    try:
+        is_new = not path.exists()
+        if is_new or path.is_file() or path.is_dir():  # a pipe would take the closing for its end
+            path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as e:
+        raise ValueError(
+            f"{option} must be a file that can be written, got {path}: {e.strerror}"
+        ) from None
