@@ -104,7 +104,7 @@ def _check(options: argparse.Namespace) -> int:
         report = (check_model if options.model else check_rule)(f, *args, **how, **static)
         profile = profile_rule(f, *args, **static) if options.profile else None
     except (Exception, SystemExit) as e:  # whatever the function does when it is run
-        raise ValueError(_reason(e)) from None
+        raise ValueError(_reason(e, options.function.rpartition(":")[2])) from None
     if options.json != "-":
         color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         sys.stdout.write(report.render(color=color) + "\n")
@@ -168,8 +168,8 @@ def _run_file(file: str) -> ModuleType:
     return module
 
 
-def _reason(e: BaseException) -> str:
-    """What was raised, in one line, with the innermost line of a user's file that led to it."""
+def _reason(e: BaseException, function: str = "") -> str:
+    """What was raised (by the function), and the innermost line of a user's file that led to it."""
     funcnet, python = Path(__file__).parents[1], Path(os.__file__).parent
     files = [(Path(f.filename), f.lineno) for f in traceback.extract_tb(e.__traceback__)]
     is_ours = isinstance(e, TypeError | ValueError) and files[-1][0].is_relative_to(funcnet)
@@ -180,7 +180,8 @@ def _reason(e: BaseException) -> str:
         and not (file.is_relative_to(funcnet) or file.is_relative_to(python))
         and "site-packages" not in file.parts
     ]
-    return (str(e) if is_ours else line(e)) + "".join(users[-1:])
+    by = f"{function} raises " if function else ""
+    return (str(e) if is_ours else by + line(e)) + "".join(users[-1:])
 
 
 def _rules(options: argparse.Namespace) -> int:

@@ -82,7 +82,7 @@ def _limits(dtype: Any) -> tuple[float, float]:
     if dtype.kind == "b":
         return 0, 1
     info = jnp.iinfo(dtype) if dtype.kind in "iu" else jnp.finfo(dtype)
-    return info.min, info.max
+    return float(info.min), float(info.max)
 
 
 def _literal(text: str) -> Any:

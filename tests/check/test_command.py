@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from funcnet import RULES
+from funcnet.check import command
 from funcnet.check.command import main
 from funcnet.check.specs import parse_argument, parse_option
 
@@ -21,6 +22,12 @@ scaled.defvjp(lambda x, labels, factor: (factor * x, factor),
               lambda factor, dy: (dy * {wrong}, None, None))
 
 NUMBER = 3
+
+def divides(x): 1 / 0
+
+def leaves(x): raise SystemExit(0)
+
+def waits(x): raise KeyboardInterrupt
 """
 
 
@@ -29,6 +36,9 @@ def folder(tmp_path, monkeypatch):
     for name, wrong in (("right_rule", "factor"), ("wrong_rule", "3.0")):
         (tmp_path / f"{name}.py").write_text(MODULE.format(wrong=wrong))
     (tmp_path / "broken.py").write_text("import nothing_of_this_name")
+    (tmp_path / "wrong_syntax.py").write_text("def f(:")
+    (tmp_path / "ends.py").write_text("raise SystemExit(0)")
+    (tmp_path / "json.py").write_text(MODULE.format(wrong="factor"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     return tmp_path
@@ -69,21 +79,65 @@ def test_model(folder, capsys):
     [
         (["check", "nowhere:f", "f32[3]"], "module nowhere cannot be imported"),
         (["check", "broken:f", "f32[3]"], "No module named 'nothing_of_this_name'"),
+        (
+            ["check", "broken.py:f", "f32[3]"],
+            "No module named 'nothing_of_this_name' (broken.py:1)",
+        ),
+        (["check", "wrong_syntax.py:f", "f32[3]"], "SyntaxError: invalid syntax (wrong_syntax.py"),
+        (["check", "ends.py:f", "f32[3]"], "cannot be imported: SystemExit: 0 (ends.py:1)"),
+        (["check", "nowhere.py:f", "f32[3]"], "No such file or directory: "),
+        (
+            ["check", "right_rule.py:divides", "f32[3]"],
+            "divides raises ZeroDivisionError: division by zero (right_rule.py:13)",
+        ),
+        (
+            ["check", "right_rule:divides", "f32[3]", "--model"],
+            "divides raises ZeroDivisionError: ",
+        ),
+        (
+            ["check", "right_rule:leaves", "f32[3]"],
+            "leaves raises SystemExit: 0 (right_rule.py:15)",
+        ),
+        (
+            ["check", "json.py:divides", "f32[3]"],
+            "ZeroDivisionError: division by zero (json.py:13)",
+        ),
         (["check", "right_rule:nothing"], "module right_rule has no function nothing"),
         (["check", "right_rule:NUMBER"], "is not a function"),
         (["check", "right_rule"], "must be package.module:function"),
         (["check", "jax.numpy:sin", "f32[3]"], "sin calls no function with a rule"),
         (["check", "right_rule:scaled", "f31[3]"], "dtype must be one of f16, bf16"),
         (["check", "right_rule:scaled", "f32(3)"], "must be dtype[shape] such as f32[8,16]"),
+        (["check", "right_rule:scaled", "f32[3,]"], "'f32[3,]' must be dtype[shape] such as"),
+        (["check", "right_rule:scaled", "f32[3 3]"], "'f32[3 3]' must be dtype[shape] such as"),
+        (["check", "right_rule:scaled", "x=f32[3"], "'f32[3' must be dtype[shape] such as"),
+        (["check", "right_rule:scaled", "i8[3]<129"], "int8 cannot hold 128"),
+        (["check", "right_rule:scaled", "u8[3]=-1"], "uint8 cannot hold -1"),
+        (["check", "right_rule:scaled", "i32[3]=0.5"], "int32 cannot hold 0.5"),
+        (["check", "right_rule:scaled", "bool[3]=2"], "bool cannot hold 2"),
+        (["check", "right_rule:scaled", "f16[3]=1e9"], "float16 cannot hold 1e9"),
+        (["check", "right_rule:scaled", "f32[3]=x"], "'x' is not a number"),
+        (["check", "right_rule:scaled", "f32[9999999999999]"], "Unable to allocate"),
         (["check", "right_rule:scaled", "f32[3]<4"], "a range is for integers"),
         (["check", "right_rule:scaled", "i32[3]<0"], "the range must hold a number"),
         (["check", "right_rule:scaled", "f32[3]"], "missing a required argument: 'labels'"),
         (["check", "right_rule:scaled", "f32[3]", "i32[3]", "--jsn"], "unknown option --jsn"),
-        (["check", "right_rule:scaled", "f32[3]", "i32[3]", "--dtypes", "f9"], "f9"),
+        (["check", "right_rule:scaled", "f32[3]", "i32[3]", "--dtypes", "f9"], "got 'f9' in it"),
+        (["check", "right_rule:scaled", "f32[3]", "i32[3]", "--dtypes", "i8"], "got 'int8' in it"),
+        (["check", "right_rule:scaled", "f32[3]", "--seed", "x"], "invalid int value: 'x'"),
+        (["check", "right_rule:scaled", "f32[3]", "--seed", "-1"], "--seed must be at least 0"),
+        (["check", "right_rule:scaled", "f32[3]", "--model", "--strict"], "--model takes neither"),
+        (["check", "right_rule:scaled", "f32[3]", "factor=2", "factor=3"], "was given before"),
+        (["check", "right_rule:scaled", "f32[3]", "strict=1"], "this is the option --strict"),
+        (["check", "right_rule:scaled", "f32[3]", "tolerance=-1"], "tolerance must be a finite"),
+        (["check", "right_rule:scaled", "f32[3]", "i32[3]", "speed=3"], "argument 'speed'"),
         (
             ["check", "right_rule:scaled", "f32[3]", "i32[3]", "--json", "no/x"],
-            "--json no/x: No such",
+            "--json must be a file that can be written, got no/x: No such file",
         ),
+        (["check", "right_rule:scaled", "f32[3]", "i32[3]", "--json", "."], "Is a directory"),
+        (["check", "right_rule:scaled", "f32[3]", "i32[3]", "--json="], "Is a directory"),
+        (["rules", "all"], "unknown argument all"),
         (["nothing"], "invalid choice: 'nothing'"),
         ([], "required: command"),
     ],
@@ -99,6 +153,23 @@ def test_bad_usage_is_one_line_and_status_2(folder, capsys, words, message):
     assert error.count("\n") == 1
 
 
+def test_interrupted(folder, capsys):
+    assert main(["check", "right_rule:waits", "f32[3]"]) == 130
+    assert capsys.readouterr().err == "funcnet: interrupted\n"
+
+
+def test_what_is_wrong_is_said_before_anything_is_run(folder, capsys, monkeypatch):
+    """Nothing of it remains: no empty file, and no change of one that is there."""
+    monkeypatch.setattr(command, "check_rule", None)
+    (folder / "kept.json").write_text("kept")
+    for words in (["--json", "no/x"], ["--json", "new.json", "--seed", "-1"]):
+        assert main(["check", "right_rule:scaled", "f32[3]", *words]) == 2
+    assert main(["check", "right_rule:scaled", "f32(3)", "--json", "new.json"]) == 2
+    assert main(["check", "right_rule:scaled", "f32(3)", "--json", "kept.json"]) == 2
+    assert not (folder / "new.json").exists()
+    assert (folder / "kept.json").read_text() == "kept"
+
+
 def test_rules_are_listed(capsys):
     assert main(["rules"]) == 0
     out = capsys.readouterr().out
@@ -112,6 +183,23 @@ def test_the_installed_command():
         [sys.executable, "-m", "funcnet", "rules"], capture_output=True, text=True, check=True
     )
     assert "softmax" in run.stdout
+
+
+def test_nobody_reads():
+    """As in `funcnet rules | head -1`."""
+    shell = f"{sys.executable} -m funcnet rules | (exec <&-); exit ${{PIPESTATUS[0]}}"
+    run = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["check", "--help"]])
+def test_help(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 100
+    assert "prove" in out.lower()
 
 
 def test_specs():
