@@ -77,11 +77,11 @@ def configure(name: str, config: type[Any], options: Sequence[str]) -> Any:
     """
     try:
         found = parse(config, options, f"python -m experiments {name}")
-        check(name, found)
-        return found
     except ValueError as e:
         valid = ", ".join(f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(config))
         raise ValueError(f"{e}; the options of {name}: {valid}, --out") from None
+    check(name, found)
+    return found
 
 
 def check(name: str, config: Any) -> None:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import readme
-from command_line import command, parse
+from command_line import check_writable, command, parse
 from mpmath import mp, mpf
 
 from funcnet import autodiff, ops
@@ -194,6 +194,8 @@ def table() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the table, and writes it into README.md if asked to; returns the exit status."""
     config = parse(Config, argv)
+    if config.write:
+        check_writable("--write", readme.page("accuracy"))
     text = table()
     if config.write:
         readme.write("accuracy", text)

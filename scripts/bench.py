@@ -42,7 +42,7 @@ import readme
 from bench_case import EVERY, Case, draw, present
 from bench_cases import CASES
 from bench_step import machine, quartiles, turns
-from command_line import command, make_folder, parse, write
+from command_line import check_writable, command, make_folder, parse, write
 from jax.extend.core import Var
 
 BLOCK = 2e4  # µs: calls are timed in blocks at least this long, as in a loop of training steps
@@ -134,7 +134,8 @@ def check(config: Config) -> dict[str, Case]:
             raise ValueError(f"--cases must be of {', '.join(map(repr, CASES))}, got {pattern!r}")
     for option in ("rounds", "seconds", "scale"):
         if not 0 < getattr(config, option) < math.inf:
-            raise ValueError(f"--{option} must be more than 0, got {getattr(config, option)}")
+            number = getattr(config, option)
+            raise ValueError(f"--{option} must be a finite number above 0, got {number}")
     whole = config.cases == ("*",) and not config.targets and config.scale == 1
     if config.write and not whole:
         raise ValueError("--write must have all cases at their sizes")
@@ -146,6 +147,8 @@ def check(config: Config) -> dict[str, Case]:
     }
     if not chosen:
         raise ValueError("--cases must leave a case, with --targets one that has a target")
+    if config.write:
+        check_writable("--write", readme.page("rules"))
     return chosen
 
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import platform
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +23,8 @@ def parse(config: type[Config], argv: Sequence[str] | None, program: str | None 
     """The configuration that the options ask for.
 
     Raises:
-      ValueError: If an option or its value is unknown: what tyro says about it, without its box.
+      ValueError: If an option or its value is unknown: what tyro says about it, without its box
+        and what --help says.
     """
     box = io.StringIO()
     try:
@@ -31,8 +33,9 @@ def parse(config: type[Config], argv: Sequence[str] | None, program: str | None 
     except SystemExit as e:
         if e.code != 2:  # --help
             raise
-    text = box.getvalue().partition("\n")[2].partition("For full helptext")[0]
-    raise ValueError(" ".join(word for word in text.split() if word.strip("│─╰╯|-+")))
+    text = box.getvalue().partition("\n")[2]
+    line = " ".join(word for word in text.split() if word.strip("│─╰╯|-+"))
+    raise ValueError(re.split(r" (?:For full|Argument) helptext| Got errors:", line)[0])
 
 
 def cpu() -> str:

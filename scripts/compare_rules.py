@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import readme
 from bench_step import machine
-from command_line import command, parse
+from command_line import check_writable, command, parse
 
 from funcnet import RULES, check_rule, ops, profile_rule
 from funcnet.check.report import number
@@ -131,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if number < step or number % step:
             what = "an even number, at least 2" if step == 2 else "at least 1"
             raise ValueError(f"--{option} must be {what}, got {number}")
+    if config.write:
+        check_writable("--write", readme.page("compared"))
     names = calls(2, 2)
     assert set(names) == set(RULES), set(names) ^ set(RULES)
     versions = machine()

@@ -230,6 +230,18 @@ def test_a_false_claim_is_exit_status_1(tmp_path, capsys):
         (["optimizer_paths", "--steps", "many"], r".*--steps.*many.*: --sgd, .*, --out"),
         (["optimizer_paths", "--out"], r"--out needs a folder"),
         (["all", "--steps", "3"], r"all takes no option but --out, got --steps"),
+        (["optimizer_paths", "--steps", "0"], r"optimizer_paths: --steps .* of at least 1, got 0"),
+        (
+            ["optimizer_paths", "--sgd", "nan"],
+            r"optimizer_paths: --sgd must be a finite .* got nan",
+        ),
+        (["optimizer_paths", "--sgd=-1"], r"optimizer_paths: --sgd .* of at least 0, got -1.0"),
+        (["gates", "--hidden", "2", "0"], r"gates: --hidden .* integer of at least 1, got 0"),
+        (["gates", "--seed=-1"], r"gates: --seed must be an integer of at least 0, got -1"),
+        (
+            ["gates", "--out", "/dev/null/x"],
+            r"--out must be a folder to write in, got /dev/null/x.*",
+        ),
         (["optimizers", "--train", "70000"], r"digits: train must be 1 to 60000 images, got 70000"),
     ],
 )
