@@ -93,6 +93,9 @@ def sites(f: Callable[..., Any], *args: Any) -> list[Site]:
     """Every call of a hand-written rule in f, at any depth, in the order of evaluation.
 
     Calls inside the plain forward of another rule are left out: that rule differentiates instead.
+
+    Raises:
+      TypeError: If f differentiates a rule in forward mode, which would fail when it is run.
     """
     return list(_sites(trace(f, *args)[0], ()))
 
@@ -100,6 +103,11 @@ def sites(f: Callable[..., Any], *args: Any) -> list[Site]:
 def _sites(closed: Any, path: Path_) -> Iterator[Site]:
     for i, eqn in enumerate(opened(closed).eqns):
         here = (*path, i)
+        if eqn.primitive.name == "custom_lin":
+            raise TypeError(
+                "a hand-written rule has no forward mode (jax.jvp, jax.jacfwd, jax.linearize); "
+                "funcnet.autodiff(f) gives that of a function f"
+            )
         if plain_forward(eqn) is not None:
             yield site(eqn, here)
         for j, inner in enumerate(inner_jaxprs(eqn)):

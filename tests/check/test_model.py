@@ -9,7 +9,8 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from funcnet import check_model, layers, ops
+from funcnet import RULES, check_model, layers, ops, rule
+from funcnet.check.tracing import sites
 
 
 def normal(*shape, seed=0):
@@ -128,6 +129,39 @@ def test_inside_the_plain_forward_of_another_rule():
 
     outer.defvjp(lambda x: (jnp.tanh(x), x), lambda x, dy: (dy * (1 - jnp.tanh(x) ** 2),))
     assert check_model(lambda x: outer(x).sum(), X).ok
+
+
+@rule
+def halved(x, *, axis=-1):
+    """Wrong in one of its calls alone: where axis is 0."""
+    return x / 2 + 0 * axis
+
+
+halved.defvjp(
+    lambda x, *, axis: (x / 2, None),
+    lambda _, dy, *, axis: (dy * (0.5 if axis else 0.6),),
+)
+del RULES["halved"]
+
+
+def test_calls_of_the_same_types_have_their_own_lines():
+    """A rule is traced once for all calls of the same types."""
+
+    def inner(x):
+        return halved(x)
+
+    def model(x):
+        x = halved(halved(inner(x)))
+        x = halved(x, axis=0)  # the line
+        x = halved(inner(x), axis=-1)
+        return ops.sigmoid(ops.sigmoid(x)) + ops.sigmoid(x)
+
+    for f in (model, jax.jit(model), lambda x: inner(jax.vmap(model)(x))):
+        only_culprit(check_model(f, X), "halved", "x", model)
+    where = [site.where.rpartition(":")[2] for site in sites(model, X)]
+    first = line_of(model) - 1
+    lines = [line_of(inner, "return"), first, first, first + 1, line_of(inner, "return")]
+    assert where == [str(n) for n in (*lines, *[first + 2] + [first + 3] * 3)]
 
 
 @pytest.mark.slow

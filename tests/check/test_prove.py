@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from funcnet import RULES, check_rule, ops, rule
+from funcnet import RULES, check_model, check_rule, ops, rule
 from funcnet.check import CheckFailed
 
 
@@ -239,12 +239,38 @@ def test_a_function_of_rules_is_checked_as_one():
     assert [f.argument for f in report.findings] == ["b"]
 
 
+def forward_mode(x):
+    return ops.tanh(jax.jvp(ops.sigmoid, (x,), (x,))[1])
+
+
+def relu(**options):
+    return check_rule(ops.relu, normal(3), **options)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: check_rule(jnp.sin, normal(3)), "check_rule: sin calls no function with a rule"),
         (lambda: check_rule(ops.step, jnp.arange(3)), "step has no floating argument"),
         (lambda: check_rule(ops.relu, normal(3), normal(3)), "relu: too many positional arguments"),
+        (lambda: check_rule(ops.relu), "relu: missing a required argument: 'x'"),
+        (lambda: check_rule("relu", normal(3)), "check_rule: f must be a function, got 'relu'"),
+        (lambda: check_rule(normal(3)), r"check_rule: f must be a function, got float32\[3\]"),
+        (lambda: check_model(None), "check_model: f must be a function, got None"),
+        (lambda: check_rule(forward_mode, normal(3)), "a hand-written rule has no forward mode"),
+        (lambda: check_model(forward_mode, normal(3)), "a hand-written rule has no forward mode"),
+        (lambda: relu(tolerance=-1), "tolerance must be a finite number of at least 0, got -1"),
+        (lambda: relu(tolerance=np.nan), "tolerance must be a finite number .* got nan"),
+        (lambda: relu(tolerance="1"), "tolerance must be a number, got '1'"),
+        (lambda: relu(strict="no"), "strict must be True or False, got 'no'"),
+        (lambda: relu(under_transformations=0), "under_transformations must be True or False"),
+        (lambda: relu(truth=3), "truth must be a function, got 3"),
+        (lambda: relu(dtypes="bfloat16"), r"dtypes must be a list of .* \['bfloat16'\], got 'bf"),
+        (lambda: relu(dtypes=jnp.bfloat16), "dtypes must be a list of floating dtypes"),
+        (lambda: relu(dtypes=None), "dtypes must be a list of floating dtypes .*, got None"),
+        (lambda: relu(dtypes=["int8"]), "dtypes must be a list of floating .* got 'int8' in it"),
+        (lambda: relu(dtypes=["f9"]), "dtypes must be a list of floating .* got 'f9' in it"),
+        (lambda: relu(dtypes=[None]), "dtypes must be a list of floating .* got None in it"),
     ],
 )
 def test_bad_calls_are_one_line(call, message):
