@@ -23,8 +23,7 @@ def parse(config: type[Config], argv: Sequence[str] | None, program: str | None 
     """The configuration that the options ask for.
 
     Raises:
-      ValueError: If an option or its value is unknown: what tyro says about it, without its box
-        and what --help says.
+      ValueError: If an option or its value is unknown: what tyro says about it, without its box.
     """
     box = io.StringIO()
     try:
@@ -33,9 +32,9 @@ def parse(config: type[Config], argv: Sequence[str] | None, program: str | None 
     except SystemExit as e:
         if e.code != 2:  # --help
             raise
-    text = box.getvalue().partition("\n")[2]
+    text = box.getvalue().partition("\n")[2].partition("For full helptext")[0]
     line = " ".join(word for word in text.split() if word.strip("│─╰╯|-+"))
-    raise ValueError(re.split(r" (?:For full|Argument) helptext| Got errors:", line)[0])
+    raise ValueError(re.sub(r" Got errors:.*(?= Argument helptext)", "", line))
 
 
 def cpu() -> str:

@@ -3,8 +3,11 @@
 import json
 import re
 
+import accuracy_table
 import bench
 import bench_report
+import bench_step
+import check_foreign
 import compare_rules
 import jax
 import jax.numpy as jnp
@@ -136,6 +139,35 @@ def test_wrong_options_end_in_one_line(wrong, message, tmp_path, capsys):
     assert out == ""
     assert err.count("\n") == 1
     assert re.match(f"bench: .*{message}", err)
+
+
+@pytest.mark.parametrize(
+    ("program", "wrong", "message"),
+    [
+        (bench_step, "--rounds 0", "--rounds must be at least 1, got 0"),
+        (bench_step, "--rounds x", "Error parsing --rounds: invalid literal .* 'x'"),
+        (bench_step, "--json /nowhere/x", "--json must be a file .*/nowhere/x: No such file"),
+        (bench_step, "--json /", "--json must be a file .* got /: Is a directory"),
+        (compare_rules, "--rows 0", "--rows must be an even number, at least 2, got 0"),
+        (compare_rules, "--rows 3", "--rows must be an even number, at least 2, got 3"),
+        (compare_rules, "--columns -2", "--columns must be an even number, at least 2, got -2"),
+        (compare_rules, "--rounds 0", "--rounds must be at least 1, got 0"),
+        (accuracy_table, "--wirte", "Unrecognized options: --wirte"),
+        (accuracy_table, "--write", "README.md has no part <!-- accuracy: begin -->"),
+        (compare_rules, "--write", "README.md has no part <!-- compared: begin -->"),
+        (bench, "--write", "README.md has no part <!-- rules: begin -->"),
+        (check_foreign, "--only nothing", "--only must be part of .* of a row, got 'nothing'"),
+    ],
+)  # fmt: skip
+def test_nothing_is_measured_in_vain(program, wrong, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(readme, "README", tmp_path / "README.md")
+    (tmp_path / "README.md").write_text("nothing generated")
+    monkeypatch.chdir(tmp_path)
+    assert program.main(wrong.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert re.search(f"^{program.__name__}: .*{message}", err)
 
 
 @pytest.mark.parametrize(

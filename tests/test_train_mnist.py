@@ -263,6 +263,57 @@ def test_missing_data_ends_in_one_line(tmp_path, monkeypatch, capsys):
     assert "nowhere must hold train-images-idx3-ubyte" in err
 
 
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        (1, np.full(TRAIN, 10), "the labels of the data must be 0 to 9, got 10"),
+        (3, np.full(TEST, 200), "the labels of the data must be 0 to 9, got 200"),
+        (2, np.zeros((TEST, 14, 14)), r"test images of the shape \(28, 28\), got \(101, 14, 14\)"),
+    ],
+)
+def test_data_that_do_not_fit_end_in_one_line(
+    file, values, message, data, tmp_path, monkeypatch, capsys
+):
+    for i, (name, array) in enumerate(zip(datasets.SHA256, data, strict=True)):
+        write_idx(tmp_path / name, values if i == file else array)
+    monkeypatch.setenv("FUNCNET_DATA", str(tmp_path))
+    assert train_mnist.main(options(tmp_path / "out")) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert re.search(message, err)
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "line"),
+    [
+        (ValueError("a\nb"), 2, "a b"),
+        (OSError(28, "No space left on device"), 2, "[Errno 28] No space left on device"),
+        (MemoryError(), 2, "MemoryError"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED"), 2, "RESOURCE_EXHAUSTED"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_what_stops_training_is_one_line(raised, status, line, data, tmp_path, monkeypatch, capsys):
+    def train(*_):
+        raise raised
+
+    monkeypatch.setattr(train_mnist, "train", train)
+    assert train_mnist.main(options(tmp_path)) == status
+    assert capsys.readouterr().err == f"train_mnist: {line}\n"
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_mnist, "train", None)
+    with pytest.raises(TypeError):
+        train_mnist.main(options(tmp_path))
+
+
+def test_a_pipe_is_a_file_that_can_be_written(tmp_path):
+    """`--json >(jq)`: it must not be closed, nor waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    command_line.check_writable("--json", tmp_path / "pipe")
+
+
 def test_help_is_not_an_error(capsys):
     with pytest.raises(SystemExit) as stopped:
         train_mnist.main(["--help"])

@@ -113,7 +113,7 @@ def _check(
     args: tuple[Any, ...],
     static: dict[str, Any],
     truth: Callable[..., Any] | None,
-    dtypes: Sequence[Any],
+    dtypes: list[Any],
     tolerance: float,
     under_transformations: bool,
     strict: bool,
