@@ -153,15 +153,14 @@ def test_wrong_options_end_in_one_line(wrong, message, tmp_path, capsys):
         (compare_rules, "--columns -2", "--columns must be an even number, at least 2, got -2"),
         (compare_rules, "--rounds 0", "--rounds must be at least 1, got 0"),
         (accuracy_table, "--wirte", "Unrecognized options: --wirte"),
-        (accuracy_table, "--write", "README.md has no part <!-- accuracy: begin -->"),
-        (compare_rules, "--write", "README.md has no part <!-- compared: begin -->"),
-        (bench, "--write", "README.md has no part <!-- rules: begin -->"),
+        (accuracy_table, "--write", "no README.md has a part <!-- accuracy: begin -->"),
+        (compare_rules, "--write", "no README.md has a part <!-- compared: begin -->"),
+        (bench, "--write", "no README.md has a part <!-- rules: begin -->"),
         (check_foreign, "--only nothing", "--only must be part of .* of a row, got 'nothing'"),
     ],
 )  # fmt: skip
 def test_nothing_is_measured_in_vain(program, wrong, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(readme, "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text("nothing generated")
+    monkeypatch.setattr(readme, "PAGES", [])
     monkeypatch.chdir(tmp_path)
     assert program.main(wrong.split()) == 2
     out, err = capsys.readouterr()
