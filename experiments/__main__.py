@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (TypeError, ArithmeticError, LookupError) as e:
         if config == module.Config():
             raise
-        raise ValueError(f"{name} cannot run with these options: {e}") from e
+        kind = type(e).__name__
+        raise ValueError(f"{name} cannot run with these options: {kind}: {e}") from e
     show(entry)
     print(f"{out / name}.png and .json, {entry.seconds:.1f} s")
     return HELD if all(c.holds for c in entry.claims) else FALSE

@@ -253,6 +253,21 @@ def test_a_person_errs(argv, line, capsys, tmp_path, monkeypatch):
     assert re.fullmatch(rf"experiments: {line}\n", captured.err), captured.err
 
 
+def test_options_that_an_experiment_cannot_use(capsys, tmp_path, monkeypatch):
+    """They are a person's mistake; with the options of the book it would be ours."""
+
+    def run(_):
+        raise IndexError("no such row")
+
+    monkeypatch.setattr(module("optimizer_paths"), "run", run)
+    out = ["--out", str(tmp_path)]
+    assert command.main(["optimizer_paths", "--steps", "3", *out]) == 2
+    line = "optimizer_paths cannot run with these options: IndexError: no such row"
+    assert capsys.readouterr().err == f"experiments: {line}\n"
+    with pytest.raises(IndexError):
+        command.main(["optimizer_paths", *out])
+
+
 def test_the_list(capsys):
     assert command.main([]) == 0
     out = capsys.readouterr().out
