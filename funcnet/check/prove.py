@@ -99,7 +99,7 @@ def _floating(dtypes: Any) -> list[Any]:
     found = []
     for name in dtypes:
         try:
-            found.append(jnp.dtype(name or "none"))  # None would be float64
+            found.append(jnp.dtype("none" if name is None else name))  # None would be float64
         except TypeError:
             raise TypeError(f"{must}, got {describe(name)} in it") from None
         if not jnp.issubdtype(found[-1], jnp.floating):

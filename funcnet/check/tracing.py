@@ -97,17 +97,26 @@ def sites(f: Callable[..., Any], *args: Any) -> list[Site]:
     Raises:
       TypeError: If f differentiates a rule in forward mode, which would fail when it is run.
     """
-    return list(_sites(trace(f, *args)[0], ()))
+    jaxpr, _ = trace(f, *args)
+    if _has(jaxpr, "custom_lin"):
+        raise TypeError(
+            "a hand-written rule has no forward mode (jax.jvp, jax.jacfwd, jax.linearize); "
+            "funcnet.autodiff(f) gives that of a function f"
+        )
+    return list(_sites(jaxpr, ()))
+
+
+def _has(closed: Any, primitive: str) -> bool:
+    """Whether there is an equation of this primitive, at any depth."""
+    return any(
+        eqn.primitive.name == primitive or any(_has(j, primitive) for j in inner_jaxprs(eqn))
+        for eqn in opened(closed).eqns
+    )
 
 
 def _sites(closed: Any, path: Path_) -> Iterator[Site]:
     for i, eqn in enumerate(opened(closed).eqns):
         here = (*path, i)
-        if eqn.primitive.name == "custom_lin":
-            raise TypeError(
-                "a hand-written rule has no forward mode (jax.jvp, jax.jacfwd, jax.linearize); "
-                "funcnet.autodiff(f) gives that of a function f"
-            )
         if plain_forward(eqn) is not None:
             yield site(eqn, here)
         for j, inner in enumerate(inner_jaxprs(eqn)):
