@@ -126,11 +126,11 @@ def row(name: str, config: Config) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the table, and writes it into README.md if asked to; returns the exit status."""
     config = parse(Config, argv)
-    for option, step in {"rows": 2, "columns": 2, "rounds": 1}.items():
+    for option, least, step in (("rows", 2, 2), ("columns", 4, 2), ("rounds", 1, 1)):
         value = getattr(config, option)
-        if value < step or value % step:
-            what = "an even number, at least 2" if step == 2 else "at least 1"
-            raise ValueError(f"--{option} must be {what}, got {value}")
+        if value < least or value % step:
+            what = "an even number of" if step == 2 else "a number of"
+            raise ValueError(f"--{option} must be {what} at least {least}, got {value}")
     if config.write:
         check_writable("--write", readme.page("compared"))
     names = calls(2, 2)
