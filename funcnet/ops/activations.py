@@ -67,8 +67,9 @@ def step(x: jax.Array) -> jax.Array:
     [0.0, 1.0, 1.0]
     """
     x = ordered("step", x)
-    fired = jnp.where(x >= 0, jnp.ones_like(x), jax.lax.stop_gradient(x))  # of what is left, nan
-    return jnp.where(x < 0, jnp.zeros_like(x), fired)
+    zero = jnp.zeros_like(x)
+    fired = jnp.where(x >= zero, jnp.ones_like(x), jax.lax.stop_gradient(x))  # what is left is nan
+    return jnp.where(x < zero, zero, fired)
 
 
 @elementwise(
@@ -134,7 +135,10 @@ def tanh(x: jax.Array) -> jax.Array:
     return jnp.tanh(x)
 
 
-@elementwise(saves=lambda x: ~(x < 0), dx=lambda on, dy: jnp.where(on, dy, jnp.zeros_like(dy)))
+@elementwise(
+    saves=lambda x: ~(x < jnp.zeros_like(x)),
+    dx=lambda on, dy: jnp.where(on, dy, jnp.zeros_like(dy)),
+)
 def relu(x: jax.Array) -> jax.Array:
     """The rectified linear unit.
 
@@ -155,4 +159,5 @@ def relu(x: jax.Array) -> jax.Array:
     [0.0, 0.0, 2.0]
     """
     x = ordered("relu", x)
-    return jnp.where(x < 0, jnp.zeros_like(x), x)
+    zero = jnp.zeros_like(x)
+    return jnp.where(x < zero, zero, x)

@@ -11,16 +11,22 @@ from funcnet.ops.elementwise import elementwise, ordered, recomputed
 from funcnet.ops.precision import widen
 
 
+def _bounds(x: jax.Array, low: float, high: float) -> tuple[jax.Array, jax.Array]:
+    """The two in the dtype of x; a negative one is 0 where it would wrap."""
+    if x.dtype == jnp.bool_ or jnp.issubdtype(x.dtype, jnp.unsignedinteger):
+        low = max(low, 0)
+    return jnp.full_like(x, low), jnp.full_like(x, high)
+
+
 def _clipped(x: jax.Array, low: float, high: float) -> jax.Array:
     """Bounds x on two sides. Of two equal cases `where` takes the right one, autodiff too."""
-    if x.dtype == jnp.bool_ or jnp.issubdtype(x.dtype, jnp.unsignedinteger):
-        low = max(low, 0)  # -1 would be the largest number
-    bound = lambda value: jnp.full_like(x, value)
-    return jnp.where(x < low, bound(low), jnp.where(x >= high, bound(high), x))
+    least, most = _bounds(x, low, high)
+    return jnp.where(x < least, least, jnp.where(x >= most, most, x))
 
 
 def _is_between(x: jax.Array, low: float, high: float) -> jax.Array:
-    return ~((x < low) | (x >= high))  # so is nan
+    least, most = _bounds(x, low, high)
+    return ~((x < least) | (x >= most))  # so is nan
 
 
 def _where(inside: jax.Array, dy: jax.Array) -> jax.Array:

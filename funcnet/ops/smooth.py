@@ -41,7 +41,7 @@ def _up_to(last: float, f: Callable[[jax.Array], jax.Array], x: jax.Array) -> ja
 
 
 def _times_sigmoid(x: jax.Array, u: jax.Array) -> jax.Array:
-    """The product x s(2u) = x h² / (1 + h²), h = eᵘ. It is normal where its factor h² underflows."""
+    """The product x s(2u) = x h² / (1 + h²), h = eᵘ, also where its factor h² underflows."""
     h = jnp.exp(u)
     half = 0.5 * h  # XLA would replace h * h by a second exponential
     return half * (x * h) / (0.5 + half * h)
