@@ -3,17 +3,24 @@
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.elementwise import elementwise
+from funcnet.ops.elementwise import elementwise, has_derivative, ordered
 from funcnet.ops.precision import widen
 
 
+def _bell_slope(x: jax.Array) -> jax.Array:
+    return -_bell(x) * jnp.tanh(0.5 * x)  # s(x) s(−x) (s(−x) − s(x))
+
+
+@has_derivative(_bell_slope)
 def _bell(x: jax.Array) -> jax.Array:
     """s(x) s(−x) = e / (1 + e)² with e = exp(−|x|), s the sigmoid; full relative accuracy.
 
     The usual form y(1 − y) of the same quantity rounds to 0 as soon as y rounds to 1, in float32
-    from x = 16.6 on. This one has no subtraction, and e ≤ 1 cannot overflow.
+    from x = 16.6 on. This one has no subtraction, and |e| ≤ 1 cannot overflow. The product is even
+    in x, so that for complex x the half plane takes the place of the sign.
     """
-    e = jnp.exp(-jnp.abs(x))
+    right = jnp.where(x.real < 0, -x, x) if jnp.iscomplexobj(x) else jnp.abs(x)
+    e = jnp.exp(-right)
     return e / (1 + e) ** 2
 
 
@@ -49,20 +56,27 @@ def step(x: jax.Array) -> jax.Array:
     nothing.
 
     Args:
-      x: Any shape.
+      x: Any shape, real.
 
     Returns:
-      0 or 1, with the shape and dtype of x.
+      0 or 1, with the shape and dtype of x; nan where x is nan.
 
     Reference: Source A 2.1.
 
     >>> step(jnp.array([-1.0, 0.0, 2.0])).tolist()
     [0.0, 1.0, 1.0]
     """
-    return jnp.where(x >= 0, jnp.ones_like(x), jnp.zeros_like(x))
+    x = ordered("step", x)
+    zero = jnp.zeros_like(x)
+    fired = jnp.where(x >= zero, jnp.ones_like(x), jax.lax.stop_gradient(x))  # what is left is nan
+    return jnp.where(x < zero, zero, fired)
 
 
-@elementwise(saves=lambda x: x, dx=lambda x, dy: (widen(dy) * _bell(widen(x))).astype(dy.dtype))
+@elementwise(
+    saves=lambda x: x,
+    dx=lambda x, dy: (widen(dy) * _bell(widen(x))).astype(dy.dtype),
+    inexact=("x",),
+)
 def sigmoid(x: jax.Array) -> jax.Array:
     """The logistic sigmoid s.
 
@@ -77,10 +91,10 @@ def sigmoid(x: jax.Array) -> jax.Array:
     saves y, which the next layer keeps anyway, and one exp in the backward pass. Saves x.
 
     Args:
-      x: Any shape.
+      x: Any shape, real or complex.
 
     Returns:
-      y in [0, 1], with the shape and dtype of x.
+      y, in [0, 1] for real x, with the shape and dtype of x.
 
     Reference: Source A 2.3.1; (1 − y) y in source B 5.5.7.
 
@@ -91,7 +105,9 @@ def sigmoid(x: jax.Array) -> jax.Array:
 
 
 @elementwise(
-    saves=lambda x: x, dx=lambda x, dy: (4 * widen(dy) * _bell(2 * widen(x))).astype(dy.dtype)
+    saves=lambda x: x,
+    dx=lambda x, dy: (4 * widen(dy) * _bell(2 * widen(x))).astype(dy.dtype),
+    inexact=("x",),
 )
 def tanh(x: jax.Array) -> jax.Array:
     """The hyperbolic tangent.
@@ -106,10 +122,10 @@ def tanh(x: jax.Array) -> jax.Array:
     of `sigmoid`. Saves x.
 
     Args:
-      x: Any shape.
+      x: Any shape, real or complex.
 
     Returns:
-      y in [−1, 1], with the shape and dtype of x.
+      y, in [−1, 1] for real x, with the shape and dtype of x.
 
     Reference: Source C 6.2 compares it with the sigmoid and ReLU.
 
@@ -119,24 +135,29 @@ def tanh(x: jax.Array) -> jax.Array:
     return jnp.tanh(x)
 
 
-@elementwise(saves=lambda x: x >= 0, dx=lambda fired, dy: jnp.where(fired, dy, jnp.zeros_like(dy)))
+@elementwise(
+    saves=lambda x: ~(x < jnp.zeros_like(x)),
+    dx=lambda on, dy: jnp.where(on, dy, jnp.zeros_like(dy)),
+)
 def relu(x: jax.Array) -> jax.Array:
     """The rectified linear unit.
 
-        y = x if x ≥ 0, else 0;   dx = dy if x ≥ 0, else 0.
+        y = 0 if x < 0, else x;   dx = 0 if x < 0, else dy.
 
     At exactly 0 the derivative is 1, as the source defines it (`jax.nn.relu` takes 0, and
-    `jnp.maximum(x, 0)` takes ½). Saves the mask x ≥ 0, one byte per element.
+    `jnp.maximum(x, 0)` takes ½). Saves the mask of x ≥ 0, one byte per element.
 
     Args:
-      x: Any shape.
+      x: Any shape, real.
 
     Returns:
-      y ≥ 0, with the shape and dtype of x.
+      y ≥ 0, with the shape and dtype of x; nan where x is nan.
 
     Reference: Source A 2.3.2 and 3.3.5.
 
     >>> relu(jnp.array([-1.0, 0.0, 2.0])).tolist()
     [0.0, 0.0, 2.0]
     """
-    return jnp.where(x >= 0, x, jnp.zeros_like(x))
+    x = ordered("relu", x)
+    zero = jnp.zeros_like(x)
+    return jnp.where(x < zero, zero, x)

@@ -1,6 +1,7 @@
 """The compact form of a rule for a function that is applied element by element."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
 import jax
@@ -13,7 +14,11 @@ P = ParamSpec("P")
 
 
 def elementwise(
-    *, saves: Callable[..., Any], dx: Callable[..., jax.Array]
+    *,
+    saves: Callable[..., Any],
+    dx: Callable[..., jax.Array],
+    real: Sequence[str] = (),
+    inexact: Sequence[str] = (),
 ) -> Callable[[Callable[P, jax.Array]], Ruled[P, jax.Array]]:
     """Declares y = f(x), y_i = f(x_i), by what is saved of x and by dx from that and dy.
 
@@ -26,6 +31,8 @@ def elementwise(
     Args:
       saves: (x, **options) ↦ residuals, whatever f′(x) is computed from.
       dx: (residuals, dy, **options) ↦ dx = dy ⊙ f′(x), with the shape and dtype of x.
+      real: As in `rule`.
+      inexact: As in `rule`.
 
     Returns:
       A decorator of the plain forward. The rule's halves are named `<f>_fwd` and `<f>_bwd`.
@@ -42,7 +49,7 @@ def elementwise(
             return (dx(residuals, dy, **options),)
 
         fwd.__name__, bwd.__name__ = f"{f.__name__}_fwd", f"{f.__name__}_bwd"
-        ruled = rule(f)
+        ruled = rule(real=real, inexact=inexact)(f)
         ruled.defvjp(fwd, bwd)
         return ruled
 
@@ -61,7 +68,7 @@ def recomputed(
       slope: (x, **options) ↦ f′(x), for x in float32 at least.
 
     Returns:
-      A decorator of the plain forward.
+      A decorator of the plain forward, whose x must be real; integers are converted.
     """
 
     def dx(x: jax.Array, dy: jax.Array, **options: Any) -> jax.Array:
@@ -69,4 +76,42 @@ def recomputed(
         x = jax.lax.optimization_barrier(x)
         return (widen(dy) * slope(widen(x), **options)).astype(dy.dtype)
 
-    return elementwise(saves=lambda x, **_: x, dx=dx)
+    return elementwise(saves=lambda x, **_: x, dx=dx, real=("x",))
+
+
+def has_derivative(
+    derivative: Callable[..., jax.Array],
+) -> Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]]:
+    """Declares the derivative of a slope f′, where that of autodiff cancels in a tail.
+
+    A gradient costs the same with it and without it: it is met in second derivatives alone.
+
+    Args:
+      derivative: (x, **options) ↦ f″(x).
+
+    Returns:
+      A decorator of f′: (x, **options) ↦ f′(x).
+    """
+
+    def decorate(slope: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        @functools.wraps(slope)
+        def declared(x: jax.Array, **options: Any) -> jax.Array:
+            f = jax.custom_jvp(functools.partial(slope, **options))
+            f.defjvps(lambda dx, _, x: dx * derivative(x, **options))
+            return f(x)
+
+        return declared
+
+    return decorate
+
+
+def ordered(f: str, x: Any) -> jax.Array:
+    """`x` as an array of real numbers, of which integers stay integers.
+
+    Raises:
+      TypeError: If it is complex, or no number.
+    """
+    x = jnp.asarray(x)
+    if not any(jnp.issubdtype(x.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise TypeError(f"{f}: x must be real, got {jax.typeof(x)}")
+    return x

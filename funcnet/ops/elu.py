@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from funcnet._arguments import check_number
 from funcnet.ops.elementwise import recomputed
 from funcnet.ops.precision import widen
 
@@ -34,7 +35,7 @@ def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
 
     Args:
       x: Any shape.
-      alpha: α, the bound −α of y. Static.
+      alpha: α, finite: the bound −α of y. Static.
 
     Returns:
       y > −α, with the shape and dtype of x.
@@ -45,6 +46,7 @@ def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
     >>> elu(jnp.array([-jnp.inf, 0.0, 2.0])).tolist()
     [-1.0, 0.0, 2.0]
     """
+    check_number("elu", "alpha", alpha)
     return _elu(x, 1.0, alpha)
 
 

@@ -19,7 +19,7 @@ def _gated(f: str, activation: Activation, gate: jax.Array, up: jax.Array) -> ja
     return y.astype(jnp.result_type(gate, up))
 
 
-@rule
+@rule(real=("gate", "up"))
 def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
     """The gated linear unit with the gate `silu`.
 
@@ -69,7 +69,7 @@ def swiglu_bwd(residuals, dy):
 swiglu.defvjp(swiglu_fwd, swiglu_bwd)
 
 
-@rule
+@rule(real=("gate", "up"))
 def geglu(gate: jax.Array, up: jax.Array, *, approximate: bool = True) -> jax.Array:
     """The gated linear unit with the gate `gelu`.
 

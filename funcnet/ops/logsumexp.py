@@ -1,23 +1,54 @@
 """The logarithm of a sum of exponentials."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
+from funcnet._arguments import check_axis
 from funcnet.ops.precision import widen
 from funcnet.rule import rule
 
+Axis = int | tuple[int, ...] | None
 
-@rule
-def logsumexp(
-    x: jax.Array, *, axis: int | tuple[int, ...] = -1, keepdims: bool = False
-) -> jax.Array:
+
+def maximum(x: jax.Array, axis: Axis) -> jax.Array:
+    """The maximum m with the axis kept, a constant, as it may be in exp(x − m)."""
+    return jax.lax.stop_gradient(x.max(axis, keepdims=True, initial=-jnp.inf))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def centred_maximum(x: jax.Array, axis: Axis) -> jax.Array:
+    """The maximum m with the derivative of logsumexp, for residuals, which `jax.hessian` derives.
+
+    p = exp(x − m) / Σ exp(x − m) does not depend on m, so any derivative of m gives that of p:
+
+        dp = p ⊙ (d − ⟨p, d⟩),   d = dx − dm.
+
+    With dm = ⟨p, dx⟩ the mean of d is 0, and the difference does not cancel where one p is nearly
+    1, as it does with dm = 0.
+    """
+    return maximum(x, axis)
+
+
+@centred_maximum.defjvp
+def _centred_maximum_jvp(axis, primals, tangents):
+    (x,), (dx,) = primals, tangents
+    m = centred_maximum(x, axis)
+    e = jnp.exp(x - jnp.where(jnp.isfinite(m), m, jnp.zeros_like(m)))
+    s = e.sum(axis, keepdims=True)
+    return m, (e * dx).sum(axis, keepdims=True) / jnp.where(s == 0, jnp.ones_like(s), s)
+
+
+@rule(real=("x",))
+def logsumexp(x: jax.Array, *, axis: Axis = -1, keepdims: bool = False) -> jax.Array:
     """The logarithm of the sum of exponentials, a smooth maximum.
 
         y = log Σ_k exp(x_k) = m + log Σ_k exp(x_k − m),   m = max x
 
     Args:
       x: Any shape.
-      axis: The axis of the sum, or a tuple of axes. Static.
+      axis: The axis of the sum, a tuple of axes, or None for all. Static.
       keepdims: Whether y has the axis still, with one element. Static.
 
     Returns:
@@ -31,7 +62,9 @@ def logsumexp(
     >>> round(float(logsumexp(jnp.array([1000.0, 1000.0]))) - 1000, 4)
     0.6931
     """
-    return logsumexp_fwd(x, axis=axis, keepdims=keepdims)[0]
+    if axis is not None:
+        check_axis("logsumexp", "axis", axis, x)
+    return _logsumexp(x, axis, keepdims, maximum)[0]
 
 
 def logsumexp_fwd(x, *, axis, keepdims):
@@ -40,10 +73,13 @@ def logsumexp_fwd(x, *, axis, keepdims):
     From x and y alone exp(x − y) would come too, but with the digits that a large y has lost; and a
     second exp costs more than the rest of the backward pass.
     """
+    return _logsumexp(x, axis, keepdims, centred_maximum)
+
+
+def _logsumexp(x, axis, keepdims, maximum):
     wide = widen(x)
-    m = wide.max(axis, keepdims=True, initial=-jnp.inf)
-    # y does not depend on m; and without a finite one there is no offset to take away
-    m = jax.lax.stop_gradient(jnp.where(jnp.isfinite(m), m, jnp.zeros_like(m)))
+    m = maximum(wide, axis)
+    m = jnp.where(jnp.isfinite(m), m, jnp.zeros_like(m))  # else there is no offset to take away
     e = jnp.exp(wide - m)
     s = e.sum(axis, keepdims=True)
     empty = s == 0
@@ -61,7 +97,8 @@ def logsumexp_bwd(residuals, dy, *, axis, keepdims):
         dx_q = dy e_q / s.                                                                    (1)
     """
     e, s = residuals
-    g = widen(dy) if keepdims else jnp.expand_dims(widen(dy), axis)
+    lost = tuple(range(e.ndim)) if axis is None else axis
+    g = widen(dy) if keepdims else jnp.expand_dims(widen(dy), lost)
     dx = e * (g / s)  # (1)
     return (dx.astype(dy.dtype),)
 

@@ -6,18 +6,27 @@ At a kink the derivative is that to the right, as it is for `relu`.
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.elementwise import elementwise, recomputed
+from funcnet._arguments import check_number
+from funcnet.ops.elementwise import elementwise, ordered, recomputed
 from funcnet.ops.precision import widen
+
+
+def _bounds(x: jax.Array, low: float, high: float) -> tuple[jax.Array, jax.Array]:
+    """The two in the dtype of x; a negative one is 0 where it would wrap."""
+    if x.dtype == jnp.bool_ or jnp.issubdtype(x.dtype, jnp.unsignedinteger):
+        low = max(low, 0)
+    return jnp.full_like(x, low), jnp.full_like(x, high)
 
 
 def _clipped(x: jax.Array, low: float, high: float) -> jax.Array:
     """Bounds x on two sides. Of two equal cases `where` takes the right one, autodiff too."""
-    bound = lambda value: jnp.full_like(x, value)
-    return jnp.where(x < low, bound(low), jnp.where(x >= high, bound(high), x))
+    least, most = _bounds(x, low, high)
+    return jnp.where(x < least, least, jnp.where(x >= most, most, x))
 
 
 def _is_between(x: jax.Array, low: float, high: float) -> jax.Array:
-    return ~((x < low) | (x >= high))  # so is nan
+    least, most = _bounds(x, low, high)
+    return ~((x < least) | (x >= most))  # so is nan
 
 
 def _where(inside: jax.Array, dy: jax.Array) -> jax.Array:
@@ -32,6 +41,7 @@ def _scaled(factor: float, x: jax.Array) -> jax.Array:
 @elementwise(
     saves=lambda x, **_: x < 0,
     dx=lambda negative, dy, *, negative_slope: jnp.where(negative, _scaled(negative_slope, dy), dy),
+    real=("x",),
 )
 def leaky_relu(x: jax.Array, *, negative_slope: float = 0.01) -> jax.Array:
     """The rectified linear unit with a slope below 0 as well.
@@ -42,7 +52,7 @@ def leaky_relu(x: jax.Array, *, negative_slope: float = 0.01) -> jax.Array:
 
     Args:
       x: Any shape.
-      negative_slope: a. Static.
+      negative_slope: a, finite. Static.
 
     Returns:
       y, with the shape and dtype of x.
@@ -53,11 +63,12 @@ def leaky_relu(x: jax.Array, *, negative_slope: float = 0.01) -> jax.Array:
     >>> leaky_relu(jnp.array([-1.0, 0.0, 2.0]), negative_slope=0.5).tolist()
     [-0.5, 0.0, 2.0]
     """
+    check_number("leaky_relu", "negative_slope", negative_slope)
     x = jnp.asarray(x)
     return jnp.where(x < 0, _scaled(negative_slope, x), x)
 
 
-@elementwise(saves=lambda x: _is_between(x, 0, 6), dx=_where)
+@elementwise(saves=lambda x: _is_between(x, 0, 6), dx=_where, real=("x",))
 def relu6(x: jax.Array) -> jax.Array:
     """The rectified linear unit, bounded by 6.
 
@@ -100,10 +111,14 @@ def hard_tanh(x: jax.Array) -> jax.Array:
     >>> hard_tanh(jnp.array([-2.0, 0.5, 2.0])).tolist()
     [-1.0, 0.5, 1.0]
     """
-    return _clipped(jnp.asarray(x), -1, 1)
+    return _clipped(ordered("hard_tanh", x), -1, 1)
 
 
-@elementwise(saves=lambda x: _is_between(x, -3, 3), dx=lambda m, dy: _where(m, _scaled(1 / 6, dy)))
+@elementwise(
+    saves=lambda x: _is_between(x, -3, 3),
+    dx=lambda inside, dy: _where(inside, _scaled(1 / 6, dy)),
+    real=("x",),
+)
 def hard_sigmoid(x: jax.Array) -> jax.Array:
     """A sigmoid of three straight lines.
 

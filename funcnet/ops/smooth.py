@@ -1,44 +1,86 @@
 """Smooth relatives of the rectifier: each tends to max(x, 0) on both sides."""
 
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.elementwise import recomputed
+from funcnet.ops.activations import _bell
+from funcnet.ops.elementwise import has_derivative, recomputed
 from funcnet.ops.precision import widen
 
 FAR = 1000.0
 """From |x| = FAR on, s(x), Φ(x) and their like are exactly 0 or 1 in every dtype, and flat."""
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def near(x: jax.Array, above: float = FAR) -> jax.Array:
-    """Holds x between −FAR and `above`. Autodiff selects the cotangent: it drops even an ∞ · 0."""
+    """Holds x between −FAR and `above`.
+
+    The cotangent is selected, which drops even an ∞ · 0. It passes where x is nan, and becomes nan:
+    that of `clamp` would be 0.
+    """
     bound = lambda value: jnp.asarray(value, x.dtype)
     return jax.lax.clamp(bound(-FAR), x, bound(above))
 
 
-def _times_gate(gate: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """Returns x g(x), for a gate g that goes from 0 to 1, without the nan of −∞ · 0."""
+@near.defjvp
+def _near_jvp(above, primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return near(x, above), jnp.where((x < -FAR) | (x > above), jnp.zeros_like(dx), dx)
+
+
+def _up_to(last: float, f: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """f(x) for x ≤ `last`, and x beyond, where f(x) rounds to x in every dtype."""
     x = jnp.asarray(x)
     wide = widen(x)
-    return (jnp.maximum(wide, -FAR) * gate(near(wide))).astype(x.dtype)
+    return jnp.where(wide > last, wide, f(near(wide, last))).astype(x.dtype)
 
 
-def _sigmoid_and_bell(v: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """s(v) and s′(v) = s(v) s(−v) with full relative accuracy, from one exponential."""
-    negative = v < 0
-    e = jnp.exp(jnp.where(negative, v, -v))  # of −|v| autodiff would take the slope 0 at 0
-    r = 1 / (1 + e)
-    return r * jnp.where(negative, e, jnp.ones_like(e)), e * (r * r)
+def _times_sigmoid(x: jax.Array, u: jax.Array) -> jax.Array:
+    """The product x s(2u) = x h² / (1 + h²), h = eᵘ, also where its factor h² underflows."""
+    h = jnp.exp(u)
+    half = 0.5 * h  # XLA would replace h * h by a second exponential
+    return half * (x * h) / (0.5 + half * h)
 
 
+def _times_sigmoid_slope(x: jax.Array, u: jax.Array, rise: jax.Array) -> jax.Array:
+    """The derivative s(2u) + x 2u′ s(2u) s(−2u) of x s(2u), with rise = x 2u′."""
+    h = jnp.exp(u)
+    half = 0.5 * h
+    d = 0.5 + half * h
+    return half * (h + rise * (half / d)) / d
+
+
+def _times_sigmoid_curvature(x: jax.Array, u: jax.Array, du: Any, ddu: Any) -> jax.Array:
+    """The second derivative of x s(2u), for u of the sign of x, with du = u′ and ddu = u″.
+
+    From s′(v) = s(v) s(−v) and s″(v) = −s′(v) tanh(v/2),
+
+        (x s(2u))″ = s′(2u) (4u′ + 2x (u″ − 2u′² tanh u)),
+        s′(2u) = w²,   w = h / (1 + h²),   h = e^(−|u|).
+    """
+    h = jnp.exp(-jnp.abs(u))
+    w = h / (1 + h * h)
+    return w * (w * (4 * du + 2 * x * (ddu - 2 * (du * du) * jnp.tanh(u))))
+
+
+_SILU_LAST = 40.0
+
+
+def _silu_curvature(x: jax.Array) -> jax.Array:
+    t = near(x)
+    return _times_sigmoid_curvature(t, 0.5 * t, 0.5, 0.0)
+
+
+@has_derivative(_silu_curvature)
 def silu_slope(x: jax.Array) -> jax.Array:
     """The derivative of `silu`, for x in float32 at least."""
-    t = near(x)
-    s, bell = _sigmoid_and_bell(t)
-    return s + t * bell
+    t = near(x, _SILU_LAST)
+    return _times_sigmoid_slope(t, 0.5 * t, t)
 
 
 @recomputed(silu_slope)
@@ -51,7 +93,9 @@ def silu(x: jax.Array) -> jax.Array:
 
         dx = dy ⊙ (s(x) + x s(x) s(−x)).
 
-    Nothing cancels but where the derivative is 0. At ±∞ value and derivative have their limits
+    Nothing cancels but where the derivative is 0. With h = e^(x/2), s(x) = h² / (1 + h²) and
+    s(x) s(−x) = (h / (1 + h²))², the factors of which do not underflow before the product. At ±∞
+    value and derivative have their limits
     (`jax.nn.silu` gives nan). Saves x.
 
     Args:
@@ -66,32 +110,42 @@ def silu(x: jax.Array) -> jax.Array:
     >>> silu(jnp.array([-jnp.inf, 0.0, 100.0])).tolist()
     [-0.0, 0.0, 100.0]
     """
-    return _times_gate(jax.lax.logistic, x)
+    return _up_to(_SILU_LAST, lambda t: _times_sigmoid(t, 0.5 * t), x)
 
 
+_GELU_LAST = 9.0
 _ROOT_HALF = math.sqrt(0.5)
-_LINEAR = 2 * math.sqrt(2 / math.pi)  # of v
+_LINEAR = math.sqrt(2 / math.pi)  # of u
 _CUBIC = 0.044715 * _LINEAR
 
 
-def _normal_cdf(x: jax.Array, *, approximate: bool) -> jax.Array:
+def _gelu_curvature(x: jax.Array, *, approximate: bool) -> jax.Array:
+    t = near(x)
+    square = t * t
     if approximate:
-        return jax.lax.logistic(x * (_LINEAR + _CUBIC * (x * x)))
-    return 0.5 * jax.lax.erfc(-_ROOT_HALF * x)
+        u, du = t * (_LINEAR + _CUBIC * square), _LINEAR + 3 * _CUBIC * square
+        return _times_sigmoid_curvature(t, u, du, 6 * _CUBIC * t)
+    root = jnp.exp(-0.25 * square)  # of the density
+    return math.sqrt(0.5 / math.pi) * (root * (root * (2 - square)))
 
 
+@has_derivative(_gelu_curvature)
 def gelu_slope(x: jax.Array, *, approximate: bool) -> jax.Array:
     """The derivative of `gelu`, for x in float32 at least."""
-    t = near(x)
+    t = near(x, _GELU_LAST)
     if approximate:
         square = t * t
-        cdf, bell = _sigmoid_and_bell(t * (_LINEAR + _CUBIC * square))
-        rise = t * (_LINEAR + 3 * _CUBIC * square) * bell
-    else:
-        z = -_ROOT_HALF * t
-        cdf = 0.5 * jax.lax.erfc(z)
-        rise = t * (math.sqrt(0.5 / math.pi) * jnp.exp(-(z * z)))  # erfc has the same exponential
-    return cdf + rise
+        rise = t * (2 * _LINEAR + 6 * _CUBIC * square)
+        return _times_sigmoid_slope(t, t * (_LINEAR + _CUBIC * square), rise)
+    z = -_ROOT_HALF * t
+    density = math.sqrt(0.5 / math.pi) * jnp.exp(-(z * z))  # erfc has the same exponential
+    return 0.5 * jax.lax.erfc(z) + t * density
+
+
+def _gelu(x: jax.Array, *, approximate: bool) -> jax.Array:
+    if approximate:
+        return _times_sigmoid(x, x * (_LINEAR + _CUBIC * (x * x)))
+    return x * (0.5 * jax.lax.erfc(-_ROOT_HALF * x))
 
 
 @recomputed(gelu_slope)
@@ -104,9 +158,9 @@ def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
 
         dx = dy ⊙ (Φ(x) + x φ(x)).
 
-    The usual approximation replaces Φ(x) by s(v), which is ½ (1 + tanh(v/2)) without cancellation:
+    The usual approximation replaces Φ(x) by s(2u), which is ½ (1 + tanh u) without cancellation:
 
-        y = x s(v),   v = 2√(2/π) (x + 0.044715 x³),   dx = dy ⊙ (s(v) + x v′ s(v) s(−v)).
+        y = x s(2u),   u = √(2/π) (x + 0.044715 x³),   dx = dy ⊙ (s(2u) + 2x u′ s(2u) s(−2u)).
 
     At ±∞ value and derivative have their limits (`jax.nn.gelu` gives nan at −∞). The exponential in
     s costs more than the tanh of `jax.nn.gelu`, so that this form is slower than its autodiff; in
@@ -124,23 +178,48 @@ def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
     >>> gelu(jnp.array([-jnp.inf, 0.0, 100.0])).tolist()
     [-0.0, 0.0, 100.0]
     """
-    return _times_gate(lambda x: _normal_cdf(x, approximate=approximate), x)
+    return _up_to(_GELU_LAST, lambda t: _gelu(t, approximate=approximate), x)
 
 
-_MISH_ONE = 40.0  # where τ is 1 in every dtype, and e²ˣ still finite
+_MISH_LAST = 40.0
 
 
-def _tanh_softplus(x: jax.Array) -> jax.Array:
-    w = jnp.exp(near(x, _MISH_ONE))
-    n = w * (w + 2)
-    return n / (n + 2)
+def _mish(x: jax.Array) -> jax.Array:
+    h = jnp.exp(0.5 * x)
+    half = 0.5 * h
+    q = h * (half * h + 1)
+    return half * (x * q) / (half * q + 0.5)
 
 
+def _mish_curvature(x: jax.Array) -> jax.Array:
+    """The second derivative of `mish`, 2τ′ + x τ″, from e = e^(−|x|).
+
+    For x > 0 the numerators and denominators below are divided by the highest power of w, which
+    reverses the order of their coefficients.
+
+        2τ′ + x τ″ = 4w (2w³ + 6w² + 8w + 4 − x (2w³ + 3w² − 2w − 2)) / (w² + 2w + 2)³,   w = eˣ
+    """
+    t = near(x)
+    h = jnp.exp(-0.5 * jnp.abs(t))
+    e, below = h * h, t < 0
+
+    def polynomial(*c: float) -> jax.Array:  # the highest coefficient first
+        of_e = lambda c: functools.reduce(lambda p, k: p * e + k, c[1:], jnp.full_like(e, c[0]))
+        return jnp.where(below, of_e(c), of_e(c[::-1]))
+
+    d = polynomial(1, 2, 2)
+    n = polynomial(2, 6, 8, 4) - t * polynomial(2, 3, -2, -2)
+    return 4 * h * (h * jnp.where(below, jnp.ones_like(e), e) * n / (d * d * d))
+
+
+@has_derivative(_mish_curvature)
 def _mish_slope(x: jax.Array) -> jax.Array:
-    x = near(x, _MISH_ONE)
-    w = jnp.exp(x)
-    r = 1 / (w * (w + 2) + 2)
-    return (w * r) * ((w + 2) + 4 * x * ((w + 1) * r))
+    u = 0.5 * near(x, _MISH_LAST)
+    h = jnp.exp(u)
+    half = 0.5 * h
+    c = half * h
+    d = half * (h * (c + 1)) + 0.5
+    return half * (h * (c + 1 + u * (2 * c + 1) / d)) / d
 
 
 @recomputed(_mish_slope)
@@ -153,8 +232,9 @@ def mish(x: jax.Array) -> jax.Array:
 
         dx = dy ⊙ (τ + x τ′),   τ′ = 4w (w + 1) / (w² + 2w + 2)².
 
-    For x > 0 both fractions are expanded by e⁻ˣ, so that nothing overflows, and there is no
-    difference that cancels. At ±∞ value and derivative have their limits. Saves x.
+    There is no difference that cancels. From h = e^(x/2), w = h², the products are computed in an
+    order in which nothing underflows before they do; beyond x = 40, where w could overflow, y is x.
+    At ±∞ value and derivative have their limits. Saves x.
 
     Args:
       x: Any shape.
@@ -168,10 +248,15 @@ def mish(x: jax.Array) -> jax.Array:
     >>> mish(jnp.array([-jnp.inf, 0.0, 100.0])).tolist()
     [-0.0, 0.0, 100.0]
     """
-    return _times_gate(_tanh_softplus, x)
+    return _up_to(_MISH_LAST, _mish, x)
 
 
-@recomputed(jax.lax.logistic)
+@has_derivative(_bell)
+def _sigmoid(x: jax.Array) -> jax.Array:
+    return jax.lax.logistic(x)
+
+
+@recomputed(_sigmoid)
 def softplus(x: jax.Array) -> jax.Array:
     """The softplus, a smooth max(x, 0).
 
@@ -200,7 +285,7 @@ def softplus(x: jax.Array) -> jax.Array:
     return jnp.logaddexp(wide, jnp.zeros_like(wide)).astype(x.dtype)
 
 
-@recomputed(lambda x: jax.lax.logistic(-x))
+@recomputed(lambda x: _sigmoid(-x))
 def log_sigmoid(x: jax.Array) -> jax.Array:
     """The logarithm of the sigmoid, −softplus(−x).
 

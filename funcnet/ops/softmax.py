@@ -3,12 +3,14 @@
 import jax
 import jax.numpy as jnp
 
+from funcnet._arguments import check_axis
+from funcnet.ops.logsumexp import Axis, centred_maximum, maximum
 from funcnet.ops.precision import widen
 from funcnet.rule import rule
 
 
-@rule
-def softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
+@rule(real=("x",))
+def softmax(x: jax.Array, *, axis: Axis = -1) -> jax.Array:
     """Turns real numbers into a probability distribution along an axis.
 
         y_j = exp(x_j) / Σ_k exp(x_k)
@@ -17,7 +19,7 @@ def softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
 
     Args:
       x: Any shape.
-      axis: The axis over which y sums to 1. Static.
+      axis: The axis over which y sums to 1, a tuple of axes, or None for all. Static.
 
     Returns:
       y in [0, 1], with the shape and dtype of x. A slice without a finite entry gives nan.
@@ -27,14 +29,20 @@ def softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
     >>> softmax(jnp.array([0.0, 0.0])).tolist()
     [0.5, 0.5]
     """
+    if axis is not None:
+        check_axis("softmax", "axis", axis, x)
+    return _softmax(x, axis, maximum)
+
+
+def _softmax(x, axis, maximum):
     wide = widen(x)
-    e = jnp.exp(wide - jax.lax.stop_gradient(wide.max(axis, keepdims=True, initial=-jnp.inf)))
+    e = jnp.exp(wide - maximum(wide, axis))
     return (e / e.sum(axis, keepdims=True)).astype(x.dtype)
 
 
 def softmax_fwd(x, *, axis):
     """Saves y alone, of the size of x."""
-    y = softmax.__wrapped__(x, axis=axis)
+    y = _softmax(x, axis, centred_maximum)
     return y, y
 
 
@@ -65,8 +73,8 @@ def softmax_bwd(y, dy, *, axis):
 softmax.defvjp(softmax_fwd, softmax_bwd)
 
 
-@rule
-def log_softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
+@rule(real=("x",))
+def log_softmax(x: jax.Array, *, axis: Axis = -1) -> jax.Array:
     """The logarithm of `softmax`, without its underflow.
 
         y_j = z_j − log Σ_k exp(z_k),   z = x − max x
@@ -76,7 +84,7 @@ def log_softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
 
     Args:
       x: Any shape.
-      axis: The axis over which exp(y) sums to 1. Static.
+      axis: The axis over which exp(y) sums to 1, a tuple of axes, or None for all. Static.
 
     Returns:
       y ≤ 0, with the shape and dtype of x. A slice without a finite entry gives nan.
@@ -86,7 +94,9 @@ def log_softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
     >>> log_softmax(jnp.array([0.0, -1000.0])).tolist()
     [0.0, -1000.0]
     """
-    return log_softmax_fwd(x, axis=axis)[0]
+    if axis is not None:
+        check_axis("log_softmax", "axis", axis, x)
+    return _log_softmax(x, axis, maximum)[0]
 
 
 def log_softmax_fwd(x, *, axis):
@@ -94,9 +104,12 @@ def log_softmax_fwd(x, *, axis):
 
     From y or from log s alone p would come too, but with the digits that a large y has lost.
     """
+    return _log_softmax(x, axis, centred_maximum)
+
+
+def _log_softmax(x, axis, maximum):
     wide = widen(x)
-    m = wide.max(axis, keepdims=True, initial=-jnp.inf)
-    z = wide - jax.lax.stop_gradient(m)  # y does not depend on max x
+    z = wide - maximum(wide, axis)  # y does not depend on it
     e = jnp.exp(z)
     s = e.sum(axis, keepdims=True)
     return (z - jnp.log(s)).astype(x.dtype), (e, s)

@@ -14,6 +14,7 @@ ELEMENTWISE = [
     Case("wide", (normal(5, 7, scale=10.0),)),
     Case("tails", (np.array([0.5, -700.0, -88.0, -40.0, -17.0, 17.0, 40.0, 88.0, 700.0]),)),
     Case("infinite", (np.array([-np.inf, 0.5, np.inf]),)),
+    Case("nan", (np.array([np.nan, 0.5, -np.nan]),)),
     Case("empty", (np.zeros((0, 3)),)),
 ]
 

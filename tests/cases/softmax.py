@@ -10,12 +10,16 @@ BY_SLICE = [
     Case("rank1", (normal(6),)),
     Case("axis0", (normal(3, 4),), {"axis": 0}),
     Case("axis1of4", (normal(2, 3, 1, 4),), {"axis": 1}),
+    Case("two axes", (normal(2, 3, 4),), {"axis": (0, -1)}),
+    Case("all axes", (normal(3, 4),), {"axis": None}),
     Case("one class", (normal(3, 1),)),
     Case("ties", (np.array([[1.0, 1.0, 0.0], [2.0, 2.0, 2.0]]),)),
     Case("offset", (normal(3, 5, mean=1000.0),)),
     Case("scaled", (normal(3, 5, scale=30.0),)),
     Case("masked", (np.array([[0.0, 1.0, -np.inf], [-np.inf, 2.0, -np.inf]]),)),
+    Case("nan", (np.array([[0.0, np.nan, 1.0], [0.0, 2.0, 1.0]]),)),
     Case("empty", (np.zeros((0, 3)),)),
+    Case("no class", (np.zeros((2, 0)),)),
 ]
 
 CASES = {

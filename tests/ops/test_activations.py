@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mpmath import mp, mpf
 
 from funcnet import ops
 
@@ -29,10 +30,10 @@ def test_step_fires_at_zero_and_has_no_slope():
     assert derivative(ops.step, [-1.0, 0.0, 1.0]).tolist() == [0.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("f", [ops.sigmoid, ops.tanh, ops.relu, ops.step, ops.identity])
-def test_nan_passes(f):
-    x = jnp.array([jnp.nan])
-    assert f is ops.step or f is ops.relu or jnp.isnan(f(x))[0]
+def test_relu_passes_nan_on():
+    """The derivative of the plain forward there, so that dx is nan if dy is, as it is mostly."""
+    assert ops.relu(jnp.array([jnp.nan, 1.0])).tolist() == [pytest.approx(np.nan, nan_ok=True), 1]
+    assert derivative(ops.relu, [jnp.nan]).tolist() == [1]
 
 
 @pytest.mark.parametrize("f", [ops.sigmoid, ops.tanh])
@@ -46,3 +47,40 @@ def test_odd_derivatives_at_zero(f):
     """|x| in the rule must not cost the higher derivatives their value at 0."""
     third = jax.grad(jax.grad(jax.grad(f)))(0.0)
     np.testing.assert_allclose(third, {ops.sigmoid: -1 / 8, ops.tanh: -2.0}[f], rtol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("f", "k"), [(ops.sigmoid, 1), (ops.tanh, 2)])
+def test_second_derivative_over_the_range(f, k, dtype):
+    """8 roundings of each element, in forward and in reverse mode.
+
+    With t = tanh(x/2), s″ = −t (1 − t²) / 4; and tanh x = 2 s(2x) − 1.
+    """
+    mp.dps = 100
+    x = np.concatenate([np.linspace(-40, 40, 81), [-1e-6, 1e-30]]).astype(dtype)
+    slope = lambda x: jax.vjp(f, x)[1](jnp.ones_like(x))[0]
+    forward, reverse = jax.jit(
+        lambda x: (jax.jvp(slope, (x,), (jnp.ones_like(x),))[1], derivative(slope, x, dtype))
+    )(x)
+    for i, at in enumerate(x):
+        t = mp.tanh(k * mpf(float(at)) / 2)
+        curvature = -(t - t**3) * (1 if k == 1 else 8) / 4
+        for computed in (forward, reverse):
+            error = abs(mpf(float(computed[i])) - curvature)
+            assert error <= 8 * np.finfo(dtype).eps * abs(curvature), at
+
+
+@pytest.mark.parametrize("re", [-40.0, 40.0])
+def test_complex_derivative_in_the_tails(re):
+    """It decays as e^(−|Re z|) on both sides, where 1 − y² and y (1 − y) round to 0."""
+    z = re + 1.0j
+    decay = np.exp(-abs(re) - 1.0j * np.sign(re))
+    for f, expected in ((ops.sigmoid, decay), (ops.tanh, 4 * decay**2)):
+        np.testing.assert_allclose(jax.grad(f, holomorphic=True)(z), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("f", [ops.relu, ops.step, ops.hard_tanh, ops.silu, ops.leaky_relu])
+def test_what_needs_an_order_refuses_complex_numbers(f):
+    with pytest.raises(TypeError) as e:
+        f(jnp.ones(2, jnp.complex64))
+    assert str(e.value) == f"{f.__name__}: x must be real, got complex64[2]"

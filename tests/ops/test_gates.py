@@ -45,3 +45,14 @@ def test_they_are_products_with_their_activations():
         expected = jax.nn.gelu(gate, approximate=approximate) * up
         actual = ops.geglu(gate, up, approximate=approximate)
         np.testing.assert_allclose(actual, expected, atol=1e-15)
+
+
+@pytest.mark.parametrize("f", [ops.swiglu, ops.geglu])
+def test_nan_integers_and_complex_numbers(f):
+    nan, one = jnp.array([jnp.nan]), jnp.ones(1)
+    assert jnp.isnan(f(nan, one)).all()
+    assert jnp.isnan(f(one, nan)).all()
+    ints = jnp.array([1], jnp.uint8)
+    assert f(ints, ints).tolist() == f(one, one).tolist()
+    with pytest.raises(TypeError, match=f"^{f.__name__}: up must be real, got complex128"):
+        f(one, jnp.ones(1, jnp.complex128))

@@ -43,3 +43,20 @@ def test_an_offset_costs_no_digit_of_the_gradient(offset):
     x = jnp.asarray(offset + gaps, jnp.float32)
     dx = jax.grad(ops.logsumexp)(x)
     np.testing.assert_allclose(dx, np.exp(gaps) / np.exp(gaps).sum(), rtol=5e-7)
+
+
+def test_all_axes():
+    """`axis=None` has a gradient too: the shares of one sum."""
+    x = jnp.arange(6.0).reshape(2, 3)
+    for keepdims in (False, True):
+        dx = jax.grad(lambda x, k=keepdims: ops.logsumexp(x, axis=None, keepdims=k).sum())(x)
+        np.testing.assert_allclose(dx, np.exp(x) / np.exp(x).sum(), rtol=1e-14)
+
+
+@pytest.mark.parametrize("f", [ops.logsumexp, ops.softmax, ops.log_softmax])
+def test_an_axis_that_is_not_there(f):
+    for axis, kind in ((2, ValueError), ((0, 0), ValueError), (0.5, TypeError)):
+        with pytest.raises(kind, match=rf"^{f.__name__}: axis must .*got"):
+            f(jnp.ones((2, 3)), axis=axis)
+    with pytest.raises(ValueError, match=rf"^{f.__name__}: x must have an axis, got shape"):
+        f(1.0)

@@ -10,37 +10,45 @@ from mpmath import mp, mpf
 
 from funcnet import ops
 
-EPS = 2.0**-23
 EXACT_GELU = functools.partial(ops.gelu, approximate=False)
 
-TRUTH = {  # rule, function, and the range in which value and slope are normal numbers in float32
-    "silu": (ops.silu, lambda x: x / (1 + mp.exp(-x)), (-80, 80)),
+TRUTH = {  # rule, function, and where value and derivatives are normal numbers in float32
+    "silu": (ops.silu, lambda x: x / (1 + mp.exp(-x)), (-91, 91)),
     "gelu": (
         ops.gelu,
         lambda x: x / (1 + mp.exp(-2 * mp.sqrt(2 / mp.pi) * (x + mpf("0.044715") * x**3))),
-        (-9.5, 40),
+        (-10.05, 10.05),
     ),
-    "gelu, exact": (EXACT_GELU, lambda x: x * mp.erfc(-x / mp.sqrt(2)) / 2, (-12.5, 40)),
-    "mish": (ops.mish, lambda x: x * mp.tanh(mp.log1p(mp.exp(x))), (-80, 80)),
-    "softplus": (ops.softplus, lambda x: mp.log1p(mp.exp(x)), (-80, 80)),
-    "log_sigmoid": (ops.log_sigmoid, lambda x: -mp.log1p(mp.exp(-x)), (-80, 80)),
+    "gelu, exact": (EXACT_GELU, lambda x: x * mp.erfc(-x / mp.sqrt(2)) / 2, (-12.5, 12.5)),
+    "mish": (ops.mish, lambda x: x * mp.tanh(mp.log1p(mp.exp(x))), (-91, 45)),
+    "softplus": (ops.softplus, lambda x: mp.log1p(mp.exp(x)), (-87, 87)),
+    "log_sigmoid": (ops.log_sigmoid, lambda x: -mp.log1p(mp.exp(-x)), (-87, 87)),
 }
 
 
-@pytest.mark.parametrize("name", TRUTH)
-def test_value_and_derivative_over_the_range(name):
-    """Errors of each element: 6 roundings, and 3 of the argument of the exponential."""
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", [*TRUTH, "swiglu", "geglu"])
+def test_value_and_derivatives_over_the_range(name, dtype):
+    """Errors of each element: 6 roundings, and 3 of the argument of the exponential.
+
+    Of value, derivative, and second derivative in forward and in reverse mode.
+    """
     mp.dps = 50
-    f, truth, (low, high) = TRUTH[name]
-    x = np.concatenate([np.linspace(low, high, 61), [-1e-6, 1e-30, -17.5]]).astype(np.float32)
-    y, back = jax.vjp(f, jnp.asarray(x))
-    dx = back(jnp.ones_like(y))[0]
-    for i, at in enumerate(x):
-        taylor = mp.taylor(truth, mpf(float(at)), 2)
-        t, slope, curvature = taylor[0], taylor[1], 2 * taylor[2]
-        allowed = lambda v, rise, at=at: EPS * (6 * abs(v) + 3 * abs(mpf(float(at)) * rise))
-        assert abs(mpf(float(y[i])) - t) <= allowed(t, slope), at
-        assert abs(mpf(float(dx[i])) - slope) <= allowed(slope, curvature), at
+    f, truth, (low, high) = TRUTH[{"swiglu": "silu", "geglu": "gelu"}.get(name, name)]
+    if name in ("swiglu", "geglu"):
+        f = lambda x: getattr(ops, name)(x, jnp.ones_like(x))
+    x = np.concatenate([np.linspace(low, high, 61), [-1e-6, 1e-30, -9.75, 1.75]]).astype(dtype)
+    ones = jnp.ones_like(x)
+    slope = lambda x: jax.vjp(f, x)[1](ones)[0]
+    forward = lambda x: jax.jvp(slope, (x,), (ones,))[1]
+    reverse = lambda x: jax.vjp(slope, x)[1](ones)[0]
+    computed = jax.jit(lambda x: [g(x) for g in (f, slope, forward, reverse)])(x)
+    for i, at in enumerate(map(mpf, map(float, x))):
+        t, d, half, sixth = mp.taylor(truth, at, 3, chop=False)
+        expected = [(t, d), (d, 2 * half), (2 * half, 6 * sixth), (2 * half, 6 * sixth)]
+        for order, (actual, (value, rise)) in enumerate(zip(computed, expected, strict=True)):
+            allowed = np.finfo(dtype).eps * (6 * abs(value) + 3 * abs(at * rise))
+            assert abs(mpf(float(actual[i])) - value) <= allowed, (order, at)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])

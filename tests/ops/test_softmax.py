@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from mpmath import mp
 
 from funcnet import ops
 
@@ -37,3 +39,25 @@ def test_probability_of_a_masked_entry():
     assert ops.log_softmax(x).tolist() == [0.0, -np.inf]
     dx = jax.vjp(ops.softmax, x)[1](jnp.array([1.0, 2.0]))[0]
     assert dx.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("f", [ops.logsumexp, ops.log_softmax, ops.softmax])
+@pytest.mark.parametrize("margin", [0.0, 5.0, 20.0, 40.0])
+def test_second_derivative_of_one_sure_class(f, margin, dtype):
+    """Each element of the Hessian, in both modes: p (1 − p) has its digits where p rounds to 1."""
+    mp.dps = 50
+    x = np.asarray([margin, 0.0, -3.0], dtype)
+    e = [mp.exp(float(v)) for v in x]
+    p, n = [v / sum(e) for v in e], range(3)
+    share = lambda q, r: p[q] * (p[0] + p[1] + p[2] - p[q] if q == r else -p[r])
+    derived = {  # of logsumexp, and of the first output of the others
+        ops.logsumexp: share,
+        ops.log_softmax: lambda q, r: -share(q, r),
+        # y₀ (δ_0q − p_q), where 1 − p₀ = p₁ + p₂
+        ops.softmax: lambda q, r: share(0, r) * ((q == 0) - p[q]) - p[0] * share(q, r),
+    }[f]
+    expected = np.array([[float(derived(q, r)) for r in n] for q in n])
+    first = lambda x: f(x).ravel()[0]
+    for hessian in (jax.hessian(first), jax.jacrev(jax.grad(first))):
+        np.testing.assert_allclose(jax.jit(hessian)(x), expected, rtol=12 * np.finfo(dtype).eps)
