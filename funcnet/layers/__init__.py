@@ -28,3 +28,34 @@ from funcnet.layers.pooling import MaxPool as MaxPool
 from funcnet.layers.recurrent import GRU as GRU
 from funcnet.layers.recurrent import LSTM as LSTM
 from funcnet.layers.recurrent import RNN as RNN
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "AvgPool",
+    "BatchNorm",
+    "Conv",
+    "ConvTranspose",
+    "Dense",
+    "DepthwiseConv",
+    "Dropout",
+    "Embedding",
+    "Flatten",
+    "GatedMLP",
+    "GlobalAvgPool",
+    "GlobalMaxPool",
+    "GroupNorm",
+    "Layer",
+    "LayerNorm",
+    "MaxPool",
+    "MultiHeadAttention",
+    "RMSNorm",
+    "TransformerBlock",
+    "chain",
+    "mlp",
+    "parallel",
+    "repeat",
+    "residual",
+    "stateless",
+]
