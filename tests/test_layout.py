@@ -18,19 +18,20 @@ FILES = sorted(ROOT.rglob("*.py"))
 EVERYONE_MAY = {"_arguments"}
 MAY_IMPORT = {
     "_arguments": set(),
+    "_flops": set(),
     "rule": set(),
     "ops": {"rule"},
     "initializers": set(),
     "layers": {"ops", "initializers", "rule"},
     "models": {"layers", "ops"},
-    "overview": {"layers", "rule"},
+    "overview": {"layers", "rule", "_flops"},
     "optim": {"ops"},  # the gradients of penalties, which their rules and transformations share
     "numerical": set(),
     "delta": set(),
     "perceptron": {"ops"},
     "datasets": set(),
     "training": {"layers", "ops"},
-    "check": {"rule", "numerical"},  # finite differences are its third opinion
+    "check": {"rule", "numerical", "_flops"},  # finite differences are its third opinion
     "__main__": {"check"},
 }
 THIRD_PARTY = {"jax", "optax", "numpy"}

@@ -36,7 +36,7 @@ from funcnet.layers import (
 )
 from funcnet.overview import summary
 
-KEY = jax.random.key(0)
+KEY, X = jax.random.key(0), jax.ShapeDtypeStruct((3, 4), jnp.float32)
 IMAGE, SEQUENCE, ROWS = (2, 6, 6, 4), (2, 5, 4), (3, 4)
 
 
@@ -440,6 +440,38 @@ def test_summary_counts_loops_and_convolutions():
     rows = jax.ShapeDtypeStruct((3, 4), jnp.float32)
     once, thrice = (summary(repeat(Dense(4, bias=False), n), rows).total.flops for n in (1, 3))
     assert thrice == 3 * once == 3 * 2 * 3 * 4 * 4
+
+
+def test_summary_fits_a_page():
+    """Of a residual network: a layer that has rows of its own is written by its kind alone."""
+    conv = lambda channels: chain(Conv(channels, (3, 3), bias=False), BatchNorm())
+    block = lambda channels: residual(conv(channels), ops.relu, conv(channels))
+    net = chain(
+        *(conv(64), block(64), block(64), MaxPool((2, 2)), conv(128), ops.relu, block(128)),
+        *(repeat(block(128), 3), parallel(conv(64), conv(64)), GlobalAvgPool(), Dense(1000)),
+    )
+    lines = str(summary(net, jax.ShapeDtypeStruct((32, 112, 112, 3), jnp.float32))).splitlines()
+    assert max(map(len, lines)) <= 100
+    names = [line.split("  float32")[0].rstrip() for line in lines[2:-2]]
+    assert names[:5] == ["chain", "  Conv(64, (3, 3))", "  BatchNorm()", "residual", "  chain"]
+    assert names[-4].startswith("repeat(residual(")
+    assert names[-4].endswith("…")
+    assert lines[3].split()[-6:-2] == ["float32[32,112,112,64]", "1,728", "6,912", "1.387G"]
+
+
+def test_summary_marks_loops_of_unknown_length():
+    halves = lambda x: jax.lax.while_loop(lambda x: x.max() > 1, lambda x: x / 2, x)
+    table = summary(chain(Dense(4), lambda x: x + jax.lax.stop_gradient(halves(x))), X)
+    assert [row.flops_exact for row in table.rows] == [True, False]
+    assert not table.total.flops_exact
+    assert [line.count("~") for line in str(table).splitlines()] == [0, 0, 0, 1, 0, 1]
+
+
+def test_summary_of_what_is_no_layer():
+    with pytest.raises(TypeError, match=r"^summary: layer must be a layer, got function Dense$"):
+        summary(Dense, X)
+    with pytest.raises(TypeError, match=r"^summary: x must be an array or .*, got \(3, 4\)$"):
+        summary(Dense(4), (3, 4))
 
 
 def test_summary_of_a_transformer():
