@@ -18,9 +18,9 @@ from funcnet.layers import (
     RMSNorm,
     TransformerBlock,
     chain,
+    mlp,
     repeat,
 )
-from funcnet.layers import mlp as mlp
 
 __all__ = ["cnn", "mlp", "transformer"]
 
