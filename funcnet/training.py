@@ -305,6 +305,8 @@ def _check_metrics(f: str, metrics: Any) -> dict[str, PerExample]:
     if not isinstance(metrics, Mapping):
         raise TypeError(f"{f}: metrics must be a dict of functions, got {describe(metrics)}")
     for name, metric in metrics.items():
+        if not isinstance(name, str):
+            raise TypeError(f"{f}: metrics must have strings as names, got {describe(name)}")
         _check_function(f, f"metrics[{name!r}]", metric, 2)
     return dict(metrics)
 

@@ -290,6 +290,7 @@ def test_keys_reach_every_layer():
             lambda x: MultiHeadAttention(2, attend="flash"),
             "MultiHeadAttention: attend must be a function, got 'flash'",
         ),
+        (lambda x: Flatten().apply((), (), (x, x)), "Flatten(): x must be an array, got tuple"),
         (
             lambda x: TransformerBlock(2, hidden="10"),
             "TransformerBlock: hidden must be an integer of at least 1, got '10'",

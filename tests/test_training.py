@@ -560,6 +560,10 @@ ERRORS = [
         lambda: make_step(PLAIN, ADAM, LOSS),
         "make_step: loss must be a function, got GradientTransformation",
     ),
+    (
+        lambda: make_step(PLAIN, LOSS, ADAM, metrics={1: accuracy}),
+        "make_step: metrics must have strings as names, got 1",
+    ),
     (lambda: make_step(PLAIN, "mse", ADAM), "make_step: loss must be a function, got 'mse'"),
     (
         lambda: make_step(PLAIN, ops.relu, ADAM),

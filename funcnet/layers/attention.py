@@ -66,8 +66,9 @@ def MultiHeadAttention(
     check_bool(f, "bias", bias)
     if rope_base is not None:
         check_number(f, "rope_base", rope_base, above=0)
-    if not callable(attend):
-        raise TypeError(f"{f}: attend must be a function, got {describe(attend)}")
+    for option, function in (("w_init", w_init), ("attend", attend)):
+        if not callable(function):
+            raise TypeError(f"{f}: {option} must be a function, got {describe(function)}")
     name = f"MultiHeadAttention({heads}{', causal=True' if causal else ''})"
 
     def widths(c: int) -> dict[str, int]:

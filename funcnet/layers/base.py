@@ -161,14 +161,15 @@ def check_entries(f: str, parts: Sequence[Layer], params: Any, state: Any) -> No
         if not is_sequence or len(tree) != len(parts):
             raise (ValueError if is_sequence else TypeError)(
                 f"{f}: {what} must have {len(parts)} entries, one for each layer, "
-                f"got {len(tree) if is_sequence else describe(tree)}"
+                f"got {len(tree) if is_sequence else kind(tree)}"
             )
 
 
 def check_none(name: str, what: str, tree: Any) -> None:
     """Raises a ValueError if there are params or state where a layer has none."""
     if jax.tree.leaves(tree):
-        raise ValueError(f"{name}: {what} must be (), as it has none, got {describe(tree)}")
+        got = describe(tree) if is_array(tree) else kind(tree)
+        raise ValueError(f"{name}: {what} must be (), as it has none, got {got}")
 
 
 def as_layer(f: str, layer: Any) -> Layer:

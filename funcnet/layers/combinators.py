@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from funcnet._arguments import check_bool, check_int, describe
+from funcnet._arguments import check_array, check_bool, check_int, describe
 from funcnet.layers.base import (
     Layer,
     apply_in_a_row,
@@ -177,6 +177,7 @@ def Flatten() -> Layer:
     """
 
     def flat(_, x):
+        check_array("Flatten()", "x", x)
         if not x.shape:
             raise ValueError("Flatten(): x must have shape (n, ...), got ()")
         return x.reshape(x.shape[0], math.prod(x.shape[1:]))
