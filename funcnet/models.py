@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from funcnet import ops
+from funcnet._arguments import as_int, check_bool, check_int, check_number
 from funcnet.layers import (
     BatchNorm,
     Conv,
@@ -17,9 +18,11 @@ from funcnet.layers import (
     RMSNorm,
     TransformerBlock,
     chain,
+    mlp,
     repeat,
 )
-from funcnet.layers import mlp as mlp
+
+__all__ = ["cnn", "mlp", "transformer"]
 
 
 def cnn(
@@ -40,6 +43,7 @@ def cnn(
       dropout: The probability of dropping before the output layer, in [0, 1).
 
     Raises:
+      TypeError: If an argument is of another type.
       ValueError: If there are no channels, or one of the numbers is out of range.
 
     Reference: Simonyan & Zisserman, 2015, section 2.1, arXiv:1409.1556, for the stages; Lin, Chen &
@@ -50,12 +54,16 @@ def cnn(
     """
     if not channels:
         raise ValueError("cnn: channels must name one stage at least, got none")
-    each = [convolutions] * len(channels) if isinstance(convolutions, int) else [*convolutions]
+    channels = tuple(check_int("cnn", "channels", c, at_least=1) for c in channels)
+    each = [as_int(count) or 0 for count in jax.tree.leaves(convolutions)]
+    if as_int(convolutions) is not None:
+        each *= len(channels)
     if len(each) != len(channels) or min(each) < 1:
         raise ValueError(
             f"cnn: convolutions must be at least 1 for each of {len(channels)} stages, "
             f"got {convolutions}"
         )
+    check_number("cnn", "dropout", dropout, at_least=0, below=1)
     parts: list[Layer | Callable[[jax.Array], jax.Array]] = []
     for i, (c, count) in enumerate(zip(channels, each, strict=True)):
         if i:
@@ -89,7 +97,7 @@ def transformer(
       vocabulary: V, the number of ids.
       width: The length of the vectors between the blocks.
       depth: The number of blocks.
-      heads: Of the attention; they must divide width.
+      heads: Of the attention; they must divide width into even numbers.
       hidden: The width of the feed-forward layers; by default 8/3 width, which gives them the
         parameters of the usual two maps of 4 width.
       kv_heads: Heads of keys and values; by default as many as heads.
@@ -100,14 +108,23 @@ def transformer(
         for `funcnet.ops.linear_cross_entropy`, which never holds all logits.
 
     Raises:
+      TypeError: If an argument is of another type.
       ValueError: If one of the numbers is out of range.
 
     Reference: Vaswani et al., 2017, arXiv:1706.03762; Touvron et al., LLaMA, 2023, section 2.2,
     arXiv:2302.13971.
     """
+    numbers = {"vocabulary": vocabulary, "width": width, "depth": depth, "heads": heads}
+    for name, number in numbers.items():
+        check_int("transformer", name, number, at_least=1)
+    if width % (2 * heads):
+        raise ValueError(
+            f"transformer: heads must divide width into even numbers, got {heads} and {width}"
+        )
+    check_bool("transformer", "head", head)
     block = TransformerBlock(
         heads,
-        hidden=hidden or max(1, round(8 * width / 3)),
+        hidden=max(1, round(8 * width / 3)) if hidden is None else hidden,
         kv_heads=kv_heads,
         causal=causal,
         dropout=dropout,

@@ -1,5 +1,6 @@
 """A network as a table: what each layer gives, holds, computes and keeps for its backward pass."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -7,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funcnet._arguments import describe
+from funcnet._flops import flops
 from funcnet.layers import Layer
 from funcnet.rule import autodiff
 
@@ -21,6 +24,7 @@ class Row(NamedTuple):
     flops: int  # of the forward pass
     residual_bytes: int  # kept for the backward pass by the rules
     autodiff_bytes: int  # kept by autodiff of the same layer
+    flops_exact: bool = True  # if not, a `while` loop of unknown length is counted once
 
 
 class Summary(NamedTuple):
@@ -31,9 +35,13 @@ class Summary(NamedTuple):
 
     def __str__(self) -> str:
         header = ("layer", "output", "params", "bytes", "FLOPs", "kept by hand", "by autodiff")
-        cells = lambda row: (row.layer, row.output, *(f"{n:,}" for n in row[2:]))
-        lines = [header, *map(cells, self.rows), cells(self.total)]
+        lines = [header, *(_cells(row) for row in (*self.rows, self.total))]
+        for i, (row, below) in enumerate(itertools.pairwise((*self.rows, self.total)), 1):
+            if _indent(below.layer) > _indent(row.layer):  # the rows below say what is inside
+                lines[i] = row.layer.partition("(")[0], *lines[i][1:]
         widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+        widths[0] = max(12, min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1)))
+        lines = [(_shorten(line[0], widths[0]), *line[1:]) for line in lines]
         sides = ["<", "<", *">" * (len(header) - 2)]
         show = lambda line: "  ".join(
             f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)
@@ -44,12 +52,37 @@ class Summary(NamedTuple):
     __repr__ = __str__
 
 
+WIDTH = 100  # of the table, in characters
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    parameters, size, flops, *kept = map(_number, row[2:7])
+    return row.layer, row.output, parameters, size, "~" * (not row.flops_exact) + flops, *kept
+
+
+def _number(n: int) -> str:
+    """All digits of a number below a million, else four of them: "12.35M"."""
+    if n < 10**6:
+        return f"{n:,}"
+    power = min((len(str(n)) - 1) // 3, 5)
+    return f"{n / 10 ** (3 * power):.4g}{'kMGTP'[power - 1]}"
+
+
+def _indent(text: str) -> int:
+    return len(text) - len(text.lstrip())
+
+
+def _shorten(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
 def summary(layer: Layer, x: Any, *, train: bool = True) -> Summary:
     """What a network is made of, without computing anything.
 
     A layer that runs others in a row (`chain`, `residual`) has a row for each, indented. FLOPs are
     those of the forward pass: two for each product of a matrix product or convolution, one for each
-    other operation and element; a loop counts all its passes. Bytes kept are those of all arrays
+    other operation and element; a loop counts all its passes, but a `while` loop of unknown length
+    one, and the table marks the number with ~. Bytes kept are those of all arrays
     that `jax.vjp` of the layer saves, but for its params: its input counts, if it is kept. In a
     network a layer's input may be what the one before keeps as well; so the sum over the layers is
     an upper bound, and the total is measured of the whole network.
@@ -67,6 +100,10 @@ def summary(layer: Layer, x: Any, *, train: bool = True) -> Summary:
     >>> table.total.residual_bytes, table.total.autodiff_bytes
     (338600, 358600)
     """
+    if not isinstance(layer, Layer):
+        raise TypeError(f"summary: layer must be a layer, got {describe(layer)}")
+    if not (hasattr(x, "shape") and hasattr(x, "dtype")):
+        raise TypeError(f"summary: x must be an array or its shape and dtype, got {describe(x)}")
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, state = jax.eval_shape(layer.init, key, x)
     rows = tuple(_rows(layer, params, state, key, x, train, indent=0))
@@ -89,15 +126,17 @@ def _rows(
 def _row(name: str, layer: Layer, params: Any, state: Any, key: Any, x: Any, train: bool) -> Row:
     f = _applied(layer, train)
     y = jax.eval_shape(f, params, state, key, x)
+    count, exact = flops(f, params, state, key, x)
     leaves = jax.tree.leaves(params)
     return Row(
         name,
         f"{y.dtype}[{','.join(map(str, y.shape))}]",
         sum(math.prod(p.shape) for p in leaves),
         sum(map(_bytes, leaves)),
-        _flops(jax.make_jaxpr(f)(params, state, key, x).jaxpr),
+        count,
         _kept(f, params, state, key, x),
         _kept(autodiff(f), params, state, key, x),
+        exact,
     )
 
 
@@ -125,41 +164,3 @@ def _kept(f: Callable[..., Any], params: Any, state: Any, key: Any, x: Any) -> i
     own = jaxpr.invars[: len(jax.tree.leaves(params))]
     kept = dict.fromkeys(v for v in jaxpr.outvars if not hasattr(v, "val") and v not in own)
     return sum(_bytes(v.aval) for v in kept)
-
-
-# Operations that count once for each element.
-ARITHMETIC = frozenset(
-    {"add", "add_any", "sub", "mul", "div", "neg", "max", "min", "abs", "sign", "square", "sqrt"}
-    | {"rsqrt", "exp", "exp2", "expm1", "log", "log1p", "pow", "integer_pow", "sin", "cos", "tanh"}
-    | {"logistic", "erf", "erfc", "reduce_sum", "reduce_max", "reduce_min", "cumsum", "cumprod"}
-)
-
-
-def _flops(jaxpr: Any) -> int:
-    """Of all operations on floating numbers, through loops and calls."""
-    total = 0
-    for e in jaxpr.eqns:
-        if not e.outvars:
-            continue
-        name, out = e.primitive.name, e.outvars[0].aval
-        if name == "dot_general":
-            ((contracted, _), _) = e.params["dimension_numbers"]
-            left = e.invars[0].aval.shape
-            total += 2 * math.prod(out.shape) * math.prod(left[i] for i in contracted)
-        elif name == "conv_general_dilated":
-            kernel = e.invars[1].aval.shape
-            outputs = kernel[e.params["dimension_numbers"].rhs_spec[0]]
-            total += 2 * math.prod(out.shape) * (math.prod(kernel) // outputs)
-        elif name in ARITHMETIC and jnp.issubdtype(out.dtype, jnp.inexact):
-            total += max(math.prod(v.aval.shape) for v in (*e.invars, *e.outvars))
-        elif name == "cond":
-            total += max(_flops(branch.jaxpr) for branch in e.params["branches"])
-        else:
-            inner = [p for v in e.params.values() if (p := _jaxpr_of(v)) is not None]
-            total += sum(map(_flops, inner)) * (e.params["length"] if name == "scan" else 1)
-    return total
-
-
-def _jaxpr_of(value: Any) -> Any:
-    inner = getattr(value, "jaxpr", value)
-    return inner if hasattr(inner, "eqns") else None

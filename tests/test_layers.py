@@ -381,8 +381,8 @@ ERRORS = [
     (lambda: BatchNorm(momentum=1.5), ValueError, r"BatchNorm: momentum .* \[0, 1\], got 1.5"),
     (lambda: BatchNorm(momentum=-0.1), ValueError, r"BatchNorm: momentum .* \[0, 1\], got -0.1"),
     (lambda: BatchNorm(eps=-1.0), ValueError, "BatchNorm: eps must be at least 0, got -1.0"),
-    (lambda: Dropout(1.0), ValueError, r"Dropout: rate must be in \[0, 1\), got 1.0"),
-    (lambda: Dropout(-0.1), ValueError, r"Dropout: rate must be in \[0, 1\), got -0.1"),
+    (lambda: Dropout(1.0), ValueError, r"Dropout: rate must be a number in \[0, 1\), got 1.0"),
+    (lambda: Dropout(-0.1), ValueError, r"Dropout: rate must be a number in \[0, 1\), got -0.1"),
     (lambda: Dropout(float("nan")), ValueError, "Dropout: rate"),
     (
         lambda: chain(Dropout(0.5)).apply(((),), ((),), X, train=True),
@@ -394,7 +394,77 @@ ERRORS = [
     (lambda: chain(ops.relu).apply(((),), (), X), ValueError, "chain: state must have 1 .*, got 0"),
     (lambda: mlp(), ValueError, "mlp: units"),
     (lambda: mlp(0, 10), ValueError, "Dense: units must be at least 1, got 0"),
-    (lambda: mlp(5, 10, dropout=1.5), ValueError, r"Dropout: rate must be in \[0, 1\), got 1.5"),
+    (
+        lambda: mlp(5, 10, dropout=1.5),
+        ValueError,
+        r"must be a number in \[0, 1\), got 1.5",
+    ),
+    (lambda: Dropout("0.5"), TypeError, "^Dropout: rate must be a number, got '0.5'$"),
+    (lambda: jax.jit(Dropout)(0.5), TypeError, "Dropout: rate is static, so it cannot be traced"),
+    (
+        lambda: Dropout(0.5).apply((), (), X, key=jax.random.split(KEY), train=True),
+        TypeError,
+        r"^Dropout\(0.5\): key must be one key of jax.random.key, got key\[2\]$",
+    ),
+    (
+        lambda: Dropout(0.5).apply((), {"w": X}, X),
+        ValueError,
+        r"\): state must be \(\)",
+    ),
+    (lambda: Dense(2).init(None, X), TypeError, r"^Dense\(2\): key must be one key .*, got None$"),
+    (lambda: Dense(2).init(42, X), TypeError, r"^Dense\(2\): key must be one key .*, got 42$"),
+    (lambda: chain(ops.relu).init(42, X), TypeError, r"^chain\(relu\): key must be one key .* 42$"),
+    (lambda: Dense(2).init(KEY, (2, 3)), TypeError, r"^Dense\(2\): x must be an array, got tuple$"),
+    (
+        lambda: chain(ops.relu).apply(((),), ((),), X.tolist()),
+        TypeError,
+        r"^chain\(relu\): x must be an array, got list$",
+    ),
+    (
+        lambda: BatchNorm().apply(*BatchNorm().init(KEY, X), X, train="yes"),
+        TypeError,
+        r"^BatchNorm\(\): train must be True or False, got 'yes'$",
+    ),
+    (
+        lambda: jax.jit(chain(ops.relu).apply)(((),), ((),), X, train=True),
+        TypeError,
+        r"^chain\(relu\): train must be True or False, got a traced bool\[\]$",
+    ),
+    (
+        lambda: Dense(2).apply(*[Dense(2).init(KEY, X)[0]] * 2, X),
+        ValueError,
+        r"^Dense\(2\): state must be \(\), as it has none, got dict$",
+    ),
+    (
+        lambda: chain(ops.relu).apply((X,), ((),), X),
+        ValueError,
+        r"^relu: params must be \(\), as it has none, got float64\[2,3\]$",
+    ),
+    (
+        lambda: chain(ops.relu).apply(None, (), X),
+        TypeError,
+        "chain: params must .* got None",
+    ),
+    (
+        lambda: chain(Dense, ops.relu),
+        TypeError,
+        r"^chain: layers .* got function Dense, which makes a layer: Dense\(\.\.\.\)$",
+    ),
+    (
+        lambda: chain(lambda x: Dense(2)).init(KEY, X),
+        TypeError,
+        r"^chain: layers .* got function <lambda>, which makes a layer",
+    ),
+    (
+        lambda: chain(ops.affine),
+        TypeError,
+        "^chain: layers .* got function affine: missing a required argument: 'w'$",
+    ),
+    (
+        lambda: chain(lambda x: None).init(KEY, X),
+        TypeError,
+        "^chain: <lambda> must return an array, got None$",
+    ),
 ]
 
 

@@ -19,19 +19,20 @@ EVERYONE_MAY = {"_arguments"}
 MAY_IMPORT = {
     "_arguments": set(),
     "_command": set(),
+    "_flops": set(),
     "rule": set(),
     "ops": {"rule"},
     "initializers": set(),
     "layers": {"ops", "initializers", "rule"},
     "models": {"layers", "ops"},
-    "overview": {"layers", "rule"},
+    "overview": {"layers", "rule", "_flops"},
     "optim": {"ops"},  # the gradients of penalties, which their rules and transformations share
     "numerical": set(),
     "delta": set(),
     "perceptron": {"ops"},
     "datasets": set(),
     "training": {"layers", "ops"},
-    "check": {"rule", "numerical", "_command"},  # finite differences are its third opinion
+    "check": {"rule", "numerical", "_command", "_flops"},  # differences are its third opinion
     "__main__": {"check"},
 }
 THIRD_PARTY = {"jax", "optax", "numpy"}

@@ -36,7 +36,7 @@ from funcnet.layers import (
 )
 from funcnet.overview import summary
 
-KEY = jax.random.key(0)
+KEY, X = jax.random.key(0), jax.ShapeDtypeStruct((3, 4), jnp.float32)
 IMAGE, SEQUENCE, ROWS = (2, 6, 6, 4), (2, 5, 4), (3, 4)
 
 
@@ -190,9 +190,13 @@ def test_keys_reach_every_layer():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda x: residual(Dense(3)).init(KEY, x), None),
         (
-            lambda x: residual(Dense(3)).apply(*residual(Dense(3)).init(KEY, x), x),
+            lambda x: residual(Dense(3)).init(KEY, x),
+            "residual(Dense(3)): its layers must keep shape and dtype of x, (3, 4) float64, "
+            "got (3, 3) float64",
+        ),
+        (
+            lambda x: residual(Dense(3)).apply(*chain(Dense(3)).init(KEY, x), x),
             "residual(Dense(3)): its layers must keep shape and dtype of x, (3, 4) float64, "
             "got (3, 3) float64",
         ),
@@ -201,7 +205,43 @@ def test_keys_reach_every_layer():
             "repeat(Dense(3), 2): its layers must keep shape and dtype of x, (3, 4) float64, "
             "got (3, 3) float64",
         ),
-        (lambda x: repeat(Dense(3), 0), "repeat: times must be at least 1, got 0"),
+        (lambda x: repeat(Dense(3), 0), "repeat: times must be an integer of at least 1, got 0"),
+        (
+            lambda x: repeat(Dense(4), 2.5),
+            "repeat: times must be an integer of at least 1, got 2.5",
+        ),
+        (
+            lambda x: repeat(Dense(4), 2, checkpoint="yes"),
+            "repeat: checkpoint must be True or False, got 'yes'",
+        ),
+        (
+            lambda x: repeat(Dense(4), 3).apply(*repeat(Dense(4), 2).init(KEY, x), x),
+            "repeat: params['b'] must have shape (3, ...), one entry for each layer, got (2, 4)",
+        ),
+        (
+            lambda x: repeat(BatchNorm(), 2).apply(
+                repeat(BatchNorm(), 2).init(KEY, x)[0], BatchNorm().init(KEY, x)[1], x
+            ),
+            "repeat: state['mean'] must have shape (2, ...), one entry for each layer, got (4,)",
+        ),
+        (lambda x: residual(), "residual: layers must be at least one, got none"),
+        (
+            lambda x: residual(Dense(4)).apply((), (), x),
+            "residual: params must have 1 entries, one for each layer, got 0",
+        ),
+        (lambda x: parallel(), "parallel: layers must be at least one, got none"),
+        (
+            lambda x: parallel(Dense(4), merge="sum"),
+            "parallel: merge must be a function, got 'sum'",
+        ),
+        (
+            lambda x: parallel(Dense(4)).apply((), ((),), x),
+            "parallel: params must have 1 entries, one for each layer, got 0",
+        ),
+        (
+            lambda x: parallel(ops.tanh, ops.global_avg_pool).apply(((), ()), ((), ()), x[None]),
+            "parallel: outputs may differ in the last axis alone, got (1, 3, 4) and (4,)",
+        ),
         (lambda x: parallel(3), "parallel: layers must be layers or functions of one array, got 3"),
         (lambda x: Conv(0, (3,)), "Conv: channels must be at least 1, got 0"),
         (lambda x: Conv(1, ()), "Conv: kernel must be 1 to 3 numbers of at least 1, got ()"),
@@ -230,19 +270,73 @@ def test_keys_reach_every_layer():
             lambda x: MultiHeadAttention(3).init(KEY, x),
             "MultiHeadAttention(3): heads must divide the last axis of x, got x (3, 4)",
         ),
+        (
+            lambda x: MultiHeadAttention(4, rope_base=100.0).init(KEY, x),
+            "MultiHeadAttention(4): rope_base needs heads of even width, got 1",
+        ),
+        (
+            lambda x: MultiHeadAttention(0),
+            "MultiHeadAttention: heads must be an integer of at least 1, got 0",
+        ),
+        (
+            lambda x: MultiHeadAttention(2, causal="no"),
+            "MultiHeadAttention: causal must be True or False, got 'no'",
+        ),
+        (
+            lambda x: MultiHeadAttention(2, rope_base=float("nan")),
+            "MultiHeadAttention: rope_base must be a finite number above 0, got nan",
+        ),
+        (
+            lambda x: MultiHeadAttention(2, attend="flash"),
+            "MultiHeadAttention: attend must be a function, got 'flash'",
+        ),
+        (lambda x: Flatten().apply((), (), (x, x)), "Flatten(): x must be an array, got tuple"),
+        (
+            lambda x: TransformerBlock(2, hidden="10"),
+            "TransformerBlock: hidden must be an integer of at least 1, got '10'",
+        ),
+        (
+            lambda x: TransformerBlock(2, hidden=3, dropout=1.5),
+            "TransformerBlock: dropout must be a number in [0, 1), got 1.5",
+        ),
         (lambda x: GatedMLP(0), "Dense: units must be at least 1, got 0"),
         (lambda x: models.cnn(classes=3), "cnn: channels must name one stage at least, got none"),
         (
             lambda x: models.cnn(3, classes=3, convolutions=0),
             "cnn: convolutions must be at least 1 for each of 1 stages, got 0",
         ),
+        (
+            lambda x: models.cnn(3, 4, classes=3, convolutions="22"),
+            "cnn: convolutions must be at least 1 for each of 2 stages, got 22",
+        ),
+        (
+            lambda x: models.cnn("10", classes=3),
+            "cnn: channels must be an integer of at least 1, got '10'",
+        ),
+        (
+            lambda x: models.cnn(3, classes=3, dropout=None),
+            "cnn: dropout must be a number, got None",
+        ),
+        (
+            lambda x: models.transformer(9, width=8, depth=1, heads=3),
+            "transformer: heads must divide width into even numbers, got 3 and 8",
+        ),
+        (
+            lambda x: models.transformer(9, width=8, depth=0, heads=2),
+            "transformer: depth must be an integer of at least 1, got 0",
+        ),
+        (
+            lambda x: models.transformer(9, width=8, depth=1, heads=2, hidden=0),
+            "TransformerBlock: hidden must be an integer of at least 1, got 0",
+        ),
+        (
+            lambda x: models.transformer(9, width=8, depth=1, heads=2, head="no"),
+            "transformer: head must be True or False, got 'no'",
+        ),
     ],
 )
 def test_what_cannot_be(make, message):
     x = normal(*ROWS)
-    if message is None:  # init looks at shapes of the inner layers alone
-        make(x)
-        return
     with pytest.raises((ValueError, TypeError)) as e:
         make(x)
     assert str(e.value) == message
@@ -347,6 +441,38 @@ def test_summary_counts_loops_and_convolutions():
     rows = jax.ShapeDtypeStruct((3, 4), jnp.float32)
     once, thrice = (summary(repeat(Dense(4, bias=False), n), rows).total.flops for n in (1, 3))
     assert thrice == 3 * once == 3 * 2 * 3 * 4 * 4
+
+
+def test_summary_fits_a_page():
+    """Of a residual network: a layer that has rows of its own is written by its kind alone."""
+    conv = lambda channels: chain(Conv(channels, (3, 3), bias=False), BatchNorm())
+    block = lambda channels: residual(conv(channels), ops.relu, conv(channels))
+    net = chain(
+        *(conv(64), block(64), block(64), MaxPool((2, 2)), conv(128), ops.relu, block(128)),
+        *(repeat(block(128), 3), parallel(conv(64), conv(64)), GlobalAvgPool(), Dense(1000)),
+    )
+    lines = str(summary(net, jax.ShapeDtypeStruct((32, 112, 112, 3), jnp.float32))).splitlines()
+    assert max(map(len, lines)) <= 100
+    names = [line.split("  float32")[0].rstrip() for line in lines[2:-2]]
+    assert names[:5] == ["chain", "  Conv(64, (3, 3))", "  BatchNorm()", "residual", "  chain"]
+    assert names[-4].startswith("repeat(residual(")
+    assert names[-4].endswith("…")
+    assert lines[3].split()[-6:-2] == ["float32[32,112,112,64]", "1,728", "6,912", "1.387G"]
+
+
+def test_summary_marks_loops_of_unknown_length():
+    halves = lambda x: jax.lax.while_loop(lambda x: x.max() > 1, lambda x: x / 2, x)
+    table = summary(chain(Dense(4), lambda x: x + jax.lax.stop_gradient(halves(x))), X)
+    assert [row.flops_exact for row in table.rows] == [True, False]
+    assert not table.total.flops_exact
+    assert [line.count("~") for line in str(table).splitlines()] == [0, 0, 0, 1, 0, 1]
+
+
+def test_summary_of_what_is_no_layer():
+    with pytest.raises(TypeError, match=r"^summary: layer must be a layer, got function Dense$"):
+        summary(Dense, X)
+    with pytest.raises(TypeError, match=r"^summary: x must be an array or .*, got \(3, 4\)$"):
+        summary(Dense(4), (3, 4))
 
 
 def test_summary_of_a_transformer():

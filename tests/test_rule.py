@@ -240,6 +240,7 @@ def door():
     ("call", "message"),
     [
         (lambda f: f([1.0, 2.0]), "door: x must be an array, got list"),
+        (lambda f: f(1.0, None, 2.0), "door: too many positional arguments"),
         (lambda f: f(None), "door: x must be an array, got None"),
         (lambda f: f("a"), "door: x must be an array, got str"),
         (lambda f: f(x="a"), "door: x must be an array, got str"),

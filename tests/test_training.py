@@ -47,6 +47,10 @@ def equal(a, b):
         np.testing.assert_array_equal(numbers(p), numbers(q))
 
 
+def normal(*shape, seed=1):
+    return jax.random.normal(jax.random.key(seed), shape, jnp.float64)
+
+
 def numbers(x):
     is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
     return np.asarray(jax.random.key_data(x) if is_key else x)
@@ -105,6 +109,51 @@ def test_accuracy_of_indices_is_that_of_one_hot():
     labels = jnp.array([1, 1, 1, 0])
     assert accuracy(y, labels).tolist() == [1, 0, 1, 1]
     assert accuracy(y, jax.nn.one_hot(labels, 2)).tolist() == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16])
+def test_accuracy_does_not_hide_nan(dtype):
+    """argmax takes a nan for the largest: it would be right for the label of its place."""
+    y = jnp.array([[jnp.nan, 0.1], [0.8, jnp.nan], [0.3, 0.7], [jnp.inf, -jnp.inf]], dtype)
+    np.testing.assert_array_equal(accuracy(y, jnp.array([0, 1, 1, 0])), [np.nan, np.nan, 1, 1])
+    np.testing.assert_array_equal(accuracy(y, jnp.eye(2)[:, [0, 0, 1, 1]].T), [np.nan] * 2 + [1, 0])
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8, jnp.int64])
+def test_accuracy_of_many_classes(dtype):
+    """uint8 labels cannot hold the number of classes; where there is no label, nothing is right."""
+    y = jnp.zeros((3, 300)).at[jnp.arange(3), jnp.array([44, 299, 7])].set(1.0)
+    assert accuracy(y, jnp.array([44, 43, 7], dtype)).tolist() == [1, 0, 1]
+    signed = jnp.array([-1, 300, -100], jnp.int32)
+    assert np.isnan(accuracy(y, signed)).all()
+
+
+def test_accuracy_under_the_debugging_switches():
+    y, labels = jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1])
+    with jax.debug_nans(True), jax.debug_infs(True), jax.numpy_rank_promotion("raise"):
+        assert accuracy(y, labels).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_the_record_is_in_float32(dtype):
+    """The mean of 1 and 1 + 2⁻⁷ is no number of bfloat16; 300 losses of 300 add up beyond float16.
+
+    The gradient stays in the dtype of the parameters.
+    """
+    net, sgd = chain(Dense(1, bias=False)), optim.sgd(0.25)
+    loss = lambda y, t: (y * t)[:, 0]
+    penalty = lambda params: (params[0]["w"] ** 2).sum()
+    step = make_step(net, loss, sgd, metrics={"t": lambda y, t: t[:, 0]}, penalty=penalty)
+    x, t = jnp.ones((2, 1), dtype), jnp.array([[1], [1 + 2**-7]], dtype)
+    train_state = create(net, sgd)._replace(params=({"w": jnp.ones((1, 1), dtype)},))
+    train_state, measured = step(train_state, x, t)
+    assert measured["t"] == 1 + 2**-8
+    assert measured["loss"] == 2 + 2**-8
+    assert measured["loss"].dtype == jnp.float32
+    assert train_state.params[0]["w"].dtype == dtype
+    x, t = jnp.full((300, 1), 300, dtype), jnp.ones((300, 1), dtype)
+    _, measured = step(train_state._replace(params=({"w": jnp.ones((1, 1), dtype)},)), x, t)
+    assert measured["loss"] == np.float32(dtype(300)) + 1
 
 
 def test_a_penalty_is_a_term_of_the_loss():
@@ -362,6 +411,42 @@ def test_evaluation_needs_no_key_and_drops_nothing():
     np.testing.assert_allclose(means["x"], np.mean(x[:, 0]), RTOL)
 
 
+@pytest.mark.parametrize("batch_size", [5, *slow(1, 7, 100)])
+def test_evaluation_of_places_and_of_means(batch_size):
+    """A metric has a value for each example, for each place of each, or is a mean of its batch."""
+    y, labels = normal(7, 4, CLASSES), jnp.asarray(np.arange(28).reshape(7, 4) % CLASSES)
+    metrics = {
+        "places": accuracy,
+        "mean": lambda y, labels: accuracy(y, labels).mean(),
+        "one": lambda y, labels: jnp.ones((), jnp.bfloat16),
+        "entropy": LOSS,
+        "number": lambda y, labels: 3.0,
+    }
+    net = chain(ops.identity)
+    means = evaluate(net, metrics, ((),), ((),), y, labels, batch_size=batch_size)
+    expected = np.mean(y.argmax(-1) == labels)
+    np.testing.assert_allclose(means["places"], expected, 1e-6)
+    np.testing.assert_allclose(means["mean"], expected, 1e-6)
+    np.testing.assert_allclose(means["entropy"], LOSS(y, labels).mean(), RTOL)
+    assert (float(means["one"]), float(means["number"])) == (1, 3)
+    step = make_step(net, LOSS, optim.sgd(0.1), metrics=metrics)
+    train_state = TrainState.create(net, optim.sgd(0.1), jax.random.key(0), y)
+    _, measured = step(train_state, y, labels)  # the same functions
+    for name, value in means.items():
+        np.testing.assert_allclose(measured[name], value, 1e-6)
+
+
+def test_evaluation_in_bfloat16_is_that_of_its_outputs():
+    x, labels = examples(300, seed=3)
+    net = mlp(8, CLASSES, batch_norm=True)
+    params, state = net.init(jax.random.key(0), x.astype(jnp.bfloat16))
+    x = x.astype(jnp.bfloat16)
+    means = evaluate(net, {"loss": LOSS}, params, state, x, labels, batch_size=7)
+    losses = LOSS(net.apply(params, state, x)[0], labels)
+    np.testing.assert_allclose(means["loss"], np.mean(np.float32(losses)), 2**-9)
+    assert means["loss"].dtype == jnp.float32
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.bool_, jnp.int32])
 def test_evaluation_adds_up_in_float32_at_least(dtype):
     """4097 ones make 4097: bfloat16 cannot count beyond 256, float16 not beyond 2048."""
@@ -387,11 +472,150 @@ def evaluation(n, labels, batch_size=10):
 
 
 LABELS = np.zeros(N, int)
+KEY = jax.random.key(0)
+PLAIN = mlp(8, CLASSES)
+
+
+def one_step(*args, net=PLAIN, loss=LOSS, optimizer=MOMENTUM, train_state=None, **options):
+    """A step on the examples, or on what is given in their place."""
+    step = make_step(net, loss, optimizer, **options)
+    x, labels = examples()
+    train_state = create(PLAIN, optimizer) if train_state is None else train_state
+    return jax.jit(step)(train_state, *(args or (x, labels)))
+
+
+def measure(metric, name="m", **options):
+    params, state = PLAIN.init(KEY, examples()[0])
+    return evaluate(PLAIN, {name: metric}, params, state, *examples(), **options)
+
+
 ERRORS = [
-    (lambda: make_epoch(ids_of, batch_size=0), "make_epoch: batch_size must be at least 1, got 0"),
+    (lambda: make_epoch(ids_of, batch_size=0), "make_epoch: batch_size must .* 1, got 0"),
+    (lambda: make_epoch(ids_of, batch_size=2.0), "make_epoch: batch_size must .*, got 2.0"),
+    (lambda: make_epoch(ids_of, batch_size=True), "make_epoch: batch_size must .*, got True"),
+    (lambda: make_epoch(PLAIN, batch_size=2), r"make_epoch: step must be a function, got chain\("),
+    (
+        lambda: make_epoch(LOSS, batch_size=2),
+        "make_epoch: step must take 3 arguments: too many positional arguments",
+    ),
+    (
+        lambda: make_epoch(ids_of, batch_size=2)({"w": 1.0}, *examples()),
+        "epoch: train_state.key must be one key of jax.random.key, got None",
+    ),
+    (lambda: epoch_of(N, LABELS.tolist(), 2), "epoch: labels must be an array, got list"),
+    (lambda: epoch_of(N, np.int32(3), 2), "epoch: labels must have an axis of examples, got a sc"),
     (lambda: epoch_of(5, LABELS[:5], 6), "epoch: batch_size must be at most 5 examples, got 6"),
     (lambda: epoch_of(N, LABELS[:5], 2), r"epoch: x and labels .* got \[5, 24\]"),
-    (lambda: evaluation(N, LABELS, 0), "evaluate: batch_size must be at least 1, got 0"),
+    (lambda: evaluation(N, LABELS, 0), "evaluate: batch_size must be .* at least 1, got 0"),
+    (lambda: evaluation(N, LABELS, 2.5), "evaluate: batch_size must be .* at least 1, got 2.5"),
+    (lambda: evaluation(N, [0] * N), "evaluate: labels must be an array, got list"),
+    (lambda: evaluate(Dense, {}, (), (), *examples()), "evaluate: model must be a layer, got func"),
+    (
+        lambda: evaluate(PLAIN, accuracy, (), (), *examples()),
+        "evaluate: metrics must be a dict of functions, got function accuracy",
+    ),
+    (lambda: measure(3), r"evaluate: metrics\['m'\] must be a function, got 3"),
+    (lambda: measure(ops.relu), r"evaluate: metrics\['m'\] must take 2 arguments: too many pos"),
+    (
+        lambda: measure(lambda y, t: (y, t)),
+        r"evaluate: metrics\['m'\] must return an .*, got tuple",
+    ),
+    (
+        lambda: measure(lambda y, t: y[:2]),
+        r"metrics\['m'\] must return an array of shape \(24, ...\) .* got .*float64\[2,3\]",
+    ),
+    (
+        lambda: measure(lambda y, t: accuracy(y, t[:, None])),
+        r"accuracy: labels must have shape \(24, 3\), or \(24,\) .* got \(24, 1\) and int64",
+    ),
+    (lambda: accuracy(LABELS, normal(N, 3)), r"accuracy: labels must have shape \(24,\), or \(\)"),
+    (lambda: accuracy(normal(N, 3), LABELS[:1]), r"accuracy: labels must .*, got \(1,\) and int64"),
+    (lambda: accuracy(normal(N, 3), np.ones(N)), r"accuracy: labels must .* and float64"),
+    (
+        lambda: accuracy(normal(N, 1), normal(N, 1)),
+        r"accuracy: y must have shape \(..., C\) with C",
+    ),
+    (lambda: accuracy([[1.0, 2.0]], LABELS[:1]), "accuracy: y must be an array, got list"),
+    (
+        lambda: accuracy(normal(2, 3).astype(complex), LABELS[:2]),
+        "accuracy: y must be real, got complex128",
+    ),
+    (
+        lambda: make_step(PLAIN, LOSS, ADAM, metrics={"loss": accuracy}),
+        'make_step: metrics must not be called "loss", as the loss is reported so',
+    ),
+    (
+        lambda: make_step(PLAIN, LOSS, ADAM, metrics=[accuracy]),
+        "make_step: metrics must be a dict of functions, got list",
+    ),
+    (
+        lambda: make_step(ops.relu, LOSS, ADAM),
+        "make_step: model must be a layer, got function relu",
+    ),
+    (
+        lambda: make_step(PLAIN, LOSS, optim.adam),
+        "make_step: optimizer must be an optax.GradientTransformation, got function adam",
+    ),
+    (
+        lambda: make_step(PLAIN, ADAM, LOSS),
+        "make_step: loss must be a function, got GradientTransformation",
+    ),
+    (
+        lambda: make_step(PLAIN, LOSS, ADAM, metrics={1: accuracy}),
+        "make_step: metrics must have strings as names, got 1",
+    ),
+    (lambda: make_step(PLAIN, "mse", ADAM), "make_step: loss must be a function, got 'mse'"),
+    (
+        lambda: make_step(PLAIN, ops.relu, ADAM),
+        "make_step: loss must take 2 arguments: too many positional arguments",
+    ),
+    (
+        lambda: make_step(PLAIN, LOSS, ADAM, penalty=0.1),
+        "make_step: penalty must be a func.*, got 0",
+    ),
+    (
+        lambda: one_step(penalty=lambda p: p[0]["b"]),
+        r"step: penalty must return a scalar, got .*\[8\]",
+    ),
+    (lambda: one_step(loss=lambda y, t: {}), "step: loss must return an array, got dict"),
+    (
+        lambda: one_step(loss=lambda y, t: t),
+        r"step: loss must return floating numbers, got .*int64",
+    ),
+    (
+        lambda: one_step(loss=lambda y, t: LOSS(y, t)[1:]),
+        r"step: loss must return an array of shape \(24, ...\) for 24 ex.*, got .*float64\[23\]",
+    ),
+    (lambda: one_step(examples()[0], LABELS[:5]), r"step: x and labels .* got \[5, 24\]"),
+    (lambda: one_step(examples()[0].tolist(), LABELS), "step: x must be an array, got list"),
+    (lambda: one_step(train_state=(1, 2)), "step: train_state must be a TrainState, got tuple"),
+    (
+        lambda: one_step(train_state=create(PLAIN, ADAM)),
+        r"step: opt_state must have the structure of optimizer.init\(params\)",
+    ),
+    (
+        lambda: one_step(
+            train_state=create(PLAIN, MOMENTUM)._replace(opt_state=create(mlp(9, 3), MOMENTUM)[2])
+        ),
+        r"step: opt_state.*\['b'\] must have the shape \(8,\) of optimizer.init.*, got \(9,\)",
+    ),
+    (
+        lambda: one_step(train_state=create(PLAIN, MOMENTUM)._replace(key=None)),
+        "step: train_state.key must be one key of jax.random.key, got None",
+    ),
+    (
+        lambda: TrainState.create(PLAIN, ADAM, 42, examples()[0]),
+        "TrainState.create: key must be one key of jax.random.key, got 42",
+    ),
+    (
+        lambda: TrainState.create(PLAIN, optim.sgd, KEY, examples()[0]),
+        "TrainState.create: optimizer must be an optax.Grad.*, got function sgd",
+    ),
+    (
+        lambda: TrainState.create(Dense, ADAM, KEY, examples()[0]),
+        "TrainState.create: model must be a layer, got function Dense",
+    ),
+    (lambda: TrainState.create(PLAIN, ADAM, KEY, [1.0]), "x must be an array, got"),
     (lambda: evaluation(N, LABELS[:5]), r"evaluate: x and labels .* got \[5, 24\]"),
     (lambda: evaluation(0, LABELS[:0]), "evaluate: x must hold at least one example, got none"),
 ]
@@ -399,6 +623,6 @@ ERRORS = [
 
 @pytest.mark.parametrize(("f", "message"), ERRORS, ids=[e[1] for e in ERRORS])
 def test_errors_are_one_line(f, message):
-    with pytest.raises(ValueError, match=message) as raised:
+    with pytest.raises((TypeError, ValueError), match=message) as raised:
         f()
     assert "\n" not in str(raised.value)

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcnet._arguments import check_int, check_number
+from funcnet._flops import flops
 from funcnet.check import criterion
 from funcnet.check.points import REST, SEEDS, points_of, programs_of
 from funcnet.check.programs import QUICK, run_all
@@ -30,13 +32,14 @@ class Cost(NamedTuple):
     growth_bytes: (
         float  # of the temporary bytes, for each further call in a chain; nan if none fits
     )
-    flops: float
+    flops: float  # of the program before XLA optimises it, with all passes of its loops
     accessed_bytes: float
     compile_seconds: float
     microseconds: tuple[float, float, float]  # quartiles
     ratio: tuple[float, float, float]  # quartiles of the time over autodiff's of the same round
     rms_ulp: float  # of the cotangents, over 8 seeds; nan in float64
     max_ulp: float
+    flops_exact: bool = True  # if not, a `while` loop of unknown length is counted once
 
 
 class Profile(NamedTuple):
@@ -79,7 +82,7 @@ class Profile(NamedTuple):
                 "  not arguments": lambda c: _bytes(c.kept_bytes),
                 "temporary bytes": lambda c: _bytes(c.temporary_bytes),
                 "  growth in a chain": lambda c: _bytes(c.growth_bytes),
-                "FLOPs": lambda c: number(c.flops),
+                "FLOPs": lambda c: ("" if c.flops_exact else "~") + number(c.flops),
                 "bytes accessed": lambda c: _bytes(c.accessed_bytes),
                 "compile time, s": lambda c: number(c.compile_seconds),
                 "time, µs (quartiles)": lambda c: spread(c.microseconds),
@@ -103,7 +106,7 @@ def profile_rule(f: Callable[..., Any], *args: Any, rounds: int = 20, **static: 
     Args:
       f: A function that calls rules.
       *args: Its arguments, as in `check_rule`.
-      rounds: How often each is timed; the three take turns.
+      rounds: How often each is timed, at least once; the three take turns.
       **static: Its keyword arguments, as in `check_rule`.
 
     Returns:
@@ -113,6 +116,7 @@ def profile_rule(f: Callable[..., Any], *args: Any, rounds: int = 20, **static: 
       TypeError: If the arguments do not fit f.
       ValueError: If f calls no function with a hand-written rule, or has no floating argument.
     """
+    rounds = check_int("profile_rule", "rounds", rounds, at_least=1)
     s = ruled_subject("profile_rule", f, args, static)
     plain = twin(s.outputs)
     versions = {"hand": s.outputs, "autodiff": plain, "checkpoint": jax.checkpoint(plain)}
@@ -131,18 +135,20 @@ def profile_rule(f: Callable[..., Any], *args: Any, rounds: int = 20, **static: 
     for name, outputs in versions.items():
         analysis = compiled[name].cost_analysis() or {}
         everything, kept = residuals(outputs, s)
+        count, exact = flops(pullback(outputs), *at)
         quartiles = lambda t: tuple(np.quantile(t, [0.25, 0.5, 0.75]).tolist())
         costs[name] = Cost(
             sum(map(_size, everything)),
             sum(map(_size, kept)),
             _temporary(compiled[name]),
             _growth(outputs, s),
-            float(analysis.get("flops", NAN)),
+            count,
             float(analysis.get("bytes accessed", NAN)),
             seconds[name],
             quartiles(times[name]),
             quartiles(times[name] / times["autodiff"]),
             *errors[name],
+            exact,
         )
     types = (
         f"{n}: {type_name(v)}"
@@ -264,6 +270,7 @@ def assert_residuals(f: Callable[..., Any], *args: Any, at_most: int, **static: 
     >>> import jax.numpy as jnp
     >>> assert_residuals(jnp.sin, jnp.ones(10, jnp.float32), at_most=40)
     """
+    check_number("assert_residuals", "at_most", at_most, at_least=0)
     s = subject(f, args, static)
     everything, _ = residuals(s.outputs, s)
     total = sum(map(_size, everything))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcnet import initializers, ops
+from funcnet._arguments import check_bool, check_int, check_number, describe
 from funcnet.layers.base import Layer, chain
 from funcnet.layers.combinators import residual
 from funcnet.layers.dense import Dense
@@ -46,8 +47,9 @@ def MultiHeadAttention(
       attend: `(q, k, v, *, causal) -> y`, another implementation of attention.
 
     Raises:
-      ValueError: If kv_heads does not divide heads; from `init`, if heads does not divide c, or x
-        has no axis of places.
+      TypeError: If an option is of another type.
+      ValueError: If kv_heads does not divide heads; from `init`, if heads does not divide c, if
+        c/heads is odd although queries and keys are rotated, or if x has no axis of places.
 
     Reference: Vaswani et al., 2017, section 3.2.2, arXiv:1706.03762; groups of heads: Ainslie et
     al., 2023, arXiv:2305.13245.
@@ -55,11 +57,18 @@ def MultiHeadAttention(
     >>> MultiHeadAttention(4, causal=True)
     MultiHeadAttention(4, causal=True)
     """
-    groups = heads if kv_heads is None else kv_heads
-    if heads < 1 or groups < 1 or heads % groups:
-        raise ValueError(
-            f"MultiHeadAttention: kv_heads must divide heads, got {groups} and {heads}"
-        )
+    f = "MultiHeadAttention"
+    heads = check_int(f, "heads", heads, at_least=1)
+    groups = heads if kv_heads is None else check_int(f, "kv_heads", kv_heads, at_least=1)
+    if heads % groups:
+        raise ValueError(f"{f}: kv_heads must divide heads, got {groups} and {heads}")
+    check_bool(f, "causal", causal)
+    check_bool(f, "bias", bias)
+    if rope_base is not None:
+        check_number(f, "rope_base", rope_base, above=0)
+    for option, function in (("w_init", w_init), ("attend", attend)):
+        if not callable(function):
+            raise TypeError(f"{f}: {option} must be a function, got {describe(function)}")
     name = f"MultiHeadAttention({heads}{', causal=True' if causal else ''})"
 
     def widths(c: int) -> dict[str, int]:
@@ -70,6 +79,10 @@ def MultiHeadAttention(
             raise ValueError(f"{name}: x must have shape (..., T, c), got {x.shape}")
         if x.shape[-1] % heads:
             raise ValueError(f"{name}: heads must divide the last axis of x, got x {x.shape}")
+        if rope_base is not None and x.shape[-1] // heads % 2:
+            raise ValueError(
+                f"{name}: rope_base needs heads of even width, got {x.shape[-1] // heads}"
+            )
         return {
             part: Dense(width, bias=bias, w_init=w_init).init(jax.random.fold_in(key, i), x)[0]
             for i, (part, width) in enumerate(widths(x.shape[-1]).items())
@@ -112,9 +125,15 @@ def TransformerBlock(
       dropout: The probability of dropping from what is added, in [0, 1).
       attend: As for `MultiHeadAttention`.
 
+    Raises:
+      TypeError: If an option is of another type.
+      ValueError: If one of the numbers is out of range.
+
     Reference: Xiong et al., 2020, figure 1(b), arXiv:2002.04745, for the order; Touvron et al.,
     LLaMA, 2023, section 2.2, arXiv:2302.13971, for the parts.
     """
+    hidden = check_int("TransformerBlock", "hidden", hidden, at_least=1)
+    check_number("TransformerBlock", "dropout", dropout, at_least=0, below=1)
     attention = MultiHeadAttention(
         heads, kv_heads=kv_heads, causal=causal, rope_base=rope_base, attend=attend
     )
@@ -122,4 +141,5 @@ def TransformerBlock(
     block = chain(
         residual(RMSNorm(), attention, *drop), residual(RMSNorm(), GatedMLP(hidden), *drop)
     )
-    return block._replace(name=f"TransformerBlock({heads}, hidden={hidden})")
+    name = f"TransformerBlock({heads}, hidden={hidden})"
+    return Layer(block.init, block.apply, name, block.parts)

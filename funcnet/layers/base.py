@@ -1,16 +1,27 @@
 """What a layer is, and how layers make a network."""
 
-from collections.abc import Callable
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
+
+from funcnet._arguments import check_bool, check_key, describe, is_array, kind
 
 Params = Any  # a pytree of arrays to be trained
 State = Any  # a pytree of arrays that training updates by other means: running statistics
 Shaped = Any  # a jax.Array or a jax.ShapeDtypeStruct
 
 
-class Layer(NamedTuple):
+class _Fields(NamedTuple):
+    init: Callable[[Any, Shaped], tuple[Params, State]]
+    apply: Callable[..., tuple[jax.Array, State]]
+    name: str
+    parts: tuple["Layer", ...] = ()
+
+
+class Layer(_Fields):
     """A layer of a network, as two pure functions.
 
     init: `(key, x) -> (params, state)`. Of x only shape and dtype matter: an array or a
@@ -21,16 +32,46 @@ class Layer(NamedTuple):
     parts: The layers that it runs in a row, if it is made of some; params and state are then tuples
       with one entry for each.
 
+    Both functions raise a TypeError of one line if x is no array, key no key or train no bool.
+
     A Layer is a tuple of functions: close over it, do not pass it through `jax.jit`.
     """
 
-    init: Callable[[Any, Shaped], tuple[Params, State]]
-    apply: Callable[..., tuple[jax.Array, State]]
-    name: str
-    parts: tuple["Layer", ...] = ()
+    __slots__ = ()
+
+    def __new__(  # noqa: D102
+        cls,
+        init: Callable[[Any, Shaped], tuple[Params, State]],
+        apply: Callable[..., tuple[jax.Array, State]],
+        name: str,
+        parts: tuple["Layer", ...] = (),
+    ) -> "Layer":
+        short = name if len(name) <= 60 else f"{name.partition('(')[0]}(…)"
+
+        @functools.wraps(init)
+        def checked_init(key: Any, x: Shaped) -> tuple[Params, State]:
+            check_key(short, key)
+            _check_x(short, x, lambda leaf: hasattr(leaf, "shape") and hasattr(leaf, "dtype"))
+            return init(key, x)
+
+        @functools.wraps(apply)
+        def checked_apply(params: Params, state: State, x: Any, **options: Any) -> Any:
+            _check_x(short, x, is_array)
+            if options.get("key") is not None:
+                check_key(short, options["key"])
+            check_bool(short, "train", options.get("train", False))
+            return apply(params, state, x, **options)
+
+        return super().__new__(cls, checked_init, checked_apply, name, parts)
 
     def __repr__(self) -> str:
         return self.name
+
+
+def _check_x(name: str, x: Any, is_leaf: Callable[[Any], bool]) -> None:
+    leaves = jax.tree.leaves(x)
+    if not leaves or isinstance(x, list) or not all(map(is_leaf, leaves)):
+        raise TypeError(f"{name}: x must be an array, got {kind(x)}")
 
 
 def stateless(
@@ -46,6 +87,7 @@ def stateless(
 
     def apply(params, state, x, *, key=None, train=False):
         del key, train
+        check_none(name, "state", state)
         return f(params, x), state
 
     return Layer(lambda key, x: (init(key, x), ()), apply, name)
@@ -59,7 +101,7 @@ def chain(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
 
     Args:
       *layers: Layers, or plain functions of one array (`funcnet.ops.relu`), which have neither
-        params nor state.
+        params nor state. A chain of none is the identity.
 
     Raises:
       TypeError: If one of them is neither.
@@ -77,36 +119,88 @@ def chain(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
     parts = tuple(as_layer("chain", layer) for layer in layers)
 
     def init(key, x):
-        params, states = [], []
-        for i, layer in enumerate(parts):
-            p, s = layer.init(jax.random.fold_in(key, i), x)
-            x, _ = jax.eval_shape(layer.apply, p, s, x)  # so no layer has to know its output shape
-            params.append(p)
-            states.append(s)
-        return tuple(params), tuple(states)
+        params, state, _ = init_in_a_row(parts, key, x)
+        return params, state
 
     def apply(params, state, x, *, key=None, train=False):
-        for what, tree in (("params", params), ("state", state)):
-            if len(tree) != len(parts):
-                raise ValueError(
-                    f"chain: {what} must have {len(parts)} entries, one for each layer, "
-                    f"got {len(tree)}"
-                )
-        states = []
-        for i, (layer, p, s) in enumerate(zip(parts, params, state, strict=True)):
-            k = None if key is None else jax.random.fold_in(key, i)
-            x, s = layer.apply(p, s, x, key=k, train=train)
-            states.append(s)
-        return x, tuple(states)
+        return apply_in_a_row("chain", parts, params, state, x, key, train)
 
     return Layer(init, apply, f"chain({', '.join(layer.name for layer in parts)})", parts)
+
+
+def init_in_a_row(
+    parts: Sequence[Layer], key: Any, x: Shaped
+) -> tuple[tuple[Params, ...], tuple[State, ...], Shaped]:
+    """Params and state of each layer, and the shape and dtype of the last one's output."""
+    params, states = [], []
+    for i, layer in enumerate(parts):
+        p, s = layer.init(jax.random.fold_in(key, i), x)
+        x, _ = jax.eval_shape(layer.apply, p, s, x)  # so no layer has to know its output shape
+        params.append(p)
+        states.append(s)
+    return tuple(params), tuple(states), x
+
+
+def apply_in_a_row(
+    f: str, parts: Sequence[Layer], params: Any, state: Any, x: Any, key: Any, train: bool
+) -> tuple[Any, tuple[State, ...]]:
+    """The output of the last layer, and the state of each."""
+    check_entries(f, parts, params, state)
+    states = []
+    for i, (layer, p, s) in enumerate(zip(parts, params, state, strict=True)):
+        k = None if key is None else jax.random.fold_in(key, i)
+        x, s = layer.apply(p, s, x, key=k, train=train)
+        states.append(s)
+    return x, tuple(states)
+
+
+def check_entries(f: str, parts: Sequence[Layer], params: Any, state: Any) -> None:
+    """Raises unless params and state are tuples with one entry for each of the layers."""
+    for what, tree in (("params", params), ("state", state)):
+        is_sequence = isinstance(tree, tuple | list)
+        if not is_sequence or len(tree) != len(parts):
+            raise (ValueError if is_sequence else TypeError)(
+                f"{f}: {what} must have {len(parts)} entries, one for each layer, "
+                f"got {len(tree) if is_sequence else kind(tree)}"
+            )
+
+
+def check_none(name: str, what: str, tree: Any) -> None:
+    """Raises a ValueError if there are params or state where a layer has none."""
+    if jax.tree.leaves(tree):
+        got = describe(tree) if is_array(tree) else kind(tree)
+        raise ValueError(f"{name}: {what} must be (), as it has none, got {got}")
 
 
 def as_layer(f: str, layer: Any) -> Layer:
     """What was given to the combinator f: a layer, or a function of one array as one."""
     if isinstance(layer, Layer):
         return layer
+    wrong = f"{f}: layers must be layers or functions of one array, got"
     if not callable(layer):
-        raise TypeError(f"{f}: layers must be layers or functions of one array, got {layer!r}")
+        raise TypeError(f"{wrong} {describe(layer)}")
     name = getattr(layer, "__name__", repr(layer))
-    return stateless(lambda _, x: cast(jax.Array, layer(x)), lambda *_: (), name)
+    call = f"{kind(layer)}, which makes a layer: {name}(...)"
+    try:
+        signature = inspect.signature(layer)
+    except ValueError:  # a builtin function
+        signature = None
+    if signature is not None:
+        if signature.return_annotation in (Layer, "Layer"):
+            raise TypeError(f"{wrong} {call}")
+        try:
+            signature.bind(None)
+        except TypeError as e:
+            raise TypeError(f"{wrong} {kind(layer)}: {e}") from None
+
+    def apply(params, x):
+        check_none(name, "params", params)
+        y = layer(x)
+        if isinstance(y, Layer):
+            raise TypeError(f"{wrong} {call}")
+        leaves = jax.tree.leaves(y)
+        if not leaves or not all(map(is_array, leaves)):
+            raise TypeError(f"{f}: {name} must return an array, got {kind(y)}")
+        return cast(jax.Array, y)
+
+    return stateless(apply, lambda *_: (), name)

@@ -7,7 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from funcnet.layers.base import Layer, as_layer, chain, stateless
+from funcnet._arguments import check_array, check_bool, check_int, describe
+from funcnet.layers.base import (
+    Layer,
+    apply_in_a_row,
+    as_layer,
+    check_entries,
+    init_in_a_row,
+    stateless,
+)
 
 
 def residual(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
@@ -16,10 +24,11 @@ def residual(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
     Params, state and keys are those of `chain(*layers)`, f.
 
     Args:
-      *layers: As for `chain`. Together they must keep the shape of x.
+      *layers: As for `chain`, at least one. Together they must keep the shape of x.
 
     Raises:
-      ValueError: From `init` and `apply`, if f(x) has another shape or dtype than x.
+      ValueError: If there are no layers; from `init` and `apply`, if f(x) has another shape or
+        dtype than x.
 
     Reference: He et al., Deep residual learning for image recognition, 2016, equation 1,
     arXiv:1512.03385.
@@ -29,15 +38,20 @@ def residual(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
     >>> residual(Dense(8), ops.relu)
     residual(Dense(8), relu)
     """
-    inner = chain(*layers)
-    name = f"residual({inner.name.removeprefix('chain(')}"
+    parts = _parts("residual", layers)
+    name = f"residual({', '.join(layer.name for layer in parts)})"
+
+    def init(key, x):
+        params, state, y = init_in_a_row(parts, key, x)
+        _check_same(name, x, y)
+        return params, state
 
     def apply(params, state, x, *, key=None, train=False):
-        y, state = inner.apply(params, state, x, key=key, train=train)
+        y, state = apply_in_a_row("residual", parts, params, state, x, key, train)
         _check_same(name, x, y)
         return x + y, state
 
-    return Layer(inner.init, apply, name, inner.parts)
+    return Layer(init, apply, name, parts)
 
 
 def parallel(
@@ -50,8 +64,12 @@ def parallel(
     `fold_in(key, i)`.
 
     Args:
-      *layers: Layers, or plain functions of one array.
+      *layers: Layers, or plain functions of one array; at least one.
       merge: Of the list of outputs. By default they are concatenated along the last axis.
+
+    Raises:
+      ValueError: If there are no layers; from `apply`, if params or state are those of another
+        number of layers, or outputs differ in more than the last axis.
 
     >>> from funcnet.layers import Dense
     >>> net = parallel(Dense(2), Dense(3))
@@ -59,8 +77,17 @@ def parallel(
     >>> net.apply(params, state, jnp.ones((1, 4)))[0].shape
     (1, 5)
     """
-    branches = [as_layer("parallel", layer) for layer in layers]
-    merged = merge or (lambda outputs: jnp.concatenate(outputs, -1))
+    branches = _parts("parallel", layers)
+    if merge is not None and not callable(merge):
+        raise TypeError(f"parallel: merge must be a function, got {describe(merge)}")
+
+    def merged(outputs: list[jax.Array]) -> jax.Array:
+        if merge is not None:
+            return merge(outputs)
+        if len({y.shape[:-1] for y in outputs}) > 1:
+            shapes = " and ".join(str(y.shape) for y in outputs)
+            raise ValueError(f"parallel: outputs may differ in the last axis alone, got {shapes}")
+        return jnp.concatenate(outputs, -1)
 
     def each(key: Any) -> list[Any]:
         return [None if key is None else jax.random.fold_in(key, i) for i in range(len(branches))]
@@ -70,6 +97,7 @@ def parallel(
         return tuple(p for p, _ in made), tuple(s for _, s in made)
 
     def apply(params, state, x, *, key=None, train=False):
+        check_entries("parallel", branches, params, state)
         outputs, states = [], []
         for branch, p, s, k in zip(branches, params, state, each(key), strict=True):
             y, s = branch.apply(p, s, x, key=k, train=train)
@@ -95,7 +123,8 @@ def repeat(
       checkpoint: Whether the backward pass computes each layer again, from its input alone.
 
     Raises:
-      ValueError: If times is less than 1; from `init` and `apply`, if the layer changes the shape.
+      ValueError: If times is less than 1; from `init` and `apply`, if the layer changes the shape;
+        from `apply`, if params or state are those of another number of layers.
 
     >>> from funcnet.layers import Dense
     >>> net = repeat(Dense(4), 3)
@@ -103,8 +132,8 @@ def repeat(
     >>> jax.tree.map(jnp.shape, params)
     {'b': (3, 4), 'w': (3, 4, 4)}
     """
-    if times < 1:
-        raise ValueError(f"repeat: times must be at least 1, got {times}")
+    times = check_int("repeat", "times", times, at_least=1)
+    check_bool("repeat", "checkpoint", checkpoint)
     one = as_layer("repeat", layer)
     name = f"repeat({one.name}, {times})"
 
@@ -117,6 +146,14 @@ def repeat(
         return jax.vmap(lambda k: one.init(k, x))(keys_of(key))
 
     def apply(params, state, x, *, key=None, train=False):
+        for what, tree in (("params", params), ("state", state)):
+            for path, leaf in jax.tree.leaves_with_path(tree):
+                if jnp.shape(leaf)[:1] != (times,):
+                    raise ValueError(
+                        f"repeat: {what}{jax.tree_util.keystr(path)} must have shape "
+                        f"({times}, ...), one entry for each layer, got {jnp.shape(leaf)}"
+                    )
+
         def step(x, part):
             p, s, k = part
             y, s = one.apply(p, s, x, key=k, train=train)
@@ -140,11 +177,18 @@ def Flatten() -> Layer:
     """
 
     def flat(_, x):
+        check_array("Flatten()", "x", x)
         if not x.shape:
             raise ValueError("Flatten(): x must have shape (n, ...), got ()")
         return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
     return stateless(flat, lambda *_: (), "Flatten()")
+
+
+def _parts(f: str, layers: Sequence[Any]) -> tuple[Layer, ...]:
+    if not layers:
+        raise ValueError(f"{f}: layers must be at least one, got none")
+    return tuple(as_layer(f, layer) for layer in layers)
 
 
 def _check_same(name: str, x: Any, y: Any) -> None:

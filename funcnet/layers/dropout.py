@@ -1,7 +1,10 @@
 """Dropout as a layer."""
 
+from jax.core import Tracer
+
 from funcnet import ops
-from funcnet.layers.base import Layer
+from funcnet._arguments import check_number
+from funcnet.layers.base import Layer, check_none
 
 
 def Dropout(rate: float) -> Layer:
@@ -13,19 +16,24 @@ def Dropout(rate: float) -> Layer:
       rate: p in [0, 1). With 0 the layer is the identity, and needs no key.
 
     Raises:
+      TypeError: If rate is no number, or a traced one.
       ValueError: If rate is out of range; from `apply` in training, if there is no key.
 
     Reference: Source A 4.2.2.
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"Dropout: rate must be in [0, 1), got {rate}")
+    if isinstance(rate, Tracer):
+        raise TypeError("Dropout: rate is static, so it cannot be traced")
+    check_number("Dropout", "rate", rate, at_least=0, below=1)
+    p = float(rate)
+    name = f"Dropout({p})"
 
     def apply(params, state, x, *, key=None, train=False):
-        del params
-        if not train or rate == 0:
+        check_none(name, "params", params)
+        check_none(name, "state", state)
+        if not train or p == 0:
             return x, state
         if key is None:
-            raise ValueError(f"Dropout({rate}): apply needs a key when train=True")
-        return ops.dropout(x, key, rate=rate), state
+            raise ValueError(f"{name}: apply needs a key when train=True")
+        return ops.dropout(x, key, rate=p), state
 
-    return Layer(lambda *_: ((), ()), apply, f"Dropout({rate})")
+    return Layer(lambda *_: ((), ()), apply, name)

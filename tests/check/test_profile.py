@@ -52,6 +52,30 @@ def test_no_chain_where_shapes_differ():
     assert np.isnan(p.hand.growth_bytes)
 
 
+def test_flops_are_those_of_all_passes():
+    """XLA counts one pass of a loop, however many there are."""
+
+    def powers(times):
+        return lambda x: jax.lax.scan(lambda x, _: (cube(0.9 * x), None), x, length=times)[0]
+
+    once, often = (profile_rule(powers(times), X, rounds=1) for times in (2, 20))
+    for column in ("hand", "autodiff", "checkpoint"):
+        few, many = getattr(once, column), getattr(often, column)
+        assert many.flops == 10 * few.flops
+        assert many.flops_exact
+    assert "~" not in str(often)
+
+
+def test_a_loop_of_unknown_length_is_marked():
+    def repeated(x, n):
+        return cube(jax.lax.stop_gradient(jax.lax.fori_loop(0, n, lambda i, x: 0.9 * x, x)) * x)
+
+    p = profile_rule(repeated, X, jnp.int32(3), rounds=1)
+    assert not p.hand.flops_exact
+    line = next(line for line in str(p).split("\n") if "FLOPs" in line)
+    assert line.count("~") == 3
+
+
 def test_table_and_html():
     p = profile_rule(cube, X, rounds=1)
     lines = str(p).split("\n")
@@ -68,6 +92,20 @@ def test_residual_budget():
     shape = jax.ShapeDtypeStruct((1000, 1000), jnp.float32)
     assert_residuals(ops.relu, shape, at_most=1_000_000)  # a byte for each element
     assert_residuals(lambda x, *, n: x * n, X, n=3, at_most=0)
+
+
+@pytest.mark.parametrize(
+    ("f", "message"),
+    [
+        (lambda: profile_rule(cube, X, rounds=0), "profile_rule: rounds must .* at least 1, got 0"),
+        (lambda: profile_rule(cube, X, rounds=2.5), "profile_rule: rounds must be .*, got 2.5"),
+        (lambda: assert_residuals(cube, X, at_most=float("nan")), "assert_residuals: at_most must"),
+    ],
+)
+def test_options_are_refused_in_one_line(f, message):
+    with pytest.raises((TypeError, ValueError), match=message) as e:
+        f()
+    assert "\n" not in str(e.value)
 
 
 def test_without_rules():
