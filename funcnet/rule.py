@@ -270,7 +270,7 @@ def _argument_names(signature: inspect.Signature, count: int) -> list[str]:
     """The names of `count` positional arguments; those of a `*args` are numbered."""
     names = [p.name for p in signature.parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
     rest = [p.name for p in signature.parameters.values() if p.kind == p.VAR_POSITIONAL]
-    return names[:count] + [f"{rest[0]}[{i}]" for i in range(count - len(names))]
+    return names[:count] + [f"{name}[{i}]" for name in rest for i in range(count - len(names))]
 
 
 def _custom_vjp(r: Rule, names: list[str], args: tuple[Any, ...], static: dict[str, Any]) -> Any:
