@@ -347,8 +347,15 @@ def _checked_cotangent(name: str, argument: str, darg: Any, type_of: Any) -> Any
             raise TypeError(
                 f"{name}: bwd must return a cotangent of the type of {leaf}, got {_describe(d)}"
             )
-        found.append(d if floating else None)
+        found.append(_placed(d, type_) if floating else None)
     return jax.tree.unflatten(tree, found)
+
+
+def _placed(d: Any, type_of: Any) -> Any:
+    """`d` sharded as the argument, which is a part of its type on a mesh with explicit axes."""
+    sharding = type_of.sharding
+    explicit = sharding.mesh.explicit_axes and jax.typeof(d).sharding != sharding
+    return jax.sharding.reshard(d, sharding) if explicit else d
 
 
 def _describe(tree: Any) -> str:

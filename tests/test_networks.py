@@ -253,12 +253,15 @@ def test_keys_reach_every_layer():
             lambda x: Conv(3, (1,), groups=3).init(KEY, x),
             "Conv(3, (1,)): groups must divide the channels of x, 4, got 3",
         ),
-        (lambda x: Embedding(0, 3), "Embedding: vocabulary must be at least 1, got 0"),
+        (
+            lambda x: Embedding(0, 3),
+            "Embedding: vocabulary must be an integer of at least 1, got 0",
+        ),
         (
             lambda x: Embedding(3, 3).init(KEY, x),
             "Embedding(3, 3): x must be of an integer dtype, got float64",
         ),
-        (lambda x: GRU(0), "GRU: units must be at least 1, got 0"),
+        (lambda x: GRU(0), "GRU: units must be an integer of at least 1, got 0"),
         (lambda x: LSTM(2).init(KEY, x[0]), "LSTM(2): x must have shape (..., T, c), got (4,)"),
         (lambda x: RMSNorm(eps=-1.0), "RMSNorm: eps must be at least 0, got -1.0"),
         (lambda x: GroupNorm(2, eps=-1.0), "GroupNorm: eps must be at least 0, got -1.0"),
@@ -270,6 +273,7 @@ def test_keys_reach_every_layer():
             lambda x: MultiHeadAttention(3).init(KEY, x),
             "MultiHeadAttention(3): heads must divide the last axis of x, got x (3, 4)",
         ),
+<<<<<<< HEAD
         (
             lambda x: MultiHeadAttention(4, rope_base=100.0).init(KEY, x),
             "MultiHeadAttention(4): rope_base needs heads of even width, got 1",
@@ -300,6 +304,9 @@ def test_keys_reach_every_layer():
             "TransformerBlock: dropout must be a number in [0, 1), got 1.5",
         ),
         (lambda x: GatedMLP(0), "Dense: units must be at least 1, got 0"),
+=======
+        (lambda x: GatedMLP(0), "GatedMLP: hidden must be an integer of at least 1, got 0"),
+>>>>>>> rec
         (lambda x: models.cnn(classes=3), "cnn: channels must name one stage at least, got none"),
         (
             lambda x: models.cnn(3, classes=3, convolutions=0),

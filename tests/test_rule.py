@@ -250,6 +250,7 @@ def door():
         (lambda f: f(1.0, on=1), "door: on must be True or False, got 1"),
         (lambda f: f(1.0, n=2.5), "door: n must be an integer, got 2.5"),
         (lambda f: f(1.0, n=True), "door: n must be an integer, got True"),
+        (lambda f: f(1.0, 1.0, 1.0), "door: too many positional arguments"),
         (lambda f: f(1.0, n={}), "door: n must be hashable, as a static option, got dict"),
         (lambda f: jax.jvp(f, (1.0,), (1.0,)), "door: a hand-written rule has no forward mode"),
     ],

@@ -6,7 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from funcnet import initializers, ops
+<<<<<<< HEAD
 from funcnet._arguments import check_bool, check_int, check_number, describe
+=======
+from funcnet.layers._params import check_params, last_axis
+>>>>>>> rec
 from funcnet.layers.base import Layer, chain
 from funcnet.layers.combinators import residual
 from funcnet.layers.dense import Dense
@@ -90,6 +94,12 @@ def MultiHeadAttention(
 
     def apply(params, state, x, *, key=None, train=False):
         del key, train
+        c = last_axis(name, x)
+        shapes = {
+            part: {"w": (c, width)} | ({"b": (width,)} if bias else {})
+            for part, width in widths(c).items()
+        }
+        check_params(name, params, shapes, x)
         linear = lambda part, x: ops.affine(x, params[part]["w"], params[part].get("b"))
         by_head = lambda y: y.reshape(*y.shape[:-1], -1, x.shape[-1] // heads)
         q, k, v = (by_head(linear(part, x)) for part in ("q", "k", "v"))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcnet import initializers, ops
+from funcnet.layers._params import check_params, last_axis
 from funcnet.layers.base import Layer, stateless
 
 Padding = str | Sequence[tuple[int, int]]
@@ -162,4 +163,9 @@ def _convolution(
         params = {"w": w_init(w_key, whole, x.dtype)}
         return params | ({"b": b_init(b_key, whole[-1:], x.dtype)} if bias else {})
 
-    return stateless(lambda p, x: f(x, p["w"], p.get("b")), init, name)
+    def apply(params, x):
+        whole = shape(last_axis(name, x))
+        check_params(name, params, {"w": whole} | ({"b": whole[-1:]} if bias else {}), x)
+        return f(x, params["w"], params.get("b"))
+
+    return stateless(apply, init, name)

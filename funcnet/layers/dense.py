@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from funcnet import initializers, ops
+from funcnet._arguments import check_bool, check_int, check_key
+from funcnet.layers._params import check_functions, check_params, last_axis
 from funcnet.layers.base import Layer, stateless
 
 
@@ -27,24 +29,32 @@ def Dense(
       b_init: Initial biases.
 
     Raises:
-      ValueError: If units is less than 1; from `init`, if x is a scalar.
-      TypeError: From `init`, if x is not of a floating dtype.
+      ValueError: If units is less than 1; if x is a scalar; from `apply`, if params do not fit.
+      TypeError: If units is no integer or bias no boolean; from `init`, if x is not of a floating
+        dtype.
 
     >>> Dense(50)
     Dense(50)
     """
-    if units < 1:
-        raise ValueError(f"Dense: units must be at least 1, got {units}")
-
+    units = check_int("Dense", "units", units, at_least=1)
+    check_bool("Dense", "bias", bias)
+    check_functions("Dense", w_init=w_init, b_init=b_init)
     name = f"Dense({units})" if bias else f"Dense({units}, bias=False)"
 
+    def shapes(x):
+        return {"w": (last_axis(name, x), units)} | ({"b": (units,)} if bias else {})
+
     def init(key, x):
+        whole = shapes(x)
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             raise TypeError(f"{name}: x must be of a floating dtype, got {x.dtype}")
-        if not x.shape:
-            raise ValueError(f"{name}: x must have shape (..., n), got ()")
+        check_key(name, key)
         w_key, b_key = jax.random.split(key)
-        params = {"w": w_init(w_key, (x.shape[-1], units), x.dtype)}
+        params = {"w": w_init(w_key, whole["w"], x.dtype)}
         return params | ({"b": b_init(b_key, (units,), x.dtype)} if bias else {})
 
-    return stateless(lambda p, x: ops.affine(x, p["w"], p.get("b")), init, name)
+    def f(params, x):
+        check_params(name, params, shapes(x), x)
+        return ops.affine(x, params["w"], params.get("b"))
+
+    return stateless(f, init, name)

@@ -5,6 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from funcnet import initializers, ops
+from funcnet._arguments import check_int, check_key
+from funcnet.layers._params import check_functions, check_params
 from funcnet.layers.base import Layer, stateless
 
 SMALL = initializers.normal(0.02)
@@ -28,20 +30,28 @@ def Embedding(
       w_init: Initial vectors; by default of standard deviation 0.02.
 
     Raises:
-      ValueError: If vocabulary or width is less than 1.
-      TypeError: From `init`, if x is not of an integer dtype.
+      ValueError: If vocabulary or width is less than 1; from `apply`, if params do not fit.
+      TypeError: If one of them is no integer; if x is not of an integer dtype.
 
     >>> Embedding(1000, 64)
     Embedding(1000, 64)
     """
+    vocabulary = check_int("Embedding", "vocabulary", vocabulary, at_least=1)
+    width = check_int("Embedding", "width", width, at_least=1)
+    check_functions("Embedding", w_init=w_init)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(f"Embedding: dtype must be a floating dtype, got {jnp.dtype(dtype)}")
     name = f"Embedding({vocabulary}, {width})"
-    for what, value in (("vocabulary", vocabulary), ("width", width)):
-        if value < 1:
-            raise ValueError(f"Embedding: {what} must be at least 1, got {value}")
+    shape = vocabulary, width
 
     def init(key, x):
         if not jnp.issubdtype(x.dtype, jnp.integer):
             raise TypeError(f"{name}: x must be of an integer dtype, got {x.dtype}")
-        return {"w": w_init(key, (vocabulary, width), dtype)}
+        check_key(name, key)
+        return {"w": w_init(key, shape, dtype)}
 
-    return stateless(lambda p, x: ops.embedding(x, p["w"]), init, name)
+    def f(params, x):
+        check_params(name, params, {"w": shape})
+        return ops.embedding(x, params["w"])
+
+    return stateless(f, init, name)

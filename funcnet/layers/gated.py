@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 
 from funcnet import initializers, ops
+from funcnet._arguments import check_int, check_key
+from funcnet.layers._params import check_functions, check_params, last_axis
 from funcnet.layers.base import Layer
 from funcnet.layers.dense import Dense
 
@@ -27,22 +29,31 @@ def GatedMLP(
       w_init: Initial weights.
 
     Raises:
-      ValueError: If hidden is less than 1.
+      ValueError: If hidden is less than 1; from `apply`, if params do not fit.
+      TypeError: If hidden is no integer.
 
     Reference: Shazeer, GLU variants improve transformer, 2020, equation 6, arXiv:2002.05202.
     """
+    hidden = check_int("GatedMLP", "hidden", hidden, at_least=1)
+    check_functions("GatedMLP", gate=gate, w_init=w_init)
+    name = f"GatedMLP({hidden})"
     inner = Dense(hidden, bias=False, w_init=w_init)
 
     def init(key, x):
+        c = last_axis(name, x)
+        check_key(name, key)
         keys = dict(zip(("gate", "up", "down"), jax.random.split(key, 3), strict=True))
-        params = {name: inner.init(keys[name], x)[0] for name in ("gate", "up")}
+        params = {part: inner.init(keys[part], x)[0] for part in ("gate", "up")}
         wide = jax.ShapeDtypeStruct((*x.shape[:-1], hidden), x.dtype)
-        down = Dense(x.shape[-1], bias=False, w_init=w_init).init(keys["down"], wide)[0]
+        down = Dense(c, bias=False, w_init=w_init).init(keys["down"], wide)[0]
         return params | {"down": down}, ()
 
     def apply(params, state, x, *, key=None, train=False):
         del key, train
-        linear = lambda name, x: ops.affine(x, params[name]["w"])
+        c = last_axis(name, x)
+        w, w_down = {"w": (c, hidden)}, {"w": (hidden, c)}
+        check_params(name, params, {"gate": w, "up": w, "down": w_down}, x)
+        linear = lambda part, x: ops.affine(x, params[part]["w"])
         return linear("down", gate(linear("gate", x), linear("up", x))), state
 
-    return Layer(init, apply, f"GatedMLP({hidden})")
+    return Layer(init, apply, name)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 
 from funcnet import initializers, ops
+from funcnet._arguments import check_bool, check_int, check_number
+from funcnet.layers._params import check_functions
 from funcnet.layers.base import Layer, chain
 from funcnet.layers.dense import Dense
 from funcnet.layers.dropout import Dropout
@@ -32,6 +34,7 @@ def mlp(
 
     Raises:
       ValueError: If there are no units, or one of the numbers is out of range.
+      TypeError: If an argument is of another type.
 
     Reference: Source A 2.2, with the layers of A 4.2 and the initial weights of C 6.2.
 
@@ -40,6 +43,10 @@ def mlp(
     """
     if not units:
         raise ValueError("mlp: units must name the output layer at least, got none")
+    units = tuple(check_int("mlp", f"units[{i}]", n, at_least=1) for i, n in enumerate(units))
+    check_functions("mlp", activation=activation)
+    check_bool("mlp", "batch_norm", batch_norm)
+    check_number("mlp", "dropout", dropout, at_least=0, below=1)
     hidden_init = initializers.he if activation is ops.relu else initializers.xavier
     parts: list[Layer | Callable[[jax.Array], jax.Array]] = []
     for width in units[:-1]:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcnet import ops
+from funcnet.layers._params import check_params, last_axis
 from funcnet.layers.base import Layer, Params, stateless
 from funcnet.ops.precision import wide_dtype
 
@@ -46,6 +47,8 @@ def BatchNorm(*, momentum: float = 0.9, eps: float = 1e-5) -> Layer:
 
     def apply(params, state, x, *, key=None, train=False):
         del key
+        c = (last_axis("BatchNorm()", x),)
+        check_params("BatchNorm()", params, {"scale": c, "bias": c}, x)
         scale, bias = params["scale"], params["bias"]
         if not train:
             y = ops.batch_norm_inference(x, scale, bias, state["mean"], state["var"], eps=eps)
@@ -120,6 +123,7 @@ def _per_example(
     """A normalization without running statistics."""
     if eps < 0:
         raise ValueError(f"{name.partition('(')[0]}: eps must be at least 0, got {eps}")
+    name = name if name.endswith(")") else f"{name}()"
 
     def init(key, x):
         del key
@@ -127,4 +131,9 @@ def _per_example(
         params = {"scale": jnp.ones(shape, dtype)}
         return params | ({"bias": jnp.zeros(shape, dtype)} if bias else {})
 
-    return stateless(f, init, name if name.endswith(")") else f"{name}()")
+    def apply(params, x):
+        c = (last_axis(name, x),)
+        check_params(name, params, {"scale": c} | ({"bias": c} if bias else {}), x)
+        return f(params, x)
+
+    return stateless(apply, init, name)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from funcnet import initializers, ops
+from funcnet._arguments import check_bool, check_int, check_key
+from funcnet.layers._params import check_functions, check_params, last_axis
 from funcnet.layers.base import Layer, stateless
 
 
@@ -31,13 +33,16 @@ def RNN(
       w_init: Initial weights.
 
     Raises:
-      ValueError: If units is less than 1; from `init`, if x has no axis of time.
+      ValueError: If units is less than 1; if x has no axis of time; from `apply`, if params do not
+        fit.
+      TypeError: If units is no integer, or an option no boolean; from `init`, if x is not of a real
+        floating dtype.
     """
 
     def f(p, x, h0):
         return ops.rnn(x, h0, p["w_x"], p["w_h"], p["b"], reverse=reverse)
 
-    return _recurrent("RNN", units, 1, ("b",), f, last, w_init)
+    return _recurrent("RNN", units, 1, ("b",), f, w_init, last=last, reverse=reverse)
 
 
 def LSTM(
@@ -63,13 +68,16 @@ def LSTM(
 
     Raises:
       ValueError: As for `RNN`.
+      TypeError: As for `RNN`.
     """
 
     def f(p, x, h0):
         weights = p["w_x"], p["w_h"], p["b"]
         return ops.lstm(x, h0, h0, *weights, reverse=reverse, recompute=recompute)
 
-    return _recurrent("LSTM", units, 4, ("b",), f, last, w_init)
+    return _recurrent(
+        "LSTM", units, 4, ("b",), f, w_init, last=last, reverse=reverse, recompute=recompute
+    )
 
 
 def GRU(
@@ -95,13 +103,16 @@ def GRU(
 
     Raises:
       ValueError: As for `RNN`.
+      TypeError: As for `RNN`.
     """
 
     def f(p, x, h0):
         weights = p["w_x"], p["w_h"], p["b"], p["b_h"]
         return ops.gru(x, h0, *weights, reverse=reverse, recompute=recompute)
 
-    return _recurrent("GRU", units, 3, ("b", "b_h"), f, last, w_init)
+    return _recurrent(
+        "GRU", units, 3, ("b", "b_h"), f, w_init, last=last, reverse=reverse, recompute=recompute
+    )
 
 
 def _recurrent(
@@ -110,26 +121,36 @@ def _recurrent(
     gates: int,
     biases: tuple[str, ...],
     f: Callable[..., Any],
-    last: bool,
     w_init: initializers.Initializer,
+    *,
+    last: bool,
+    **options: bool,
 ) -> Layer:
     """A layer of f(params, x, h0), which returns the sequence first and the last state second."""
-    if units < 1:
-        raise ValueError(f"{kind}: units must be at least 1, got {units}")
+    units = check_int(kind, "units", units, at_least=1)
+    width = gates * units
+    for option, value in {"last": last, **options}.items():
+        check_bool(kind, option, value)
+    check_functions(kind, w_init=w_init)
     name = f"{kind}({units}{', last=True' if last else ''})"
 
+    def shapes(x):
+        weights = {"w_x": (last_axis(name, x), width), "w_h": (units, width)}
+        return weights | dict.fromkeys(biases, (width,))
+
     def init(key, x):
+        whole = shapes(x)
         if len(x.shape) < 2:
             raise ValueError(f"{name}: x must have shape (..., T, c), got {x.shape}")
-        x_key, h_key = jax.random.split(key)
-        width = gates * units
-        w = {
-            "w_x": w_init(x_key, (x.shape[-1], width), x.dtype),
-            "w_h": w_init(h_key, (units, width), x.dtype),
-        }
-        return w | {b: jnp.zeros((width,), x.dtype) for b in biases}
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(f"{name}: x must be of a real floating dtype, got {x.dtype}")
+        check_key(name, key)
+        keys = zip(("w_x", "w_h"), jax.random.split(key), strict=True)
+        w = {part: w_init(k, whole[part], x.dtype) for part, k in keys}
+        return w | {b: jnp.zeros(whole[b], x.dtype) for b in biases}
 
     def apply(params, x):
+        check_params(name, params, shapes(x), x)
         h0 = jnp.zeros((*x.shape[:-2], units), x.dtype)
         sequence, final, *_ = f(params, x, h0)
         return final if last else sequence

@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from funcnet.ops.sharding import batch_like
 from funcnet.ops.time_loop import (
+    as_row,
     check_sequence,
     check_weights,
     scan_time,
@@ -36,8 +38,9 @@ def _run(args, lengths, *, reverse, save):
     x, h0, w_x, w_h, b, b_h = args
     check_sequence("gru", x, h0, lengths)
     check_weights("gru", 3, x, h0, w_x, w_h, b=b, b_h=b_h)
-    dtype, (x, h0, *weights) = widen_alike(*args)
-    valid = valid_steps(x, lengths)
+    dtype, (x, h0, w_x, w_h, b, b_h) = widen_alike(*args)
+    valid, weights = valid_steps(x, lengths), (w_x, w_h, as_row(b, h0), as_row(b_h, h0))
+    h0 = batch_like(h0, x)
 
     def step(h, x_t):
         (z, n), pre_activations = _gates(x_t, h, *weights)
@@ -82,7 +85,8 @@ def gru(
       w_h: W_h, shape (H, 3H).
       b: b, shape (3H,).
       b_h: b_h, shape (3H,): the bias inside the recurrent product.
-      lengths: L, integers from 0 to T, shape (...); or None, if all sequences have T steps.
+      lengths: L, integers from 0 to T, shape (...); or None, if all sequences have T steps. A
+        number below 0 counts as 0, one above T as T.
       reverse: Whether to run from the last step to the first. Static.
       recompute: Whether to save h alone and compute the gates again in the backward pass: less
         memory between the passes, a third more matrix products. Static.
@@ -93,6 +97,7 @@ def gru(
 
     Raises:
       ValueError: If the shapes do not fit, or lengths are not integers.
+      TypeError: If an argument is complex.
 
     Reference: Cho et al., 2014, arXiv:1406.1078, equations 5 to 8; the variant of Appleyard et al.,
     2016, arXiv:1604.01946, and `torch.nn.GRU`, with b = b_ih and b_h = b_hh.
@@ -147,7 +152,8 @@ def gru_bwd(residuals, douts, *, reverse, recompute):
     dhs, dh = (d.astype(hs.dtype) for d in douts)
     valid, w_hT = valid_steps(x, lengths), w_h.T
     xs = time_first(x, valid)
-    before = states_before(time_first(hs), h0, valid, reverse=reverse)
+    before = states_before(hs, h0, valid, reverse=reverse)
+    b, b_h = as_row(b, h0), as_row(b_h, h0)
 
     def step(dh, inputs):
         dy, h, rest = inputs

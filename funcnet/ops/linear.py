@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from funcnet.ops.precision import cast_cotangent
 from funcnet.ops.sharding import explicit_sharding
 from funcnet.rule import rule
 
@@ -31,7 +32,7 @@ def affine(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
     """
     _check_affine(x, w, b)
     y = jnp.matmul(x, w)
-    return y if b is None else y + b
+    return y if b is None else y + jnp.expand_dims(b, tuple(range(y.ndim - 1)))
 
 
 def _check_affine(x: jax.Array, w: jax.Array, b: jax.Array | None) -> None:
@@ -66,7 +67,7 @@ def affine_bwd(residuals, dy):
     batch = tuple(range(x.ndim - 1))
     dw = _contract(x, dy, batch, batch, like=w)  # (1)
     dx = _contract(dy, w, (dy.ndim - 1,), (1,), like=x)  # (2)
-    db = None if b is None else dy.sum(batch).astype(b.dtype)  # (3)
+    db = None if b is None else cast_cotangent(dy.sum(batch), b)  # (3)
     return dx, dw, db
 
 
@@ -79,9 +80,9 @@ def _contract(
         left.astype(dtype),
         right.astype(dtype),
         ((i, j), ((), ())),
-        out_sharding=explicit_sharding(like),
+        out_sharding=explicit_sharding(like, left, right),
     )
-    return product.astype(like.dtype)
+    return cast_cotangent(product, like)
 
 
 affine.defvjp(affine_fwd, affine_bwd)

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from funcnet.ops.precision import wide_dtype
+from funcnet.ops.precision import cast_cotangent, wide_dtype
+from funcnet.ops.sharding import batch_like
 from funcnet.rule import rule
 
 
@@ -104,7 +105,8 @@ def linear_recurrence_fwd(a, b, h0, *, reverse):
     """Saves the output h."""
     _check(a, b, h0)
     dtype = jnp.result_type(*(x for x in (a, b, h0) if x is not None))
-    widen = lambda x: x.astype(wide_dtype(dtype))
+    wide = wide_dtype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else dtype
+    widen = lambda x: x.astype(wide)
     a_wide, b_wide = widen(a), widen(b)
     if h0 is not None and b.shape[-2] > 0:
         begin = lambda x: _first(x, reverse=reverse)
@@ -130,17 +132,16 @@ def linear_recurrence_bwd(residuals, dh, *, reverse):
     """
     a, b, h0, h = residuals
     if a.shape[-2] == 0:
-        return a, dh.astype(b.dtype), None if h0 is None else jnp.zeros_like(h0)
+        return a, cast_cotangent(dh, b), None if h0 is None else jnp.zeros_like(h0)
     wide = wide_dtype(h.dtype)
     g, a_wide = dh.astype(wide), a.astype(wide)
     u = _scan(a_wide, a_wide * g, reverse=not reverse)  # (1)
     zero = jnp.zeros_like(_first(u, reverse=reverse))
     g = g + _shift(u, zero, reverse=not reverse)
-    before = zero if h0 is None else h0.astype(wide)[..., None, :]
+    before = zero if h0 is None else batch_like(h0, h).astype(wide)[..., None, :]
     da = g * _shift(h.astype(wide), before, reverse=reverse)  # (2)
-    db = g.astype(b.dtype)
-    dh0 = None if h0 is None else _first(u, reverse=reverse).squeeze(-2).astype(h0.dtype)
-    return da.astype(a.dtype), db, dh0
+    dh0 = None if h0 is None else cast_cotangent(_first(u, reverse=reverse).squeeze(-2), h0)
+    return cast_cotangent(da, a), cast_cotangent(g, b), dh0
 
 
 linear_recurrence.defvjp(linear_recurrence_fwd, linear_recurrence_bwd)

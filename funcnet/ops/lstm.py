@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from funcnet.ops.sharding import batch_like
 from funcnet.ops.time_loop import (
+    as_row,
     check_sequence,
     check_weights,
     scan_time,
@@ -27,7 +29,8 @@ def _run(args, lengths, *, reverse, save):
     check_sequence("lstm", x, h0, lengths, c0=c0)
     check_weights("lstm", 4, x, h0, w_x, w_h, b=b)
     dtype, (x, h0, c0, w_x, w_h, b) = widen_alike(*args)
-    valid = valid_steps(x, lengths)
+    valid, b = valid_steps(x, lengths), as_row(b, h0)
+    h0, c0 = batch_like(h0, x), batch_like(c0, x)
 
     def step(state, x_t):
         h, c = state
@@ -73,7 +76,8 @@ def lstm(
       w_x: W_x, shape (I, 4H): the columns of i, f, g and o side by side.
       w_h: W_h, shape (H, 4H).
       b: b, shape (4H,).
-      lengths: L, integers from 0 to T, shape (...); or None, if all sequences have T steps.
+      lengths: L, integers from 0 to T, shape (...); or None, if all sequences have T steps. A
+        number below 0 counts as 0, one above T as T.
       reverse: Whether to run from the last step to the first. Static.
       recompute: Whether to save h and c alone and compute the gates again in the backward pass:
         less memory between the passes, a third more matrix products. Static.
@@ -84,6 +88,7 @@ def lstm(
 
     Raises:
       ValueError: If the shapes do not fit, or lengths are not integers.
+      TypeError: If an argument is complex.
 
     Reference: Hochreiter & Schmidhuber, 1997, with the forget gate of Gers et al., 2000; the order
     of the gates is that of `torch.nn.LSTM`, with b = b_ih + b_hh.
@@ -137,7 +142,7 @@ def lstm_bwd(residuals, douts, *, reverse, recompute):
     dhs, dh, dc = (d.astype(hs.dtype) for d in douts)
     valid, w_hT = valid_steps(x, lengths), w_h.T
     xs = time_first(x, valid)
-    before = states_before(time_first(hs), h0, valid, reverse=reverse)
+    before, b = states_before(hs, h0, valid, reverse=reverse), as_row(b, h0)
 
     def step(cotangents, inputs):
         (dh, dc), (dy, c, z) = cotangents, inputs

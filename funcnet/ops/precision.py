@@ -20,6 +20,11 @@ def widen(x: jax.Array) -> jax.Array:
     return jnp.asarray(x, wide_dtype(x.dtype))
 
 
+def cast_cotangent(d: jax.Array, like: jax.Array) -> jax.Array:
+    """`d` in the dtype of `like`; of a complex d the real part, if `like` is real."""
+    return (d if jnp.iscomplexobj(like) else jnp.real(d)).astype(like.dtype)
+
+
 def sum_products(a: jax.Array, b: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """Σ a b over some axes of two arrays of one shape, without these axes.
 

@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from funcnet.ops.sharding import batch_like
 from funcnet.ops.time_loop import (
+    as_row,
     check_sequence,
     check_weights,
     scan_time,
@@ -25,7 +27,7 @@ def _run(args, lengths, *, reverse, save):
     check_sequence("rnn", x, h0, lengths)
     check_weights("rnn", 1, x, h0, w_x, w_h, b=b)
     dtype, (x, h0, w_x, w_h, b) = widen_alike(*args)
-    valid = valid_steps(x, lengths)
+    valid, h0, b = valid_steps(x, lengths), batch_like(h0, x), as_row(b, h0)
 
     def step(h, x_t):
         a = x_t @ w_x + h @ w_h + b
@@ -62,7 +64,8 @@ def rnn(
       w_x: W_x, shape (I, H).
       w_h: W_h, shape (H, H).
       b: b, shape (H,).
-      lengths: L, integers from 0 to T, shape (...); or None, if all sequences have T steps.
+      lengths: L, integers from 0 to T, shape (...); or None, if all sequences have T steps. A
+        number below 0 counts as 0, one above T as T.
       reverse: Whether to run from the last step to the first. Static.
 
     Returns:
@@ -71,6 +74,7 @@ def rnn(
 
     Raises:
       ValueError: If the shapes do not fit, or lengths are not integers.
+      TypeError: If an argument is complex.
 
     Reference: Elman, 1990, Finding structure in time; `torch.nn.RNN` with b = b_ih + b_hh.
 
@@ -127,7 +131,7 @@ def rnn_bwd(residuals, douts, *, reverse):
     dh0, das = scan_time(step, dh, (time_first(dhs), slopes), valid, reverse=not reverse)
     dx = time_last(das @ w_x.T)  # (3)
     dw_x = sum_of_products(time_first(x, valid), das, w_x)  # (4)
-    before = states_before(time_first(hs), h0, valid, reverse=reverse)
+    before = states_before(hs, h0, valid, reverse=reverse)
     dw_h = sum_of_products(before, das, w_h)
     cotangents = (dx, dh0, dw_x, dw_h, sum_of_steps(das))
     return *(d.astype(a.dtype) for d, a in zip(cotangents, args, strict=True)), None

@@ -1,10 +1,24 @@
 """Shardings where they are part of types: meshes with explicit axes."""
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 
-def explicit_sharding(x: jax.Array) -> NamedSharding | None:
-    """The sharding of x on a mesh with explicit axes, which operations must be told; else None."""
+def explicit_sharding(x: jax.Array, *others: jax.Array) -> NamedSharding | None:
+    """The sharding of x on a mesh with explicit axes, which operations must be told; else None.
+
+    An x that is on no such mesh, while one of the others is, is a copy on each device of that.
+    """
     sharding = jax.typeof(x).sharding
-    return sharding if sharding.mesh.explicit_axes else None
+    if sharding.mesh.explicit_axes:
+        return sharding
+    mesh = next(filter(None, map(explicit_sharding, others)), None)
+    return mesh and mesh.update(spec=PartitionSpec(*(None,) * jax.typeof(x).ndim))
+
+
+def batch_like(h: jax.Array, x: jax.Array) -> jax.Array:
+    """H (..., H), on a mesh with explicit axes sharded over the batch axes of x (..., T, I)."""
+    if (like := explicit_sharding(x)) is None or not any(like.spec[:-2]):
+        return h
+    own = explicit_sharding(h, x).spec[-1]
+    return jax.sharding.reshard(h, like.update(spec=PartitionSpec(*like.spec[:-2], own)))

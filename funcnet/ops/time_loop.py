@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcnet.ops.precision import wide_dtype
-from funcnet.ops.sharding import explicit_sharding
+from funcnet.ops.sharding import batch_like, explicit_sharding
 
 
 def check_sequence(
     f: str, x: jax.Array, h0: jax.Array, lengths: jax.Array | None, **others: jax.Array
 ) -> None:
     """Of x (..., T, I) and h0 (..., H) the batch axes must agree; lengths have their shape."""
+    _check_real(f, x=x, h0=h0, **others)
     if x.ndim < 2:
         raise ValueError(f"{f}: x must have shape (..., T, I), got {x.shape}")
     batch = x.shape[:-2]
@@ -46,6 +47,7 @@ def check_weights(
     **biases: jax.Array,
 ) -> None:
     """The g gates stand side by side: w_x (I, gH), w_h (H, gH) and biases (gH,)."""
+    _check_real(f, w_x=w_x, w_h=w_h, **biases)
     rows, columns = h0.shape[-1], gates * h0.shape[-1]
     expected = {"w_x": (x.shape[-1], columns), "w_h": (rows, columns)}
     for name, array in {"w_x": w_x, "w_h": w_h, **biases}.items():
@@ -57,9 +59,17 @@ def check_weights(
             )
 
 
+def _check_real(f: str, **arrays: jax.Array) -> None:
+    for name, array in arrays.items():
+        if jnp.iscomplexobj(array):
+            raise TypeError(f"{f}: {name} must be real, got {array.dtype}")
+
+
 def widen_alike(*arrays: jax.Array) -> tuple[Any, list[jax.Array]]:
-    """The dtype that the arrays promote to, and the arrays in it, or in float32 if it is narrow."""
+    """The floating dtype that all promote to, and the arrays in it; in float32 if it is narrow."""
     dtype = jnp.result_type(*arrays)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        dtype = jnp.result_type(float)
     return dtype, [a.astype(wide_dtype(dtype)) for a in arrays]
 
 
@@ -67,8 +77,9 @@ def valid_steps(x: jax.Array, lengths: jax.Array | None) -> jax.Array | None:
     """Which steps belong to each sequence, shape (T, ..., 1); None for all of them."""
     if lengths is None:
         return None
-    steps = jnp.arange(x.shape[-2], dtype=jnp.int32).reshape(-1, *[1] * lengths.ndim)
-    return (steps < lengths.astype(jnp.int32))[..., None]
+    dtype = jnp.int32 if lengths.dtype.itemsize < 4 else lengths.dtype  # where T has room
+    steps = jnp.arange(x.shape[-2], dtype=dtype).reshape(-1, *[1] * lengths.ndim)
+    return (steps < lengths.astype(dtype)[None])[..., None]
 
 
 def zero_unless(valid: jax.Array | None, x: jax.Array) -> jax.Array:
@@ -79,6 +90,11 @@ def zero_unless(valid: jax.Array | None, x: jax.Array) -> jax.Array:
 def time_first(x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
     """(..., T, n) as (T, ..., n), for `scan_time`; 0 at steps that are not valid."""
     return zero_unless(valid, jnp.moveaxis(x, -2, 0))
+
+
+def as_row(b: jax.Array, h0: jax.Array) -> jax.Array:
+    """A bias (n,) with the axes of a state (..., H), to be added to each."""
+    return jnp.expand_dims(b, tuple(range(h0.ndim - 1)))
 
 
 def time_last(x: jax.Array) -> jax.Array:
@@ -113,16 +129,17 @@ def scan_time(
 def states_before(
     hs: jax.Array, h0: jax.Array, valid: jax.Array | None, *, reverse: bool
 ) -> jax.Array:
-    """The state before each step, from the states after each step (T, ..., H), the first being h0.
+    """The states before the steps (T, ..., H), the first being h0, from those after (..., T, H).
 
     In reverse the first step of a sequence is its last in time, and the one after that is not
     valid: there, too, h0 is put.
     """
+    first, hs = batch_like(h0, hs)[None], time_first(hs)
     if valid is not None:
-        hs = jnp.where(valid, hs, h0)
+        hs = jnp.where(valid, hs, first)
     if hs.shape[0] == 0:
         return hs
-    return jnp.concatenate([hs[1:], h0[None]] if reverse else [h0[None], hs[:-1]])
+    return jnp.concatenate([hs[1:], first] if reverse else [first, hs[:-1]])
 
 
 def sum_of_products(left: jax.Array, right: jax.Array, like: jax.Array) -> jax.Array:
@@ -134,7 +151,10 @@ def sum_of_products(left: jax.Array, right: jax.Array, like: jax.Array) -> jax.A
     """
     axes = tuple(range(left.ndim - 1))
     return lax.dot_general(
-        left, right, ((axes, axes), ((), ())), out_sharding=explicit_sharding(like)
+        left,
+        right,
+        ((axes, axes), ((), ())),
+        out_sharding=explicit_sharding(like, left, right),
     )
 
 

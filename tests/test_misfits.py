@@ -1,0 +1,140 @@
+"""What does not fit a layer is refused in one line: parameters, inputs, options of constructors."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from funcnet import ops
+from funcnet.layers import (
+    GRU,
+    LSTM,
+    RNN,
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dense,
+    DepthwiseConv,
+    Embedding,
+    GatedMLP,
+    GroupNorm,
+    LayerNorm,
+    MultiHeadAttention,
+    RMSNorm,
+    mlp,
+)
+
+KEY = jax.random.key(0)
+X, SEQUENCE, IDS = jnp.ones((2, 8)), jnp.ones((2, 3, 8)), jnp.zeros(2, int)
+LAYERS = [  # each with an input
+    (Dense(3), X),
+    (Dense(3, bias=False), X),
+    (GatedMLP(3), X),
+    (RNN(3), SEQUENCE),
+    (LSTM(3, last=True), SEQUENCE),
+    (GRU(3, reverse=True), SEQUENCE),
+    (Conv(3, (3,)), SEQUENCE),
+    (Conv(4, (3,), groups=2, bias=False), SEQUENCE),
+    (ConvTranspose(3, (3,)), SEQUENCE),
+    (DepthwiseConv((3,)), SEQUENCE),
+    (BatchNorm(), X),
+    (LayerNorm(), X),
+    (RMSNorm(), X),
+    (GroupNorm(2), X),
+    (MultiHeadAttention(4, kv_heads=2, bias=True), SEQUENCE),
+]
+
+
+def refused(f, error=(TypeError, ValueError)):
+    with pytest.raises(error) as e:
+        f()
+    assert "\n" not in str(e.value)
+    return str(e.value)
+
+
+@pytest.mark.parametrize(("layer", "x"), LAYERS, ids=[layer.name for layer, _ in LAYERS])
+def test_parameters_that_do_not_fit(layer, x):
+    """Of another width, one missing, one too many, none, and the state in their place."""
+    params, state = layer.init(KEY, x)
+    leaves, tree = jax.tree.flatten(params)
+    longer = [jnp.concatenate([p, p[..., :1]], -1) for p in leaves]
+    other = lambda i: jax.tree.unflatten(tree, [*leaves[:i], longer[i], *leaves[i + 1 :]])
+    wrong = [
+        *map(other, range(len(leaves))),
+        *({k: v for k, v in params.items() if k != missing} for missing in params),
+        params | {"more": jnp.ones(3)},
+        *((), None, [leaves], x),
+    ]
+    for other in wrong:
+        for f in (layer.apply, jax.jit(layer.apply)):
+            message = refused(lambda f=f, p=other: f(p, state, x))
+            assert message.startswith(f"{layer}: params must have ")
+    assert refused(lambda: layer.apply(params, state, x.tolist())).endswith(
+        "x must be an array, got list"
+    )
+    layer.apply(params, state, x)
+
+
+def test_a_table_that_does_not_fit():
+    layer = Embedding(5, 3)
+    for params in ({"w": jnp.ones((5, 4))}, {"w": jnp.ones((1, 3))}, {}, (), None):
+        assert refused(lambda p=params: layer.apply(p, (), IDS)).startswith(f"{layer}: params")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Dense(3).apply(Dense(4).init(KEY, X)[0], (), X),
+            "Dense(3): params must have w (8, 3) and b (3,), got w (8, 4) and b (4,) with x (2, 8)",
+        ),
+        (
+            lambda: LSTM(2).apply(RNN(2).init(KEY, SEQUENCE)[0], (), SEQUENCE),
+            "LSTM(2): params must have w_x (8, 8), w_h (2, 8) and b (8,), "
+            "got w_x (8, 2), w_h (2, 2) and b (2,) with x (2, 3, 8)",
+        ),
+        (
+            lambda: GatedMLP(1).apply({}, (), X),
+            "GatedMLP(1): params must have gate.w (8, 1), up.w (8, 1) and down.w (1, 8), "
+            "got {} with x (2, 8)",
+        ),
+        (
+            lambda: Embedding(5, 3).apply({"w": jnp.ones((5, 4))}, (), IDS),
+            "Embedding(5, 3): params must have w (5, 3), got w (5, 4)",
+        ),
+        (lambda: Dense(2.5), "Dense: units must be an integer of at least 1, got 2.5"),
+        (lambda: Dense("10"), "Dense: units must be an integer of at least 1, got '10'"),
+        (lambda: Dense(-1), "Dense: units must be an integer of at least 1, got -1"),
+        (lambda: Dense(3, bias="no"), "Dense: bias must be True or False, got 'no'"),
+        (lambda: Dense(3, w_init="he"), "Dense: w_init must be a function, got 'he'"),
+        (lambda: Dense(3).init(42, X), "Dense(3): key must be one key of jax.random.key, got 42"),
+        (lambda: Dense(3).init(KEY, (2, 8)), "Dense(3): x must be an array, got tuple"),
+        (lambda: RNN(2.5), "RNN: units must be an integer of at least 1, got 2.5"),
+        (lambda: GRU(3, reverse="no"), "GRU: reverse must be True or False, got 'no'"),
+        (lambda: LSTM(3, recompute=1), "LSTM: recompute must be True or False, got 1"),
+        (lambda: LSTM(3, last="yes"), "LSTM: last must be True or False, got 'yes'"),
+        (
+            lambda: RNN(3).init(KEY, SEQUENCE.astype(int)),
+            "RNN(3): x must be of a real floating dtype, got int64",
+        ),
+        (lambda: mlp(5, 2.5), "mlp: units[1] must be an integer of at least 1, got 2.5"),
+        (lambda: mlp([5, 3]), "mlp: units[0] must be an integer of at least 1, got [5, 3]"),
+        (lambda: mlp(3, activation="relu"), "mlp: activation must be a function, got 'relu'"),
+        (lambda: mlp(5, 3, batch_norm="no"), "mlp: batch_norm must be True or False, got 'no'"),
+        (lambda: mlp(5, 3, dropout="a"), "mlp: dropout must be a number, got 'a'"),
+        (lambda: GatedMLP(2.5), "GatedMLP: hidden must be an integer of at least 1, got 2.5"),
+        (lambda: GatedMLP(3, gate="swiglu"), "GatedMLP: gate must be a function, got 'swiglu'"),
+        (lambda: Embedding(5, 2.5), "Embedding: width must be an integer of at least 1, got 2.5"),
+        (
+            lambda: Embedding(5, 3, dtype=jnp.int32),
+            "Embedding: dtype must be a floating dtype, got int32",
+        ),
+    ],
+)
+def test_what_it_says(make, message):
+    assert refused(make) == message
+
+
+def test_a_gate_of_one_argument():
+    net = GatedMLP(3, gate=ops.relu)
+    params, _ = net.init(KEY, X)
+    assert refused(lambda: net.apply(params, (), X)).startswith("relu: ")
