@@ -393,13 +393,8 @@ ERRORS = [
     (lambda: chain(Dense(2)).apply((), (), X), ValueError, "chain: params must have 1 .*, got 0"),
     (lambda: chain(ops.relu).apply(((),), (), X), ValueError, "chain: state must have 1 .*, got 0"),
     (lambda: mlp(), ValueError, "mlp: units"),
-<<<<<<< HEAD
-    (lambda: mlp(0, 10), ValueError, "Dense: units must be at least 1, got 0"),
-    (
-        lambda: mlp(5, 10, dropout=1.5),
-        ValueError,
-        r"must be a number in \[0, 1\), got 1.5",
-    ),
+    (lambda: mlp(0, 10), ValueError, "mlp: units.0. must be an integer of at least 1, got 0"),
+    (lambda: mlp(5, 10, dropout=1.5), ValueError, r"mlp: dropout must be .* \[0, 1\), got 1.5"),
     (lambda: Dropout("0.5"), TypeError, "^Dropout: rate must be a number, got '0.5'$"),
     (lambda: jax.jit(Dropout)(0.5), TypeError, "Dropout: rate is static, so it cannot be traced"),
     (
@@ -466,10 +461,6 @@ ERRORS = [
         TypeError,
         "^chain: <lambda> must return an array, got None$",
     ),
-=======
-    (lambda: mlp(0, 10), ValueError, "mlp: units.0. must be an integer of at least 1, got 0"),
-    (lambda: mlp(5, 10, dropout=1.5), ValueError, r"mlp: dropout must be .* \[0, 1\), got 1.5"),
->>>>>>> rec
 ]
 
 

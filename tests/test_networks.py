@@ -273,7 +273,6 @@ def test_keys_reach_every_layer():
             lambda x: MultiHeadAttention(3).init(KEY, x),
             "MultiHeadAttention(3): heads must divide the last axis of x, got x (3, 4)",
         ),
-<<<<<<< HEAD
         (
             lambda x: MultiHeadAttention(4, rope_base=100.0).init(KEY, x),
             "MultiHeadAttention(4): rope_base needs heads of even width, got 1",
@@ -303,10 +302,7 @@ def test_keys_reach_every_layer():
             lambda x: TransformerBlock(2, hidden=3, dropout=1.5),
             "TransformerBlock: dropout must be a number in [0, 1), got 1.5",
         ),
-        (lambda x: GatedMLP(0), "Dense: units must be at least 1, got 0"),
-=======
         (lambda x: GatedMLP(0), "GatedMLP: hidden must be an integer of at least 1, got 0"),
->>>>>>> rec
         (lambda x: models.cnn(classes=3), "cnn: channels must name one stage at least, got none"),
         (
             lambda x: models.cnn(3, classes=3, convolutions=0),

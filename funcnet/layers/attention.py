@@ -6,11 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from funcnet import initializers, ops
-<<<<<<< HEAD
 from funcnet._arguments import check_bool, check_int, check_number, describe
-=======
 from funcnet.layers._params import check_params, last_axis
->>>>>>> rec
 from funcnet.layers.base import Layer, chain
 from funcnet.layers.combinators import residual
 from funcnet.layers.dense import Dense
