@@ -6,16 +6,21 @@ signature, and stays visible as such: `f.__wrapped__`, `RULES["f"].fwd` and `RUL
 
 import functools
 import inspect
-import types
-import typing
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 
-from funcnet._arguments import as_number, check_array, check_bool, check_int, describe, kind
+from funcnet._door import (
+    annotations,
+    argument_names,
+    check_annotation,
+    check_leaves,
+    describe_tree,
+    floating,
+    hashable,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -152,7 +157,7 @@ def _rule(
             if not _rules_on.value:
                 return primal(*args, **kwargs)
             raise RuntimeError(f"{name} has no rule yet: call {name}.defvjp(fwd, bwd) first")
-        static = {k: _hashable(name, k, v) if k in options else v for k, v in kwargs.items()}
+        static = {k: hashable(name, k, v) if k in options else v for k, v in kwargs.items()}
         try:
             return compiled(*args, **static)
         except TypeError as e:
@@ -161,7 +166,7 @@ def _rule(
                     f"{name}: a hand-written rule has no forward mode; "
                     f"funcnet.autodiff(f) gives that of a function f that calls {name}"
                 ) from None
-            _check_leaves(name, signature, args, kwargs)
+            check_leaves(name, signature, args, kwargs)
             raise
 
     def defvjp(fwd: Callable[..., Any], bwd: Callable[..., Any]) -> None:
@@ -170,7 +175,7 @@ def _rule(
         if name in RULES and where(RULES[name].primal) != where(primal):
             raise ValueError(f"{name}: {RULES[name].primal.__module__} has a rule of this name")
         own = ruled.__dict__["rule"] = RULES[name] = Rule(name, primal, fwd, bwd)
-        hints = _annotations(primal)
+        hints = annotations(primal)
 
         @functools.wraps(primal)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -179,11 +184,11 @@ def _rule(
             except TypeError as e:
                 raise TypeError(f"{name}: {e}") from None
             bound.apply_defaults()
-            names = _argument_names(signature, len(bound.args))
+            names = argument_names(signature, len(bound.args))
             for argument, value in [*zip(names, bound.args, strict=True), *bound.kwargs.items()]:
-                _check_annotation(name, argument, value, hints.get(argument))
+                check_annotation(name, argument, value, hints.get(argument))
             args = tuple(
-                _floating(name, argument, x, argument in real)
+                floating(name, argument, x, argument in real)
                 if argument in real or argument in inexact
                 else x
                 for argument, x in zip(names, bound.args, strict=True)
@@ -198,81 +203,6 @@ def _rule(
     return cast(Ruled[P, R_co], ruled)
 
 
-def _check_leaves(name: str, signature: inspect.Signature, args: Any, kwargs: Any) -> None:
-    """Raises a TypeError of one line if there is a leaf among the arguments that is no array."""
-    arguments = {k: v for k, v in kwargs.items() if k in signature.parameters}
-    for option in signature.parameters.values():
-        if option.kind == option.KEYWORD_ONLY:
-            arguments.pop(option.name, None)
-    named = zip(_argument_names(signature, len(args)), args, strict=False)
-    for argument, value in (*named, *arguments.items()):
-        for path, leaf in jax.tree.leaves_with_path(value):
-            check_array(name, argument + jax.tree_util.keystr(path), leaf)
-
-
-def _hashable(name: str, option: str, value: Any) -> Any:
-    """A static option as `jax.jit` needs it: lists as tuples, scalar arrays as numbers."""
-    try:
-        hash(value)
-    except TypeError:
-        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
-            raise TypeError(
-                f"{name}: keyword argument '{option}' is static, so it cannot be traced"
-            ) from None
-        if isinstance(value, list | tuple):
-            return tuple(_hashable(name, option, v) for v in value)
-        if getattr(value, "shape", None) == () and hasattr(value, "item"):
-            return value.item()
-        raise TypeError(
-            f"{name}: {option} must be hashable, as a static option, got {kind(value)}"
-        ) from None
-    return value
-
-
-def _annotations(f: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of a function, as far as they can be evaluated."""
-    try:
-        return typing.get_type_hints(f)
-    except Exception:  # names that exist for the type checker alone
-        return {}
-
-
-def _check_annotation(name: str, argument: str, value: Any, hint: Any) -> None:
-    """An array, a boolean, an integer or a number must be one; other annotations say nothing."""
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    hints = set(typing.get_args(hint)) if union else {hint}
-    if value is None and type(None) in hints:
-        return
-    hints -= {type(None)}
-    if hints == {jax.Array}:
-        check_array(name, argument, value)
-    elif hints == {bool}:
-        check_bool(name, argument, value)
-    elif hints == {int}:
-        check_int(name, argument, value)
-    elif hints == {float} and as_number(value) is None:
-        raise TypeError(f"{name}: {argument} must be a number, got {describe(value)}")
-
-
-def _floating(name: str, argument: str, x: Any, real: bool) -> Any:
-    """`x`, or numbers of another dtype converted to floating ones; only real ones if so asked."""
-    if x is None:
-        return x
-    dtype = jax.typeof(x).dtype
-    if jnp.issubdtype(dtype, jnp.floating) or (jnp.issubdtype(dtype, jnp.inexact) and not real):
-        return x
-    if dtype == jnp.bool_ or jnp.issubdtype(dtype, jnp.integer):
-        return jnp.asarray(x, float)
-    raise TypeError(f"{name}: {argument} must be real, got {_describe(x)}")
-
-
-def _argument_names(signature: inspect.Signature, count: int) -> list[str]:
-    """The names of `count` positional arguments; those of a `*args` are numbered."""
-    names = [p.name for p in signature.parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
-    rest = [p.name for p in signature.parameters.values() if p.kind == p.VAR_POSITIONAL]
-    return names[:count] + [f"{star}[{i}]" for star in rest for i in range(count - len(names))]
-
-
 def _custom_vjp(r: Rule, names: list[str], args: tuple[Any, ...], static: dict[str, Any]) -> Any:
     """`r` as a `jax.custom_vjp` for this call; what its two halves return is checked."""
     primal, fwd, bwd = (functools.partial(f, **static) for f in r[1:])
@@ -282,7 +212,9 @@ def _custom_vjp(r: Rule, names: list[str], args: tuple[Any, ...], static: dict[s
     def checked_fwd(*args: Any) -> Any:
         pair = fwd(*args)
         if not isinstance(pair, tuple) or len(pair) != 2:
-            raise TypeError(f"{r.name}: fwd must return (out, residuals), got {_describe(pair)}")
+            raise TypeError(
+                f"{r.name}: fwd must return (out, residuals), got {describe_tree(pair)}"
+            )
         out, residuals = pair
         _check_out(r.name, out, jax.eval_shape(primal, *args))
         return _batch_alike(out, args), residuals
@@ -293,7 +225,7 @@ def _custom_vjp(r: Rule, names: list[str], args: tuple[Any, ...], static: dict[s
         if not isinstance(dargs, tuple) or len(dargs) != len(arguments):
             raise TypeError(
                 f"{r.name}: bwd must return a tuple of {len(arguments)} cotangents, one for each "
-                f"argument, got {_describe(dargs)}"
+                f"argument, got {describe_tree(dargs)}"
             )
         return tuple(
             _checked_cotangent(r.name, argument, darg, type_)
@@ -316,10 +248,10 @@ def _custom_vjp(r: Rule, names: list[str], args: tuple[Any, ...], static: dict[s
 
 def _check_out(name: str, out: Any, expected: Any) -> None:
     """The output of fwd must have the structure, shapes and dtypes of the primal's."""
-    if _describe(out) != _describe(expected):
+    if describe_tree(out) != describe_tree(expected):
         raise TypeError(
             f"{name}: fwd must return the output of the primal first, which is "
-            f"{_describe(expected)}, got {_describe(out)}"
+            f"{describe_tree(expected)}, got {describe_tree(out)}"
         )
 
 
@@ -336,16 +268,16 @@ def _checked_cotangent(name: str, argument: str, darg: Any, type_of: Any) -> Any
     except ValueError:
         raise TypeError(
             f"{name}: bwd must return a cotangent of {argument} with the structure of the "
-            f"argument, {_describe(type_of)}, got {_describe(darg)}"
+            f"argument, {describe_tree(type_of)}, got {describe_tree(darg)}"
         ) from None
     leaves, tree = jax.tree_util.tree_flatten_with_path(type_of, is_leaf=is_none)
     found = []
     for (path, type_), d in zip(leaves, dleaves, strict=True):
         floating = type_ is not None and jnp.issubdtype(type_.dtype, jnp.inexact)
-        if floating and (d is None or _describe(d) != _describe(type_)):
-            leaf = f"{argument}{jax.tree_util.keystr(path)}, which is {_describe(type_)}"
+        if floating and (d is None or describe_tree(d) != describe_tree(type_)):
+            leaf = f"{argument}{jax.tree_util.keystr(path)}, which is {describe_tree(type_)}"
             raise TypeError(
-                f"{name}: bwd must return a cotangent of the type of {leaf}, got {_describe(d)}"
+                f"{name}: bwd must return a cotangent of the type of {leaf}, got {describe_tree(d)}"
             )
         found.append(_placed(d, type_) if floating else None)
     return jax.tree.unflatten(tree, found)
@@ -356,19 +288,6 @@ def _placed(d: Any, type_of: Any) -> Any:
     sharding = type_of.sharding
     explicit = sharding.mesh.explicit_axes and jax.typeof(d).sharding != sharding
     return jax.sharding.reshard(d, sharding) if explicit else d
-
-
-def _describe(tree: Any) -> str:
-    """Structure, dtypes and shapes in one line: "float32[3,4]", "(float32[3], None)"."""
-
-    class Name(str):
-        __repr__ = str.__str__  # without quotes
-
-    def leaf(x: Any) -> Name:
-        t = x if hasattr(x, "dtype") and hasattr(x, "shape") else jax.typeof(x)
-        return Name(f"{t.dtype}[{','.join(map(str, t.shape))}]")
-
-    return repr(jax.tree.map(leaf, tree))
 
 
 def _vary_alike(args: tuple[Any, ...]) -> tuple[Any, ...]:

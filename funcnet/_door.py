@@ -1,0 +1,104 @@
+"""What a call of a rule may be given: arrays for arguments, static values for options.
+
+A message is one line that names the rule, the argument and what it was.
+"""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from funcnet._arguments import as_number, check_array, check_bool, check_int, describe, kind
+
+
+def check_leaves(name: str, signature: inspect.Signature, args: Any, kwargs: Any) -> None:
+    """Raises a TypeError of one line if there is a leaf among the arguments that is no array."""
+    arguments = {k: v for k, v in kwargs.items() if k in signature.parameters}
+    for option in signature.parameters.values():
+        if option.kind == option.KEYWORD_ONLY:
+            arguments.pop(option.name, None)
+    named = zip(argument_names(signature, len(args)), args, strict=False)
+    for argument, value in (*named, *arguments.items()):
+        for path, leaf in jax.tree.leaves_with_path(value):
+            check_array(name, argument + jax.tree_util.keystr(path), leaf)
+
+
+def hashable(name: str, option: str, value: Any) -> Any:
+    """A static option as `jax.jit` needs it: lists as tuples, scalar arrays as numbers."""
+    try:
+        hash(value)
+    except TypeError:
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
+            raise TypeError(
+                f"{name}: keyword argument '{option}' is static, so it cannot be traced"
+            ) from None
+        if isinstance(value, list | tuple):
+            return tuple(hashable(name, option, v) for v in value)
+        if getattr(value, "shape", None) == () and hasattr(value, "item"):
+            return value.item()
+        raise TypeError(
+            f"{name}: {option} must be hashable, as a static option, got {kind(value)}"
+        ) from None
+    return value
+
+
+def annotations(f: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a function, as far as they can be evaluated."""
+    try:
+        return typing.get_type_hints(f)
+    except Exception:  # names that exist for the type checker alone
+        return {}
+
+
+def check_annotation(name: str, argument: str, value: Any, hint: Any) -> None:
+    """An array, a boolean, an integer or a number must be one; other annotations say nothing."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    hints = set(typing.get_args(hint)) if union else {hint}
+    if value is None and type(None) in hints:
+        return
+    hints -= {type(None)}
+    if hints == {jax.Array}:
+        check_array(name, argument, value)
+    elif hints == {bool}:
+        check_bool(name, argument, value)
+    elif hints == {int}:
+        check_int(name, argument, value)
+    elif hints == {float} and as_number(value) is None:
+        raise TypeError(f"{name}: {argument} must be a number, got {describe(value)}")
+
+
+def floating(name: str, argument: str, x: Any, real: bool) -> Any:
+    """`x`, or numbers of another dtype converted to floating ones; only real ones if so asked."""
+    if x is None:
+        return x
+    dtype = jax.typeof(x).dtype
+    if jnp.issubdtype(dtype, jnp.floating) or (jnp.issubdtype(dtype, jnp.inexact) and not real):
+        return x
+    if dtype == jnp.bool_ or jnp.issubdtype(dtype, jnp.integer):
+        return jnp.asarray(x, float)
+    raise TypeError(f"{name}: {argument} must be real, got {describe_tree(x)}")
+
+
+def argument_names(signature: inspect.Signature, count: int) -> list[str]:
+    """The names of `count` positional arguments; those of a `*args` are numbered."""
+    names = [p.name for p in signature.parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
+    rest = [p.name for p in signature.parameters.values() if p.kind == p.VAR_POSITIONAL]
+    return names[:count] + [f"{star}[{i}]" for star in rest for i in range(count - len(names))]
+
+
+def describe_tree(tree: Any) -> str:
+    """Structure, dtypes and shapes in one line: "float32[3,4]", "(float32[3], None)"."""
+
+    class Name(str):
+        __repr__ = str.__str__  # without quotes
+
+    def leaf(x: Any) -> Name:
+        t = x if hasattr(x, "dtype") and hasattr(x, "shape") else jax.typeof(x)
+        return Name(f"{t.dtype}[{','.join(map(str, t.shape))}]")
+
+    return repr(jax.tree.map(leaf, tree))
