@@ -1,12 +1,24 @@
 """Scaled dot-product attention whose memory grows linearly with the sequence."""
 
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.attention_tiles import over_tiles, padded, put, take, tiles, visibility, zeros
+from funcnet._arguments import check_number
+from funcnet.ops.attention_tiles import (
+    finite,
+    not_finite,
+    over_tiles,
+    padded,
+    put,
+    take,
+    tiles,
+    visibility,
+    zeros,
+)
 from funcnet.ops.precision import sum_products, widen
 from funcnet.rule import rule
 
@@ -32,19 +44,24 @@ def dot_product_attention(
     that sees no key gives 0 and has no gradient (`jax.nn.dot_product_attention` gives it the mean
     of all values).
 
+    What a query does not see has no influence on it, nor on any gradient, even if it is nan or
+    infinite. If what it sees is, then all its y is nan (without mask, lengths and causal, as the
+    products give it).
+
     Args:
       q: Queries, shape (..., T, H, d).
       k: Keys, shape (..., U, K, d), where K divides H: H/K neighbouring query heads share the keys
         and values of a head.
       v: Values, shape (..., U, K, e).
       mask: Booleans, true where a query sees a key: any shape that broadcasts to (..., H, T, U).
-      lengths: Integers, shape (...): of each example only the first keys, so many, are seen.
+      lengths: Integers, shape (...): number of valid keys per example; later keys are masked.
       causal: Whether query i sees only the keys up to i + U − T, so that the last query sees all
         (`jax.nn.dot_product_attention` has i for i + U − T). Static.
       scale: α, by default 1/√d. Static.
       implementation: None for the tiles, on every backend. "cudnn" or "xla" hands over to that
         implementation of `jax.nn.dot_product_attention` and to its gradient, where e = d, and
-        T = U if causal; queries that see no key are as there. Static.
+        T = U if causal; queries that see no key, and nan in keys that are not seen, are as there.
+        Static.
 
     Returns:
       y, shape (..., T, H, e), with the dtype of q, k and v.
@@ -59,7 +76,7 @@ def dot_product_attention(
     >>> dot_product_attention(q, k, v, causal=True).ravel().tolist()
     [1.0, 2.0]
     """
-    _check(q, k, v, mask, lengths)
+    _check(q, k, v, mask, lengths, scale, implementation)
     if implementation is not None:
         return _kernel((q, k, v), mask, lengths, causal, scale, implementation)
     return _values(q, k, v, mask, lengths, causal, scale)[0]
@@ -71,7 +88,7 @@ def dot_product_attention_fwd(q, k, v, mask=None, lengths=None, *, causal, scale
     They are kept apart: in their sum log s + m a large common offset of the scores would cost the
     digits of log s. With an implementation of JAX, saves what that saves.
     """
-    _check(q, k, v, mask, lengths)
+    _check(q, k, v, mask, lengths, scale, implementation)
     if implementation is not None:
         kernel = lambda *x: _kernel(x, mask, lengths, causal, scale, implementation)
         return jax.vjp(kernel, q, k, v)
@@ -95,6 +112,10 @@ def dot_product_attention_bwd(residuals, dy, *, causal, scale, implementation):
     P = exp(S − m)/s is computed again by tiles. 1/s is a factor of dy and of ⟨dy, y⟩ instead, which
     are smaller. Where P is nearly 1, (2) cancels, to a rounding of dP: so does autodiff.
 
+    Of a pair that is not seen P = 0, but 0 · nan is nan. So the products take 0 for what is not
+    finite. A query has part in that if y or dy is not finite, and so ⟨dy, y⟩: its P is nan instead,
+    for the keys that it sees.
+
     Reference: Dao et al., FlashAttention, 2022, appendix B.2, arXiv:2205.14135.
     """
     if implementation is not None:
@@ -106,18 +127,24 @@ def dot_product_attention_bwd(residuals, dy, *, causal, scale, implementation):
     dot = sum_products(widen(dy), widen(y), (y.ndim - 1,))
     dot = jnp.swapaxes(dot, -2, -1).reshape(s.shape) / s  # ⟨dy, y⟩/s
     m, r, dot = (padded(x, length, -1) for x in (m, 1 / s, dot))
+    flaws = ()
+    if a.hides:
+        flaws = (~jnp.isfinite(dot)[..., None, :, :],)
+        m, r, dot = (jnp.where(jnp.isfinite(dot), x, 0) for x in (m, r, dot))
     dys = padded(dy, length, -3)
     across = jnp.einsum("...ukd->...kdu", a.k)  # once: by tiles it takes longer
 
     def visit(i, j):
-        q_i, scores = a.at(i, j)
-        k_j, v_j = widen(take(across, j, bu, -1)), jnp.swapaxes(widen(take(a.v, j, bu, -3)), -3, -2)
-        dy_i = a.by_head(widen(take(dys, i, bt, -3))) * take(r, i, bt, -1)[..., None]
+        q_i, scores = a.at(i, j, flaws)
+        k_j = a.clean(widen(take(across, j, bu, -1)) * alpha)
+        v_j = a.clean(jnp.swapaxes(widen(take(a.v, j, bu, -3)), -3, -2))
+        dy_i = a.by_head(a.clean(widen(take(dys, i, bt, -3)))) * take(r, i, bt, -1)[..., None]
         p = jnp.exp(scores - take(m, i, bt, -1)[..., None, :, :])  # s P
         dv = jnp.einsum("...kugt,...kgte->...kue", p, dy_i)  # (1)
         dp = jnp.einsum("...kue,...kgte->...kugt", v_j, dy_i)  # dP/s
         ds = p * (dp - take(dot, i, bt, -1)[..., None, :, :])  # (2)
-        dq = jnp.einsum("...kdu,...kugt->...kdgt", k_j * alpha, ds)  # (3)
+        ds = jnp.where(p == 0, 0, ds) if a.hides else ds  # dP may overflow where nothing is seen
+        dq = jnp.einsum("...kdu,...kugt->...kdgt", k_j, ds)  # (3)
         dk = jnp.einsum("...kugt,...kgtd->...kud", ds, q_i)
         dq = jnp.einsum("...kdgt->...tkgd", dq).reshape(*dq.shape[:-4], bt, *q.shape[-2:])
         return dq, *(jnp.swapaxes(x, -3, -2) for x in (dk, dv))
@@ -145,25 +172,42 @@ class _Arguments:
         length_t, length_u = self.tiles.padded
         self.q = padded(q, length_t, -3)
         self.k, self.v = padded(k, length_u, -3), padded(v, length_u, -3)
-        self.sees = visibility(self.tiles, mask, lengths, self.heads)
+        self.sees = visibility(self.tiles, mask, lengths, self.heads, q.ndim + 1)
+        self.hides = self.tiles.causal or mask is not None or lengths is not None
+        self.clean = finite if self.hides else lambda x: x
 
     def by_head(self, x: jax.Array) -> jax.Array:
         """(..., t, H, c) as (..., K, g, t, c): of a tile, as of all queries it would be a copy."""
         return jnp.moveaxis(x.reshape(*x.shape[:-2], *self.heads, x.shape[-1]), -4, -2)
 
-    def at(self, i: Any, j: Any) -> tuple[jax.Array, jax.Array]:
+    def at(self, i: Any, j: Any, flaws: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         """α q (..., K, g, t, d) and Sᵀ (..., K, u, g, t).
 
-        S is transposed, and −∞ at keys that are not seen. So dk and dv are products without a
-        transposition, which are the fast ones; and fwd and bwd compute the same S to the last bit.
+        S is transposed, and the lowest number at keys that are not seen, of which exp is 0. So dk
+        and dv are products without a transposition, which are the fast ones; and fwd and bwd
+        compute the same S to the last bit. `flaws` tell which queries (..., K, 1, g, T) and keys
+        (..., K, U, 1, 1) are not finite: then S is nan, where it is seen.
         """
         bt, bu = self.tiles.block
-        k = jnp.swapaxes(widen(take(self.k, j, bu, -3)), -3, -2)
-        q = self.by_head(widen(take(self.q, i, bt, -3))) * self.scale
+        k = self.clean(jnp.swapaxes(widen(take(self.k, j, bu, -3)), -3, -2))
+        q = self.clean(self.by_head(widen(take(self.q, i, bt, -3))) * self.scale)
         scores = jnp.einsum("...kud,...kgtd->...kugt", k, q)
         if (seen := self.sees(i, j)) is not None:
-            scores = jnp.where(jnp.moveaxis(seen, -1, -3), scores, -jnp.inf)
+            blocks = zip(flaws, ((i, bt, -1), (j, bu, -3)), strict=False)
+            if flaws:
+                flaw = functools.reduce(jnp.logical_or, [take(x, *b) for x, b in blocks])
+                scores = jnp.where(flaw, jnp.nan, scores)
+            scores = jnp.where(jnp.moveaxis(seen, -1, -3), scores, _lowest(scores))
         return q, scores
+
+    def flaws(self) -> tuple[jax.Array, ...]:
+        """Which queries and keys have something that is not finite; a value counts for its key."""
+        if not self.hides:
+            return ()
+        by = max(1, abs(self.scale))  # α q or α k may be infinite where q and k are finite
+        of_k = not_finite(self.k, by) | not_finite(self.v)
+        of_q = self.by_head(not_finite(self.q, by)[..., None])[..., None, :, :, 0]
+        return of_q, jnp.swapaxes(of_k, -2, -1)[..., None, None]
 
 
 def _values(q, k, v, mask, lengths, causal, scale):
@@ -175,29 +219,35 @@ def _values(q, k, v, mask, lengths, causal, scale):
     a = _Arguments(q, k, v, mask, lengths, causal, scale)
     bt, bu = a.tiles.block
     across = jnp.einsum("...uke->...keu", a.v)  # once: by tiles it takes longer
-    finite = lambda m: jnp.where(m == -jnp.inf, 0, m)
+    flaws = a.flaws()
+    or_zero = lambda m: jnp.where(m <= _lowest(m), 0, m)
 
     def visit(i, j):
-        _, scores = a.at(i, j)
+        _, scores = a.at(i, j, flaws)
         m = jax.lax.stop_gradient(scores.max(-3, initial=-jnp.inf))
-        p = jnp.exp(scores - finite(m)[..., None, :, :])
-        y = jnp.einsum("...keu,...kugt->...kegt", widen(take(across, j, bu, -1)), p)
+        p = jnp.exp(scores - or_zero(m)[..., None, :, :])
+        y = jnp.einsum("...keu,...kugt->...kegt", a.clean(widen(take(across, j, bu, -1))), p)
         return y, m, p.sum(-3)
 
     def merge(state, found, i, j):
         (y, m, s), (y_j, m_j, s_j) = (take(x, i, bt, -1) for x in state), found
         top = jnp.maximum(m, m_j)
-        old, new = jnp.exp(m - finite(top)), jnp.exp(m_j - finite(top))
+        old, new = jnp.exp(m - or_zero(top)), jnp.exp(m_j - or_zero(top))
         y = old[..., None, :, :] * y + new[..., None, :, :] * y_j
         merged = y, top, old * s + new * s_j
         return tuple(put(x, part, i, bt, -1) for x, part in zip(state, merged, strict=True))
 
     none = jnp.einsum("...kgte->...kegt", a.by_head(zeros(a.q, v.shape[-1])))
     no_sum = a.by_head(zeros(a.q, 1))[..., 0]
-    y, m, s = over_tiles(a.tiles, visit, merge, (none, no_sum - jnp.inf, no_sum))
-    y, m, s = (x[..., : q.shape[-3]] for x in (y, finite(m), jnp.where(s == 0, 1, s)))
+    y, m, s = over_tiles(a.tiles, visit, merge, (none, no_sum + _lowest(no_sum), no_sum))
+    y, m, s = (x[..., : q.shape[-3]] for x in (y, or_zero(m), jnp.where(s == 0, 1, s)))
     y = jnp.einsum("...kegt->...tkge", y / s[..., None, :, :])
     return y.reshape(*q.shape[:-1], v.shape[-1]).astype(q.dtype), m, s
+
+
+def _lowest(x):
+    """The lowest finite number: −∞ would be found by `jax_debug_infs`."""
+    return float(jnp.finfo(x.dtype).min)
 
 
 def _kernel(qkv, mask, lengths, causal, scale, implementation):
@@ -232,7 +282,7 @@ def _kernel(qkv, mask, lengths, causal, scale, implementation):
     return y.reshape(q.shape)
 
 
-def _check(q, k, v, mask, lengths):
+def _check(q, k, v, mask, lengths, scale, implementation):
     f, shapes = "dot_product_attention", f"q {q.shape}, k {k.shape}, v {v.shape}"
     fits = q.ndim >= 3 and q.shape[:-3] == k.shape[:-3] == v.shape[:-3] and k.ndim == v.ndim
     if not (fits and k.shape[-3:-1] == v.shape[-3:-1] and 0 < q.shape[-1] == k.shape[-1]):
@@ -258,6 +308,12 @@ def _check(q, k, v, mask, lengths):
     ):
         raise ValueError(
             f"{f}: lengths must be integers of shape {batch}, got {lengths.dtype} {lengths.shape}"
+        )
+    if scale is not None:
+        check_number(f, "scale", scale)
+    if implementation not in (None, "cudnn", "xla"):
+        raise ValueError(
+            f"{f}: implementation must be None, 'cudnn' or 'xla', got {implementation!r}"
         )
 
 

@@ -44,7 +44,8 @@ def tiles(t: int, u: int, causal: bool) -> Tiles:
     """Blocks as equal as can be, so that little is padded."""
     count_t = max(1, -(-t // QUERIES))
     count_u = max(1, -(-u // KEYS))
-    return Tiles(t, u, (-(-t // count_t), -(-u // count_u)), (count_t, count_u), causal)
+    block = (-(-t // count_t), -(-u // count_u))
+    return Tiles(t, u, block, (count_t, count_u), causal and t > 1)  # the last query sees all
 
 
 def over_tiles(tiles: Tiles, visit: Any, merge: Any, start: Any) -> Any:
@@ -86,33 +87,51 @@ def put(x: jax.Array, part: jax.Array, block: Any, size: int, axis: int) -> jax.
 def zeros(like: jax.Array, width: int) -> jax.Array:
     """Zeros (..., width) for `like` (..., c), sharded and varying as `like` is."""
     like = widen(like[..., :1])
-    return jnp.where(False, like, jnp.zeros(width, like.dtype))
+    return jnp.where(False, like, jnp.zeros((1,) * (like.ndim - 1) + (width,), like.dtype))
+
+
+def finite(x: jax.Array) -> jax.Array:
+    """`x` with 0 for nan and infinity."""
+    return jnp.where(jnp.isfinite(x), x, 0)
+
+
+def not_finite(x: jax.Array, by: float = 1) -> jax.Array:
+    """Whether something along the last axis of `by` times x is nan or infinite.
+
+    As a product with zeros, which is nan then, XLA:CPU needs no copy of x.
+    """
+    x = x if by == 1 else widen(x) * by
+    return ~jnp.isfinite(x).all(-1)
 
 
 def visibility(
-    tiles: Tiles, mask: jax.Array | None, lengths: jax.Array | None, heads: tuple[int, int]
+    tiles: Tiles,
+    mask: jax.Array | None,
+    lengths: jax.Array | None,
+    heads: tuple[int, int],
+    rank: int,
 ) -> Any:
     """(i, j) ↦ which keys the queries of a tile see, broadcasting to (..., K, g, t, u), or None.
 
-    The mask broadcasts to (..., H, T, U), where H = K g for `heads` = (K, g).
+    That has `rank` axes. The mask broadcasts to (..., H, T, U), where H = K g for `heads` = (K, g).
     """
     bt, bu = tiles.block
     if mask is not None:
-        *batch, h, t, u = (1,) * (3 - mask.ndim) + mask.shape
+        *batch, h, t, u = (1,) * (rank - 1 - mask.ndim) + mask.shape
         mask = mask.reshape(*batch, *(heads if h > 1 else (1, 1)), t, u)
         mask = padded(mask, tiles.padded[0], -2) if t > 1 else mask
         mask = padded(mask, tiles.padded[1], -1) if u > 1 else mask
 
     def at(i: Any, j: Any) -> jax.Array | None:
-        key = (j * bu + jnp.arange(bu, dtype=jnp.int32))[None, None, None]  # K, g, t
+        key = jnp.expand_dims(j * bu + jnp.arange(bu, dtype=jnp.int32), tuple(range(rank - 1)))
         conditions = []
         if tiles.u != tiles.padded[1]:
             conditions.append(key < tiles.u)
         if tiles.causal:
-            query = i * bt + jnp.arange(bt, dtype=jnp.int32)
-            conditions.append(key <= query[:, None] + (tiles.u - tiles.t))
+            query = i * bt + jnp.arange(bt, dtype=jnp.int32) + (tiles.u - tiles.t)
+            conditions.append(key <= jnp.expand_dims(query, (*range(rank - 2), rank - 1)))
         if lengths is not None:
-            dtype = lengths.dtype if lengths.dtype.itemsize > 4 else jnp.int32
+            dtype = lengths.dtype if lengths.dtype.itemsize >= 4 else jnp.int32
             ends = lengths.astype(dtype)[..., None, None, None, None]
             conditions.append(key.astype(dtype) < ends)
         if mask is not None:

@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 
+from funcnet._arguments import check_key, check_number
 from funcnet.ops.sharding import explicit_sharding
 from funcnet.rule import rule
 
 
-@rule
+@rule(inexact=("x",))
 def dropout(x: jax.Array, key: jax.Array, *, rate: float) -> jax.Array:
     """Sets each element to 0 with probability p, and scales the others so that the mean is kept.
 
@@ -21,10 +22,11 @@ def dropout(x: jax.Array, key: jax.Array, *, rate: float) -> jax.Array:
       rate: p in [0, 1), the probability of dropping, up to 2⁻¹⁷. Static.
 
     Returns:
-      y with the shape and dtype of x.
+      y with the shape and dtype of x; integers are converted.
 
     Raises:
       ValueError: If rate is not in [0, 1).
+      TypeError: If key is not one key.
 
     Reference: Source A 4.2.2.1; Srivastava et al., JMLR 15, 2014.
 
@@ -54,8 +56,8 @@ def _apply(r: jax.Array, x: jax.Array, rate: float) -> jax.Array:
 
 def dropout_fwd(x, key, *, rate):
     """Saves the mask r, one byte per element."""
-    if not 0 <= rate < 1:
-        raise ValueError(f"dropout: rate must be in [0, 1), got {rate}")
+    check_number("dropout", "rate", rate, at_least=0, below=1)
+    check_key("dropout", key)
     r = _draw(key, rate, x.shape)
     if (sharding := explicit_sharding(x)) is not None:
         r = jax.sharding.reshard(r, sharding)

@@ -9,7 +9,7 @@ from funcnet.ops.sharding import explicit_sharding
 from funcnet.rule import rule
 
 
-@rule
+@rule(inexact=("w",))
 def embedding(ids: jax.Array, w: jax.Array) -> jax.Array:
     """The rows of a table that ids name.
 
@@ -23,7 +23,7 @@ def embedding(ids: jax.Array, w: jax.Array) -> jax.Array:
       w: w, shape (V, d).
 
     Returns:
-      y, shape (..., d), with the dtype of w.
+      y, shape (..., d), with the dtype of w; integers are converted, as nan needs a float.
 
     Raises:
       ValueError: If ids are not integers, or w is not a matrix.

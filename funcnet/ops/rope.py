@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcnet._arguments import check_number
 from funcnet.ops.precision import wide_dtype, widen
 from funcnet.rule import rule
 
 PI = "3.14159265358979323846264338327950288419716939937510582097494"
 
 
-@rule
+@rule(real=("x",))
 def rope(
     x: jax.Array, positions: jax.Array, *, base: float = 10000.0, interleaved: bool = False
 ) -> jax.Array:
@@ -37,10 +38,11 @@ def rope(
         and Llama. Static.
 
     Returns:
-      y with the shape and dtype of x.
+      y with the shape and dtype of x; integers are converted.
 
     Raises:
       ValueError: If the shapes or the dtype of positions do not fit, or base is not positive.
+      TypeError: If x is complex.
 
     Reference: Su et al., RoFormer, 2021, equation 34, arXiv:2104.09864.
 
@@ -81,8 +83,7 @@ def _check(x: jax.Array, positions: jax.Array, base: float) -> None:
         )
     if not jnp.issubdtype(positions.dtype, jnp.integer):
         raise ValueError(f"rope: positions must be integers, got {positions.dtype}")
-    if not 0 < base < math.inf:
-        raise ValueError(f"rope: base must be positive, got {base}")
+    check_number("rope", "base", base, above=0)
 
 
 def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array, interleaved: bool) -> jax.Array:
@@ -105,7 +106,8 @@ def _cos_sin(x: jax.Array, positions: jax.Array, base: float) -> tuple[jax.Array
     """
     dtype = wide_dtype(x.dtype)
     high, low = (jnp.asarray(f) for f in _turns(x.shape[-1], float(base)))
-    p = positions.astype(jnp.int32)[..., None, None]
+    p = jnp.expand_dims(positions.astype(jnp.int32), (*range(x.ndim - 2 - positions.ndim), -2, -1))
+    high, low = (jnp.expand_dims(word, tuple(range(x.ndim - 1))) for word in (high, low))
     n = jnp.abs(p).astype(jnp.uint32)
     hi, lo = n * high + _high_word(n, low), n * low
     quadrant = (hi + 2**29) >> 30

@@ -22,6 +22,12 @@ def _last(x, value):
     return np.concatenate([np.round(8 * x) / 8, np.full_like(x[..., :1], value)], -1)
 
 
+def _beyond(lengths, q, k, v):
+    """Keys and values beyond the lengths are nan and infinite."""
+    late = np.arange(k.shape[1])[:, None, None] >= lengths[:, None, None, None]
+    return q, np.where(late, np.nan, k), np.where(late, np.inf, v)
+
+
 SOME = np.random.default_rng(0).random((2, 4, 5, 6)) < 0.6
 SOME[0, :, 2] = False  # a query that sees no key
 
@@ -35,6 +41,11 @@ CASES = {
         ),
         Case("loops", _qkv((2,), 513, 3, d=1, e=1), {"causal": True}),
         Case("tiles of keys", _qkv((), 1, 600, d=2)),
+        Case(
+            "nan beyond lengths",
+            (*_beyond(ints(2, 0), *_qkv((2,), 3, 4, 2, 2)), None, ints(2, 0)),
+            {"causal": True},
+        ),
         Case("two batch axes", (*_qkv((2, 1), 2, 3, 2), None, ints(0, 3).reshape(2, 1))),
         Case("scaled", _qkv((), 4, 5, scale=3.0)),
         Case("empty", _qkv((0,), 2, 3)),
@@ -56,6 +67,7 @@ def _attention(q, k, v, mask=None, lengths=None, *, causal=False, scale=None):
     top = np.where(seen, scores, -np.inf).max(-1, keepdims=True, initial=-np.finfo(float).max)
     p = np.where(seen, np.exp(np.where(seen, scores - top, 0)), 0)
     p = p / np.maximum(p.sum(-1, keepdims=True), np.finfo(float).tiny)
+    v = np.where(seen.any((-3, -2))[..., None, None], v, 0)  # a key that nobody sees
     return np.einsum("...htu,...uhe->...the", p, v)
 
 

@@ -88,8 +88,122 @@ def test_a_query_that_sees_no_key_gives_zero_and_takes_no_part():
     equal(pulled(without, q, k, v)[1], (dq, dk, dv), ulps=0)
 
 
+def hiding(t, u):
+    """A mask for each head, lengths and causal, and what they leave: (2, H, T, U) for 4 heads.
+
+    Some queries see no key, some keys are not seen, and an example has no key at all.
+    """
+    mask = np.random.default_rng(1).random((2, 4, t, u)) < 0.7
+    mask[:, :, 2], mask[:, :2, :, 1] = False, False
+    lengths = np.array([u - 1, 0])
+    seen = mask & (np.arange(u) < lengths[:, None, None, None])
+    return mask, lengths, seen & (np.arange(u) <= np.arange(t)[:, None] + u - t)
+
+
+def unseen(seen):
+    """Which queries (2, T, H) see no key, and which keys (2, U, K) are not seen, for K = 2."""
+    by_group = seen.reshape(2, 2, 2, *seen.shape[-2:])
+    return ~seen.any(-1).swapaxes(1, 2), ~by_group.any((2, 3)).swapaxes(1, 2)
+
+
+def spoil(x, where, bad):
+    return jnp.where(where[..., None], bad, x)
+
+
+@pytest.mark.parametrize("bad", [np.nan, *slow(np.inf, -np.inf, 1.7e308)])
+@pytest.mark.parametrize("scale", [None, *slow(8.0)])
+@pytest.mark.usefixtures("small_tiles")
+def test_what_is_hidden_has_no_influence(bad, scale):
+    """Keys and values that nobody sees, queries that see nothing, and their part of dy."""
+    mask, lengths, seen = hiding(5, 7)
+    q, k, v = qkv(2, t=5, u=7)
+    blind, hidden = unseen(seen)
+
+    def f(*a):
+        return ops.dot_product_attention(*a, mask, lengths, causal=True, scale=scale)
+
+    @jax.jit
+    def run(q, k, v, dy):
+        y, pull = jax.vjp(f, q, k, v)
+        _, pull_auto = jax.vjp(autodiff(f), q, k, v)
+        finite_dy = jnp.nan_to_num(dy, posinf=1, neginf=-1)
+        return (y, *pull(dy)), pull_auto(finite_dy)
+
+    dy = normal(*q.shape)
+    clean, auto = run(q, k, v, dy)
+    dirty = spoil(q, blind, bad), spoil(k, hidden, bad), spoil(v, hidden, bad)
+    found, found_auto = run(*dirty, spoil(dy, blind, bad))
+    equal(found, clean, ulps=0)
+    equal(found_auto, auto)
+    _, dq, dk, dv = found
+    assert not np.any(dq[blind])
+    assert not np.any(dk[hidden])
+    assert not np.any(dv[hidden])
+
+
+@pytest.mark.parametrize("which", [0, 1, *slow(2)])
+@pytest.mark.usefixtures("small_tiles")
+def test_nan_that_is_seen_reaches_those_who_see_it(which):
+    """In one query, key or value: all queries that see it are nan, and no others."""
+    mask, lengths, seen = hiding(5, 7)
+    args, at = (
+        list(qkv(2, t=5, u=7)),
+        (0, 3, 1) if which == 0 else (0, 2, 1),
+    )  # example, place, head
+    args[which] = args[which].at[(*at, 0)].set(jnp.nan)
+    f = lambda *a: ops.dot_product_attention(*a, mask, lengths, causal=True)
+    y, (dq, dk, dv) = pulled(f, *args)
+    hit = np.zeros((2, 5, 4), bool)  # which queries see it
+    if which == 0:
+        hit[at] = True
+    else:
+        hit[0, :, 2:] = seen[0, 2:, :, at[1]].T
+    touched = np.einsum("nhtu,nth->nuh", seen, hit)  # and which keys these see
+    assert 0 < hit.sum() < hit.size
+    for x in (y, dq):
+        np.testing.assert_array_equal(np.isnan(x), np.broadcast_to(hit[..., None], x.shape))
+    for x in (dk, dv):
+        np.testing.assert_array_equal(np.isnan(x).any(-1), touched[..., ::2] | touched[..., 1::2])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32, jnp.int64])
+@pytest.mark.usefixtures("small_tiles")
+def test_what_is_hidden_has_no_second_derivative():
+    mask, lengths, seen = hiding(3, 4)
+    args = qkv(2, t=3, u=4)
+    blind, hidden = unseen(seen)
+    dirty = tuple(spoil(x, w, jnp.nan) for x, w in zip(args, (blind, hidden, hidden), strict=True))
+    direction = tuple(jnp.cos(x) for x in args)
+
+    def products(args, f):
+        loss = lambda q, k, v: (f(q, k, v, mask, lengths, causal=True) ** 2).sum()
+        gradient = lambda args: jax.grad(loss, (0, 1, 2))(*args)
+        along = lambda args: sum(map(jnp.vdot, gradient(args), direction))
+        return jax.jvp(gradient, (args,), (direction,))[1], jax.grad(along)(args)
+
+    f = ops.dot_product_attention
+    equal(jax.jit(lambda: products(dirty, f))(), jax.jit(lambda: products(args, f))(), ulps=512)
+    equal(
+        jax.jit(lambda: products(dirty, f))(),
+        jax.jit(lambda: products(dirty, autodiff(f)))(),
+        ulps=512,
+    )
+
+
+def test_nothing_is_paid_where_nothing_is_hidden():
+    """One query sees all keys, causal or not."""
+    q, k, v = qkv(t=1, u=600)
+    programs = (
+        jax.make_jaxpr(lambda *a, c=c: ops.dot_product_attention.__wrapped__(*a, causal=c))(q, k, v)
+        for c in (False, True)
+    )
+    plain, causal = map(str, programs)
+    assert plain == causal
+    assert "is_finite" not in plain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32, jnp.uint32, jnp.int64])
 def test_lengths_of_any_integer_dtype(dtype):
     q, k, v = qkv(2, t=1, u=300)
     y = ops.dot_product_attention(q, k, v, None, jnp.array([200, 3], dtype))
@@ -245,6 +359,27 @@ def test_errors(args, options, message):
         assert str(e.value) == f"dot_product_attention: {message}"
 
 
-def test_unknown_implementation():
-    with pytest.raises(ValueError, match="implementation"):
-        ops.dot_product_attention(*qkv(), implementation="fast")
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"implementation": "flash"}, "implementation must be None, 'cudnn' or 'xla', got 'flash'"),
+        ({"scale": np.nan}, "scale must be a finite number, got nan"),
+        ({"scale": "big"}, "scale must be a number, got 'big'"),
+        ({"causal": "no"}, "causal must be True or False, got 'no'"),
+        ({"lengths": [3, 4]}, "lengths must be an array, got list"),
+        (
+            {"lengths": np.ones(2)},
+            "lengths must be integers of shape (2,), got float64 (2,)",
+        ),
+        ({"mask": "causal"}, "mask must be an array, got str"),
+        (
+            {"q": np.ones((2, 5, 4, 3), int)},
+            "q, k and v must have one floating dtype, got int64, float64, float64",
+        ),
+    ],
+)
+def test_bad_options_and_arguments(changed, message):
+    arguments = dict(zip("qkv", qkv(2), strict=True)) | changed
+    with pytest.raises((TypeError, ValueError)) as e:
+        ops.dot_product_attention(**arguments)
+    assert str(e.value) == f"dot_product_attention: {message}"

@@ -67,7 +67,23 @@ def test_examples_drop_independently_under_vmap():
 def test_rate_out_of_range(rate):
     with pytest.raises(ValueError) as e:
         ops.dropout(jnp.ones(3), jax.random.key(0), rate=rate)
-    assert str(e.value) == f"dropout: rate must be in [0, 1), got {rate}"
+    assert str(e.value) == f"dropout: rate must be a number in [0, 1), got {rate}"
+
+
+@pytest.mark.parametrize(
+    ("key", "got"),
+    [
+        (42, "42"),
+        (None, "None"),
+        (jax.random.split(jax.random.key(0), 2), "key[2]"),
+        (np.zeros(2, np.int32), "int32[2]"),
+    ],
+)
+def test_what_is_no_key(key, got):
+    with pytest.raises(TypeError) as e:
+        ops.dropout(jnp.ones(3), key, rate=0.5)
+    assert str(e.value).startswith("dropout: key must be ")
+    assert str(e.value).endswith(f"got {got}")
 
 
 def test_traced_rate():

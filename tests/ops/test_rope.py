@@ -79,7 +79,13 @@ Z = jnp.zeros
             "positions must have shape (3,) or (2, 3) for x (2, 3, 1, 4), got (1, 3)",
         ),
         (Z((3, 1, 4)), Z(3), {}, "positions must be integers, got float64"),
-        (Z((3, 1, 4)), Z(3, int), {"base": 0.0}, "base must be positive, got 0.0"),
+        (
+            Z((3, 1, 4)),
+            Z(3, int),
+            {"base": np.nan},
+            "base must be a finite number above 0, got nan",
+        ),
+        (Z((3, 1, 4)), Z(3, int), {"base": 0.0}, "base must be a finite number above 0, got 0.0"),
     ],
 )
 def test_errors(x, p, options, message):
