@@ -88,13 +88,14 @@ def place_dtype(places: int) -> Any:
     return jnp.uint8 if places <= 2**8 else jnp.uint16 if places <= 2**16 else jnp.int32
 
 
-def _lowest(f: str, x: jax.Array) -> Any:
+def _lowest(f: str, x: jax.Array) -> np.ndarray:
     """What no number of the dtype of x is below, and padding is."""
     if jnp.iscomplexobj(x):
         raise TypeError(f"{f}: x must be real, got {x.dtype}")
     if x.dtype == jnp.bool_:
-        return False
-    return jnp.iinfo(x.dtype).min if jnp.issubdtype(x.dtype, jnp.integer) else -jnp.inf
+        return np.array(False)
+    integer = jnp.issubdtype(x.dtype, jnp.integer)
+    return np.array(jnp.iinfo(x.dtype).min if integer else -np.inf, x.dtype)
 
 
 def _first_maximum(a, b):

@@ -89,7 +89,7 @@ def paddings(f: str, padding: Padding, axes: int) -> tuple[tuple[int, int], ...]
             f"{f}: padding must be 'SAME', 'VALID' or {axes} pair(s) (low, high) of ints of at "
             f"least 0, got {padding!r}"
         )
-    return tuple((low, high) for low, high in pairs)
+    return tuple((pair[0], pair[1]) for pair in pairs)
 
 
 def slide(
@@ -157,7 +157,7 @@ def split_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
     return _reshape(x, shape, lambda *s: (*s[: axis + 1], None, *s[axis + 1 :]))
 
 
-def taps(x: jax.Array, w: Windows, fill: float = 0.0) -> Iterator[jax.Array]:
+def taps(x: jax.Array, w: Windows, fill: Any = 0.0) -> Iterator[jax.Array]:
     """What each tap sees of x, shape (b, *out, c), in row-major order of the taps."""
     x = surround(x, w, fill)
     for t in itertools.product(*map(range, w.window)):
@@ -166,7 +166,7 @@ def taps(x: jax.Array, w: Windows, fill: float = 0.0) -> Iterator[jax.Array]:
         yield jax.lax.slice(x, (0, *start, 0), stop, (1, *w.strides, 1))
 
 
-def surround(x: jax.Array, w: Windows, fill: float = 0.0) -> jax.Array:
+def surround(x: jax.Array, w: Windows, fill: Any = 0.0) -> jax.Array:
     """Puts the padding around x."""
     pads = [(0, 0, 0), *((low, high, 0) for low, high in w.padding), (0, 0, 0)]
     return jax.lax.pad(x, jnp.asarray(fill, x.dtype), pads)

@@ -98,7 +98,7 @@ SPATIAL = "x must have shape (..., *spatial, c) with"
     ("options", "message"),
     [
         ({"window": 2}, f"{SPATIAL} 2 spatial axes, got (4, 1)"),
-        ({"window": 0}, f"{WINDOW} (0, 0)"),
+        ({"window": 0}, f"{WINDOW} 0"),
         ({"window": 2.5}, f"{WINDOW} 2.5"),
         ({"window": (True,)}, f"{WINDOW} (True,)"),
         ({"window": "2"}, f"{WINDOW} '2'"),
