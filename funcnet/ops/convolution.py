@@ -121,7 +121,17 @@ def correlate_bwd(
         cpu=products if no_kernel else transposed,
         default=as_they_are,
     )
-    return dx.astype(x.dtype), dw.astype(w.dtype)
+    return cotangent(dx, x), cotangent(dw, w)
+
+
+def cotangent(d: jax.Array, x: jax.Array) -> jax.Array:
+    """The cotangent d in the dtype of x: its real part, where a real x met a complex array."""
+    return (d if jnp.iscomplexobj(x) else jnp.real(d)).astype(x.dtype)
+
+
+def shifted(y: jax.Array, b: jax.Array | None) -> jax.Array:
+    """Adds b, which has one number for each channel, to y."""
+    return y if b is None else y + jnp.expand_dims(b, range(y.ndim - 1))
 
 
 @rule
@@ -168,13 +178,12 @@ def conv(
     [12.0, 24.0]
     """
     c = _of_conv(x, w, b, strides, padding, dilation, groups)
-    y = unfold(correlate(fold(x, w.ndim - 2), w, c), x)
-    return y if b is None else y + b
+    return shifted(unfold(correlate(fold(x, w.ndim - 2), w, c), x), b)
 
 
 def _check_kernel(f: str, x: jax.Array, w: jax.Array, b: jax.Array | None, groups: int) -> None:
     axes = w.ndim - 2
-    if axes not in (1, 2, 3):
+    if axes not in (1, 2, 3) or 0 in w.shape[:-2]:
         raise ValueError(
             f"{f}: w must have shape (*kernel, c_in, c_out) with 1 to 3 kernel axes, got {w.shape}"
         )
@@ -231,7 +240,7 @@ def conv_bwd(residuals, dy, *, strides, padding, dilation, groups):
 def _backward(x, w, b, dy, c):
     axes = w.ndim - 2
     dx, dw = correlate_bwd(fold(x, axes), w, fold(dy, axes), c)  # (1), (2)
-    db = None if b is None else dy.sum(tuple(range(dy.ndim - 1))).astype(b.dtype)  # (3)
+    db = None if b is None else cotangent(dy.sum(tuple(range(dy.ndim - 1))), b)  # (3)
     return unfold(dx, x), dw, db
 
 
@@ -283,8 +292,7 @@ def conv_transpose(
     [1.0, 10.0, 2.0, 20.0]
     """
     c = _of_transpose(x, w, b, strides, padding, dilation)
-    y = unfold(correlate(fold(x, w.ndim - 2), w, c), x)
-    return y if b is None else y + b
+    return shifted(unfold(correlate(fold(x, w.ndim - 2), w, c), x), b)
 
 
 def _of_transpose(x, w, b, strides, padding, dilation) -> Correlation:

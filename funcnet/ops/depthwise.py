@@ -7,8 +7,8 @@ import operator
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.convolution import Correlation, correlate, correlate_bwd
-from funcnet.ops.precision import widen
+from funcnet.ops.convolution import Correlation, correlate, correlate_bwd, cotangent, shifted
+from funcnet.ops.precision import wide_dtype, widen
 from funcnet.ops.windows import (
     Ints,
     Padding,
@@ -69,19 +69,20 @@ def depthwise_conv(
     at = _windows(x, w, b, strides, padding, dilation)
     folded, dtype = fold(x, len(at.sizes)), jnp.result_type(x, w)
     if math.prod(at.window) > MOST_TAPS:
-        y = unfold(correlate(folded, _dense(w), _correlation(at, w)), x)
-        return y if b is None else y + b
-    kernel = widen(w.astype(dtype)).reshape(-1, w.shape[-1])
-    terms = [
-        widen(x_t.astype(dtype)) * w_t for x_t, w_t in zip(taps(folded, at), kernel, strict=True)
-    ]
+        return shifted(unfold(correlate(folded, _dense(w), _correlation(at, w)), x), b)
+    wide = wide_dtype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else dtype
+    kernel = w.astype(wide).reshape(-1, *(1,) * len(w.shape), w.shape[-1])
+    terms = [x_t.astype(wide) * w_t for x_t, w_t in zip(taps(folded, at), kernel, strict=True)]
     y = unfold(functools.reduce(operator.add, terms), x)
-    return y.astype(dtype) if b is None else (y + widen(b)).astype(jnp.result_type(dtype, b))
+    if b is None:
+        return y.astype(dtype)
+    wide_b = widen(b) if jnp.issubdtype(b.dtype, jnp.inexact) else b
+    return shifted(y, wide_b).astype(jnp.result_type(dtype, b))
 
 
 def _windows(x, w, b, strides, padding, dilation) -> Windows:
     f, axes = "depthwise_conv", w.ndim - 1
-    if axes not in (1, 2, 3):
+    if axes not in (1, 2, 3) or 0 in w.shape[:-1]:
         raise ValueError(
             f"{f}: w must have shape (*kernel, c) with 1 to 3 kernel axes, got {w.shape}"
         )
@@ -131,24 +132,22 @@ def depthwise_conv_bwd(residuals, dy, *, strides, padding, dilation):
     at = _windows(x, w, b, strides, padding, dilation)
     axes = len(at.sizes)
     folded, g = fold(x, axes), fold(dy, axes)
-    db = None if b is None else dy.sum(tuple(range(dy.ndim - 1))).astype(b.dtype)  # (3)
+    db = None if b is None else cotangent(dy.sum(tuple(range(dy.ndim - 1))), b)  # (3)
     if math.prod(at.window) > MOST_TAPS:
         dx, dw = correlate_bwd(folded, _dense(w), g, _correlation(at, w))  # (1), (2)
         return unfold(dx, x), dw.reshape(w.shape), db
-    kernel, wide = widen(w).reshape(-1, w.shape[-1]), widen(g)
+    wide = widen(g)
+    kernel = w.astype(wide.dtype).reshape(-1, w.shape[-1])
 
     def term(tap, dy_q):
         rows = [jax.lax.index_in_dim(kernel, max(t, 0), keepdims=False) for t in tap.flat]
-        product = dy_q * jnp.stack(rows).reshape(*tap.shape, -1).astype(dy_q.dtype)
-        return product if (tap >= 0).all() else jnp.where(tap[..., None] >= 0, product, 0.0)
+        product = dy_q * jnp.stack(rows).reshape(*tap.shape[:-1], -1)
+        return product if (tap >= 0).all() else jnp.where(tap >= 0, product, 0.0)
 
     dx = spread(term, (wide,), at, reach(at))  # (1)
-    products = [widen(x_t).astype(wide.dtype) * wide for x_t in taps(folded, at)]
-    return (
-        unfold(dx.astype(x.dtype), x),
-        _sums(products).reshape(w.shape).astype(w.dtype),
-        db,
-    )  # (2)
+    products = [x_t.astype(wide.dtype) * wide for x_t in taps(folded, at)]
+    dw = _sums(products).reshape(w.shape)  # (2)
+    return unfold(cotangent(dx, x), x), cotangent(dw, w), db
 
 
 def _sums(arrays):

@@ -5,22 +5,16 @@ import math
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.moments import moments
+from funcnet.ops.moments import check_norm, moments, row
 from funcnet.ops.precision import sum_products, widen
 from funcnet.ops.sharding import explicit_sharding
 from funcnet.rule import rule
 
 
 def _check(f: str, x: jax.Array, eps: float, **vectors: jax.Array) -> None:
-    if x.ndim < 1:
-        raise ValueError(f"{f}: x must have shape (..., c), got {x.shape}")
-    for name, vector in vectors.items():
-        if vector.shape != x.shape[-1:]:
-            raise ValueError(
-                f"{f}: {name} must have shape {x.shape[-1:]} for x {x.shape}, got {vector.shape}"
-            )
-    if eps < 0:
-        raise ValueError(f"{f}: eps must be at least 0, got {eps}")
+    if x.ndim < 1 or x.shape[-1] == 0:
+        raise ValueError(f"{f}: x must have shape (..., c) with c of at least 1, got {x.shape}")
+    check_norm(f, x, eps, **vectors)
 
 
 def _mean(a: jax.Array) -> jax.Array:
@@ -36,7 +30,7 @@ def _products(rows: jax.Array, vector: jax.Array, like: jax.Array) -> jax.Array:
     return jnp.matmul(rows, column, precision=highest, out_sharding=explicit_sharding(like))
 
 
-@rule
+@rule(real=("x", "scale", "bias"))
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float = 1e-5) -> jax.Array:
     """Standardises each row by its own statistics, then scales and shifts it.
 
@@ -52,10 +46,10 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float = 
       eps: ε ≥ 0, keeps z finite where a row is constant. Static.
 
     Returns:
-      y with the shape and dtype of x.
+      y with the shape and dtype of x, or the default float for integers.
 
     Raises:
-      ValueError: If the shapes do not fit, or eps is negative.
+      ValueError: If the shapes do not fit, there are no features, or eps is negative.
 
     Reference: Ba, Kiros & Hinton, Layer normalization, 2016, equations 3 and 4, arXiv:1607.06450.
 
@@ -71,7 +65,7 @@ def layer_norm_fwd(x, scale, bias, *, eps):
     mean, delta, var = moments(widen(x), _mean)
     r = jax.lax.rsqrt(var + eps)
     z = (widen(x) - mean - delta) * r
-    y = (widen(scale) * z + widen(bias)).astype(x.dtype)
+    y = (row(widen(scale), x.ndim) * z + row(widen(bias), x.ndim)).astype(x.dtype)
     return y, (x, mean, delta, r, scale, bias)
 
 
@@ -105,14 +99,14 @@ def layer_norm_bwd(residuals, dy, *, eps):
     dbias = g.sum(rows)
     mean_dz = _products(g, gamma, r) / c  # (2)
     mean_dz_z = _products(gz, gamma, r) / c
-    dx = r * (gamma * g - mean_dz - z * mean_dz_z)  # (3)
+    dx = r * (row(gamma, x.ndim) * g - mean_dz - z * mean_dz_z)  # (3)
     return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
 
 
 layer_norm.defvjp(layer_norm_fwd, layer_norm_bwd)
 
 
-@rule
+@rule(real=("x", "scale"))
 def rms_norm(x: jax.Array, scale: jax.Array, *, eps: float = 1e-6) -> jax.Array:
     """Divides each row by its root mean square, then scales it.
 
@@ -124,10 +118,10 @@ def rms_norm(x: jax.Array, scale: jax.Array, *, eps: float = 1e-6) -> jax.Array:
       eps: ε ≥ 0, keeps z finite where a row is 0. Static.
 
     Returns:
-      y with the shape and dtype of x.
+      y with the shape and dtype of x, or the default float for integers.
 
     Raises:
-      ValueError: If the shapes do not fit, or eps is negative.
+      ValueError: If the shapes do not fit, there are no features, or eps is negative.
 
     Reference: Zhang & Sennrich, Root mean square layer normalization, 2019, equation 4,
     arXiv:1910.07467.
@@ -142,7 +136,8 @@ def rms_norm_fwd(x, scale, *, eps):
     """Saves x, r, one number per row, and γ."""
     _check("rms_norm", x, eps, scale=scale)
     r = jax.lax.rsqrt(_mean(widen(x) ** 2) + eps)
-    return (widen(scale) * (widen(x) * r)).astype(x.dtype), (x, r, scale)
+    y = (row(widen(scale), x.ndim) * (widen(x) * r)).astype(x.dtype)
+    return y, (x, r, scale)
 
 
 def rms_norm_bwd(residuals, dy, *, eps):
@@ -160,14 +155,14 @@ def rms_norm_bwd(residuals, dy, *, eps):
     gz = g * z
     dscale = gz.sum(tuple(range(x.ndim - 1)))  # (1)
     mean_dz_z = _products(gz, gamma, r) / x.shape[-1]  # (2)
-    dx = r * (gamma * g - z * mean_dz_z)  # (3)
+    dx = r * (row(gamma, x.ndim) * g - z * mean_dz_z)  # (3)
     return dx.astype(x.dtype), dscale.astype(scale.dtype)
 
 
 rms_norm.defvjp(rms_norm_fwd, rms_norm_bwd)
 
 
-@rule
+@rule(real=("x", "scale", "bias"))
 def group_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, *, groups: int, eps: float = 1e-5
 ) -> jax.Array:
@@ -187,10 +182,11 @@ def group_norm(
       eps: ε ≥ 0, keeps z finite where a group is constant. Static.
 
     Returns:
-      y with the shape and dtype of x.
+      y with the shape and dtype of x, or the default float for integers.
 
     Raises:
-      ValueError: If the shapes do not fit, groups does not divide c, or eps is negative.
+      ValueError: If the shapes do not fit, an axis but n is empty, groups does not divide c, or
+        eps is negative.
 
     Reference: Wu & He, Group normalization, 2018, equations 1, 2 and 7, arXiv:1803.08494.
 
@@ -218,15 +214,17 @@ def _group_mean(a: jax.Array) -> jax.Array:
 def group_norm_fwd(x, scale, bias, *, groups, eps):
     """Saves x, μ (in two parts) and r, three numbers per example and group, and γ."""
     _check("group_norm", x, eps, scale=scale, bias=bias)
-    if x.ndim < 2:
-        raise ValueError(f"group_norm: x must have shape (n, ..., c), got {x.shape}")
+    if x.ndim < 2 or 0 in x.shape[1:]:
+        raise ValueError(
+            f"group_norm: x must have shape (n, ..., c) with no empty axis but n, got {x.shape}"
+        )
     if groups < 1 or x.shape[-1] % groups:
         raise ValueError(f"group_norm: groups must divide {x.shape[-1]} channels, got {groups}")
     grouped = _grouped(widen(x), groups)
     mean, delta, var = moments(grouped, _group_mean)
     r = jax.lax.rsqrt(var + eps)
     z = ((grouped - mean - delta) * r).reshape(x.shape)
-    y = (widen(scale) * z + widen(bias)).astype(x.dtype)
+    y = (row(widen(scale), x.ndim) * z + row(widen(bias), x.ndim)).astype(x.dtype)
     return y, (x, mean, delta, r, scale, bias)
 
 
@@ -249,7 +247,7 @@ def group_norm_bwd(residuals, dy, *, groups, eps):
     """
     x, mean, delta, r, scale, bias = jax.lax.optimization_barrier(residuals)  # see layer_norm_bwd
     places = tuple(range(1, x.ndim - 1))
-    g, gamma = _grouped(widen(dy), groups), _grouped(widen(scale), groups)
+    g, gamma = (_grouped(a, groups) for a in (widen(dy), row(widen(scale), x.ndim)))
     z = (_grouped(widen(x), groups) - mean - delta) * r
     s = g.sum(places, keepdims=True)  # (1)
     t = jnp.expand_dims(sum_products(g, z, places), places)

@@ -1,8 +1,11 @@
-"""Mean and variance, which the normalizing ops share."""
+"""Mean and variance, and the checks, which the normalizing ops share."""
 
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+
+from funcnet._arguments import check_number
 
 
 def moments(
@@ -25,3 +28,18 @@ def moments(
     delta = mean(u)
     var = mean(u**2) - delta**2  # δ is a rounding error: nothing cancels
     return center, delta, var
+
+
+def check_norm(f: str, x: jax.Array, eps: float, **vectors: jax.Array) -> None:
+    """The vectors must have one number for each feature, the last axis of x."""
+    for name, vector in vectors.items():
+        if vector.shape != x.shape[-1:]:
+            raise ValueError(
+                f"{f}: {name} must have shape {x.shape[-1:]} for x {x.shape}, got {vector.shape}"
+            )
+    check_number(f, "eps", eps, at_least=0)
+
+
+def row(vector: jax.Array, ndim: int) -> jax.Array:
+    """A vector along the last of several axes."""
+    return jnp.expand_dims(vector, range(ndim - 1))

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.moments import moments
+from funcnet.ops.moments import check_norm, moments, row
 from funcnet.ops.precision import widen
 from funcnet.rule import rule
 
@@ -13,16 +13,10 @@ from funcnet.rule import rule
 def _check_columns(f: str, x: jax.Array, eps: float, **vectors: jax.Array) -> None:
     if x.ndim < 2:
         raise ValueError(f"{f}: x must have shape (..., c) with a batch axis, got {x.shape}")
-    for name, vector in vectors.items():
-        if vector.shape != x.shape[-1:]:
-            raise ValueError(
-                f"{f}: {name} must have shape {x.shape[-1:]} for x {x.shape}, got {vector.shape}"
-            )
-    if eps < 0:
-        raise ValueError(f"{f}: eps must be at least 0, got {eps}")
+    check_norm(f, x, eps, **vectors)
 
 
-@rule
+@rule(real=("x", "scale", "bias"))
 def batch_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float = 1e-5
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -32,7 +26,7 @@ def batch_norm(
 
     ⟨·⟩ is the mean over all axes but the last, the batch of B examples. The variance is the biased
     one (1/B). With ε = 0 this is the source's formula; a constant column then gives nan. Data with
-    a mean far above their deviation keep full accuracy.
+    a mean far above their deviation keep full accuracy. Of no examples, μ and σ² are 0.
 
     Args:
       x: X, shape (..., c) with at least one batch axis.
@@ -41,8 +35,8 @@ def batch_norm(
       eps: ε ≥ 0, keeps z finite where a column is constant. Static.
 
     Returns:
-      y with the shape and dtype of x; μ and σ², shape (c,), in float32 at least. All three are
-      differentiable.
+      y with the shape and dtype of x, or the default float for integers; μ and σ², shape (c,), in
+      float32 at least. All three are differentiable.
 
     Raises:
       ValueError: If the shapes do not fit, or eps is negative.
@@ -60,12 +54,13 @@ def batch_norm_fwd(x, scale, bias, *, eps):
     """Saves x, and μ (in two parts), s = √(σ² + ε), γ and β: five numbers per column."""
     _check_columns("batch_norm", x, eps, scale=scale, bias=bias)
     batch = tuple(range(x.ndim - 1))
-    mean, delta, var = moments(widen(x), lambda a: a.mean(batch))
-    s, gamma = jnp.sqrt(var + eps), widen(scale)
+    average = jnp.sum if 0 in x.shape[:-1] else jnp.mean
+    mean, delta, var = moments(widen(x), lambda a: average(a, batch, keepdims=True))
+    s, gamma, beta = jnp.sqrt(var + eps), row(widen(scale), x.ndim), row(widen(bias), x.ndim)
     # Quotients come last: XLA computes one once for each column, but a product for each element.
-    a, k = gamma / s, (widen(bias) * s - gamma * delta) / s
+    a, k = gamma / s, (beta * s - gamma * delta) / s
     y = (a * (widen(x) - mean) + k).astype(x.dtype)
-    return (y, mean + delta, var), (x, mean, delta, s, scale, bias)
+    return (y, (mean + delta).squeeze(batch), var.squeeze(batch)), (x, mean, delta, s, scale, bias)
 
 
 def batch_norm_bwd(residuals, douts, *, eps):
@@ -92,26 +87,29 @@ def batch_norm_bwd(residuals, douts, *, eps):
     Reference: Source A 4.2.1.2.
     """
     x, mean, delta, s, scale, bias = residuals
+    if 0 in x.shape[:-1]:
+        return jax.tree.map(jnp.zeros_like, (x, scale, bias))
     dy, dmean, dvar = douts
     batch, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
-    g, gamma = widen(dy), widen(scale)
+    g, gamma, dmean, dvar = widen(dy), *(row(v, x.ndim) for v in (widen(scale), dmean, dvar))
     a = gamma / s
-    dbias, u = g.sum(batch), widen(x) - mean
+    dbias, u = g.sum(batch, keepdims=True), widen(x) - mean
     # Always dy ⊙ u, but no product that XLA:CPU fuses into the sum: else it would keep u of fwd,
     # for the sum alone, beside x.
     product = jnp.where(dbias == dbias, g * u, dbias)
-    dscale = (product.sum(batch) - delta * dbias) / s  # (1)
+    dscale = (product.sum(batch, keepdims=True) - delta * dbias) / s  # (1)
     p = 2 * s * dvar - a * dscale
     b = p / (count * s)  # (2)
     c = (s * dmean - gamma * dbias - p * delta) / (count * s)
     dx = a * g + (b * u + c)  # (3)
+    dscale, dbias = dscale.squeeze(batch), dbias.squeeze(batch)
     return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
 
 
 batch_norm.defvjp(batch_norm_fwd, batch_norm_bwd)
 
 
-@rule
+@rule(real=("x", "scale", "bias", "mean", "var"))
 def batch_norm_inference(
     x: jax.Array,
     scale: jax.Array,
@@ -151,9 +149,10 @@ def batch_norm_inference(
 def batch_norm_inference_fwd(x, scale, bias, mean, var, *, eps):
     """Saves the arguments."""
     _check_columns("batch_norm_inference", x, eps, scale=scale, bias=bias, mean=mean, var=var)
-    z = (widen(x) - widen(mean)) * jax.lax.rsqrt(widen(var) + eps)
-    y = (widen(scale) * z + widen(bias)).astype(x.dtype)
-    return y, (x, scale, bias, mean, var)
+    arguments = x, scale, bias, mean, var
+    gamma, beta, mean, var = (row(widen(v), x.ndim) for v in arguments[1:])
+    z = (widen(x) - mean) * jax.lax.rsqrt(var + eps)
+    return (gamma * z + beta).astype(x.dtype), arguments
 
 
 def batch_norm_inference_bwd(residuals, dy, *, eps):
@@ -169,8 +168,8 @@ def batch_norm_inference_bwd(residuals, dy, *, eps):
     batch = tuple(range(x.ndim - 1))
     g, gamma = widen(dy), widen(scale)
     r = jax.lax.rsqrt(widen(var) + eps)
-    z = (widen(x) - widen(mean)) * r
-    dx = gamma * r * g  # (1)
+    z = (widen(x) - row(widen(mean), x.ndim)) * row(r, x.ndim)
+    dx = row(gamma * r, x.ndim) * g  # (1)
     dscale = (g * z).sum(batch)
     dbias = g.sum(batch)
     dmean = -gamma * r * dbias  # (2)

@@ -3,7 +3,6 @@
 import functools
 import math
 import operator
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,13 +22,13 @@ from funcnet.ops.windows import (
     stages,
     taps,
     unfold,
+    window_sizes,
 )
 from funcnet.rule import rule
 
 
 def _windows(f, x, window, strides, padding) -> Windows:
-    if not isinstance(window, Sequence) or len(window) not in (1, 2, 3) or min(window) < 1:
-        raise ValueError(f"{f}: window must be a tuple of 1 to 3 ints of at least 1, got {window}")
+    window = window_sizes(f, "window", window)
     if x.ndim < len(window) + 1:
         raise ValueError(
             f"{f}: x must have shape (..., *spatial, c) with {len(window)} spatial axes, "
@@ -37,9 +36,7 @@ def _windows(f, x, window, strides, padding) -> Windows:
         )
     at = slide(f, x, window, strides=window if strides is None else strides, padding=padding)
     if any(max(pair) >= k for pair, k in zip(at.padding, at.window, strict=True)):
-        raise ValueError(
-            f"{f}: padding must be less than the window {tuple(window)}, got {padding!r}"
-        )
+        raise ValueError(f"{f}: padding must be less than the window {window}, got {padding!r}")
     return at
 
 
@@ -52,7 +49,7 @@ def _whole(at: Windows) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def max_pool(
     x: jax.Array,
     *,
-    window: Sequence[int],
+    window: Ints,
     strides: Ints | None = None,
     padding: Padding = "VALID",
 ) -> jax.Array:
@@ -60,14 +57,14 @@ def max_pool(
 
         y_oc = max_t x_(o·s + t − low, c),   t ∈ window
 
-    What is padded is −∞. The gradient goes to the first maximum in the row-major order of the
-    window, as with `jax.lax.reduce_window`: under nothing but −∞ that is the first place, even if
-    it is padding, where the gradient is lost. A nan in a window is its maximum; the gradient goes
-    to the first nan (with `reduce_window` to some other place).
+    What is padded is −∞ (of integers, the least one of the dtype). The gradient goes to the first
+    maximum in the row-major order of the window, as with `jax.lax.reduce_window`: under nothing but
+    −∞ that is the first place, even if it is padding, where the gradient is lost. A nan in a window
+    is its maximum; the gradient goes to the first nan (with `reduce_window` to some other place).
 
     Args:
       x: Shape (..., *spatial, c), with any number of leading batch axes.
-      window: The size on each spatial axis, 1 to 3 of them. Static.
+      window: The size on each spatial axis, 1 to 3 of them; an int k is (k, k). Static.
       strides: s ≥ 1, one for all axes or one for each; None for the window itself. Static.
       padding: "VALID" (none), "SAME" (⌈n / s⌉ windows on an axis of n, the odd place behind) or a
         pair (low, high) for each spatial axis, less than the window. Static.
@@ -91,6 +88,16 @@ def place_dtype(places: int) -> Any:
     return jnp.uint8 if places <= 2**8 else jnp.uint16 if places <= 2**16 else jnp.int32
 
 
+def _lowest(f: str, x: jax.Array) -> np.ndarray:
+    """What no number of the dtype of x is below, and padding is."""
+    if jnp.iscomplexobj(x):
+        raise TypeError(f"{f}: x must be real, got {x.dtype}")
+    if x.dtype == jnp.bool_:
+        return np.array(False)
+    integer = jnp.issubdtype(x.dtype, jnp.integer)
+    return np.array(jnp.iinfo(x.dtype).min if integer else -np.inf, x.dtype)
+
+
 def _first_maximum(a, b):
     return jnp.where((a >= b) | (a != a), a, b)
 
@@ -102,10 +109,10 @@ def max_pool_fwd(x, *, window, strides, padding):
     first of equals at each is the first in row-major order. A nan ends the search.
     """
     at = _windows("max_pool", x, window, strides, padding)
-    dtype = place_dtype(math.prod(at.window))
+    dtype, lowest = place_dtype(math.prod(at.window)), _lowest("max_pool", x)
     best, place, step = fold(x, len(at.sizes)), None, 1
     for stage in [at] if math.prod(at.window) <= 4 else stages(at):
-        several = list(taps(best, stage, -jnp.inf))
+        several = list(taps(best, stage, lowest))
         inner = [0] * len(several) if place is None else list(taps(place, stage, 0))
         number = lambda t, inner=inner, step=step: jnp.asarray(inner[t] + t * step, dtype)
         best = functools.reduce(_first_maximum, several)
@@ -133,7 +140,7 @@ def max_pool_bwd(residuals, dy, *, window, strides, padding):
     g = fold(dy, len(at.sizes))
 
     def term(tap, place, g):
-        tap = jnp.asarray(tap)[..., None]
+        tap = jnp.asarray(tap)
         return jnp.where((place == tap.astype(place.dtype)) & (tap >= 0), g, jnp.zeros_like(g))
 
     return (unfold(spread(term, (place, g), at, reach(at)), empty),)  # (1)
@@ -142,11 +149,11 @@ def max_pool_bwd(residuals, dy, *, window, strides, padding):
 max_pool.defvjp(max_pool_fwd, max_pool_bwd)
 
 
-@rule
+@rule(inexact=("x",))
 def avg_pool(
     x: jax.Array,
     *,
-    window: Sequence[int],
+    window: Ints,
     strides: Ints | None = None,
     padding: Padding = "VALID",
     count_include_pad: bool = True,
@@ -160,14 +167,14 @@ def avg_pool(
 
     Args:
       x: Shape (..., *spatial, c), with any number of leading batch axes.
-      window: The size on each spatial axis, 1 to 3 of them. Static.
+      window: The size on each spatial axis, 1 to 3 of them; an int k is (k, k). Static.
       strides: s ≥ 1, one for all axes or one for each; None for the window itself. Static.
       padding: "VALID" (none), "SAME" (⌈n / s⌉ windows on an axis of n, the odd place behind) or a
         pair (low, high) for each spatial axis, less than the window. Static.
       count_include_pad: Whether padding counts in n_o. Static.
 
     Returns:
-      y, shape (..., *out, c), with the dtype of x.
+      y, shape (..., *out, c), with the dtype of x, or the default float for integers.
 
     Raises:
       ValueError: If shapes or options do not fit.
@@ -192,7 +199,7 @@ def _window_sums(x: jax.Array, at: Windows) -> jax.Array:
 
 
 def _counts(at: Windows, include_pad: bool, dtype: Any) -> np.ndarray | float:
-    """n_o, shape (*out, 1) if it differs."""
+    """n_o, shape (1, *out, 1) if it differs."""
     if include_pad or not any(map(any, at.padding)):
         return float(math.prod(at.window))
     count = np.ones(())
@@ -201,7 +208,7 @@ def _counts(at: Windows, include_pad: bool, dtype: Any) -> np.ndarray | float:
     ):
         first = np.arange(o) * s - low
         count = np.multiply.outer(count, np.minimum(first + k, n) - np.maximum(first, 0))
-    return count[..., None].astype(dtype)
+    return count[None, ..., None].astype(dtype)
 
 
 def avg_pool_fwd(x, *, window, strides, padding, count_include_pad):
@@ -223,7 +230,7 @@ def avg_pool_bwd(empty, dy, *, window, strides, padding, count_include_pad):
     at = _windows("avg_pool", empty, window, strides, padding)
     g = widen(fold(dy, len(at.sizes)))
     dx = g / _counts(at, count_include_pad, g.dtype)
-    term = lambda tap, g: jnp.where(jnp.asarray(tap)[..., None] >= 0, g, jnp.zeros_like(g))
+    term = lambda tap, g: jnp.where(jnp.asarray(tap) >= 0, g, jnp.zeros_like(g))
     for stage in reversed(stages(at)):
         dx = spread(term, (dx,), stage, reach(stage))  # (1)
     return (unfold(dx, empty).astype(dy.dtype),)
@@ -244,7 +251,7 @@ def _spatial(f: str, x: jax.Array, spatial: int) -> tuple[int, ...]:
     return tuple(range(x.ndim - 1 - spatial, x.ndim - 1))
 
 
-@rule
+@rule(inexact=("x",))
 def global_avg_pool(x: jax.Array, *, spatial: int = 2) -> jax.Array:
     """The mean of each channel over all places.
 
@@ -255,7 +262,7 @@ def global_avg_pool(x: jax.Array, *, spatial: int = 2) -> jax.Array:
       spatial: The number of spatial axes, at least 1. Static.
 
     Returns:
-      y, shape (..., c), with the dtype of x.
+      y, shape (..., c), with the dtype of x, or the default float for integers.
 
     Raises:
       ValueError: If x has too few axes, or a spatial axis of no places.
@@ -316,9 +323,9 @@ def global_max_pool(x: jax.Array, *, spatial: int = 2) -> jax.Array:
     >>> global_max_pool(jnp.array([[[1.0], [3.0]], [[2.0], [6.0]]])).tolist()
     [6.0]
     """
-    axes = _spatial("global_max_pool", x, spatial)
+    axes, lowest = _spatial("global_max_pool", x, spatial), _lowest("global_max_pool", x)
     window = tuple(n if i in axes else 1 for i, n in enumerate(x.shape))
-    pooled = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
+    pooled = jax.lax.reduce_window(x, lowest, jax.lax.max, window, window, "VALID")
     return jnp.squeeze(pooled, axes)
 
 
@@ -337,7 +344,7 @@ def global_max_pool_fwd(x, *, spatial):
         for i in chosen:
             m = _at(m, i, first)
         is_it, size = (m == jnp.expand_dims(y, first)) | (m != m), m.shape[first]
-        number = np.arange(size, dtype=np.int32)[:, None]
+        number = _number((size,), m.ndim)
         chosen.append(jnp.where(is_it, number, size).min(first))
         place = place * size + chosen[-1]
     return y, (place, x[..., :0])
@@ -349,10 +356,10 @@ def _at(m: jax.Array, i: jax.Array, axis: int) -> jax.Array:
     return jnp.take_along_axis(m, index, axis).squeeze(axis)
 
 
-def _places(x: jax.Array, axes: tuple[int, ...]) -> np.ndarray:
-    """The number of each place in row-major order, shape (*spatial, 1)."""
-    sizes = [x.shape[i] for i in axes]
-    return np.arange(math.prod(sizes), dtype=np.int32).reshape(*sizes, 1)
+def _number(sizes: tuple[int, ...], ndim: int) -> np.ndarray:
+    """The number of each place in row-major order, shape (1, …, 1, *sizes, 1)."""
+    lead = (1,) * (ndim - len(sizes) - 1)
+    return np.arange(math.prod(sizes), dtype=np.int32).reshape(*lead, *sizes, 1)
 
 
 def global_max_pool_bwd(residuals, dy, *, spatial):
@@ -364,7 +371,8 @@ def global_max_pool_bwd(residuals, dy, *, spatial):
     """
     first, empty = residuals
     axes = _spatial("global_max_pool", empty, spatial)
-    chosen = _places(empty, axes) == jnp.expand_dims(first, axes)
+    number = _number(tuple(empty.shape[i] for i in axes), empty.ndim)
+    chosen = number == jnp.expand_dims(first, axes)
     return (jnp.where(chosen, jnp.expand_dims(dy, axes), jnp.zeros((), dy.dtype)),)  # (1)
 
 

@@ -7,7 +7,6 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from operator import index
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from funcnet._arguments import as_int
 from funcnet.ops.sharding import explicit_sharding
 
 Ints = int | Sequence[int]
@@ -51,34 +51,45 @@ class Windows(NamedTuple):
 
 def per_axis(f: str, name: str, value: Ints, axes: int) -> tuple[int, ...]:
     """One integer ≥ 1 for each spatial axis; a single one is for all."""
-    try:
-        values = (index(value),) * axes  # pyright: ignore[reportArgumentType]
-    except TypeError:
-        try:
-            values = tuple(map(index, value))  # pyright: ignore[reportArgumentType]
-        except TypeError:
-            values = ()
-    if len(values) != axes or min(values) < 1:
-        raise ValueError(
-            f"{f}: {name} must be an int of at least 1, or {axes} of them, got {value}"
+    values = _integers(value, axes)
+    if values is None or len(values) != axes or min(values) < 1:
+        raise (TypeError if values is None else ValueError)(
+            f"{f}: {name} must be an int of at least 1, or {axes} of them, got {value!r}"
         )
     return values
 
 
+def window_sizes(f: str, name: str, value: Ints) -> tuple[int, ...]:
+    """The size of a window on each of 1 to 3 spatial axes; an int k is (k, k)."""
+    values = _integers(value, 2)
+    if values is None or len(values) not in (1, 2, 3) or min(values) < 1:
+        raise (TypeError if values is None else ValueError)(
+            f"{f}: {name} must be 1 to 3 ints of at least 1, or one int for two axes, got {value!r}"
+        )
+    return values
+
+
+def _integers(value: Any, axes: int) -> tuple[int, ...] | None:
+    """An integer once for each axis, or the integers of a sequence; None for anything else."""
+    number = as_int(value)
+    if number is not None:
+        return (number,) * axes
+    several = [as_int(v) for v in value] if isinstance(value, Sequence) else [None]
+    return None if None in several else tuple(n for n in several if n is not None)
+
+
 def paddings(f: str, padding: Padding, axes: int) -> tuple[tuple[int, int], ...] | None:
     """One pair (low, high) for each spatial axis; None for 'SAME' and 'VALID'."""
-    if padding in ("SAME", "VALID"):
+    if isinstance(padding, str) and padding in ("SAME", "VALID"):
         return None
-    try:
-        pairs = () if isinstance(padding, str) else tuple((index(l), index(h)) for l, h in padding)
-    except (TypeError, ValueError):
-        pairs = ()
-    if len(pairs) != axes or min(map(min, pairs)) < 0:
-        raise ValueError(
+    several = isinstance(padding, Sequence)
+    pairs = [_integers(pair, 1) or () for pair in padding] if several else []
+    if len(pairs) != axes or any(len(pair) != 2 or min(pair) < 0 for pair in pairs):
+        raise (ValueError if several else TypeError)(
             f"{f}: padding must be 'SAME', 'VALID' or {axes} pair(s) (low, high) of ints of at "
             f"least 0, got {padding!r}"
         )
-    return pairs
+    return tuple((pair[0], pair[1]) for pair in pairs)
 
 
 def slide(
@@ -146,7 +157,7 @@ def split_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
     return _reshape(x, shape, lambda *s: (*s[: axis + 1], None, *s[axis + 1 :]))
 
 
-def taps(x: jax.Array, w: Windows, fill: float = 0.0) -> Iterator[jax.Array]:
+def taps(x: jax.Array, w: Windows, fill: Any = 0.0) -> Iterator[jax.Array]:
     """What each tap sees of x, shape (b, *out, c), in row-major order of the taps."""
     x = surround(x, w, fill)
     for t in itertools.product(*map(range, w.window)):
@@ -155,7 +166,7 @@ def taps(x: jax.Array, w: Windows, fill: float = 0.0) -> Iterator[jax.Array]:
         yield jax.lax.slice(x, (0, *start, 0), stop, (1, *w.strides, 1))
 
 
-def surround(x: jax.Array, w: Windows, fill: float = 0.0) -> jax.Array:
+def surround(x: jax.Array, w: Windows, fill: Any = 0.0) -> jax.Array:
     """Puts the padding around x."""
     pads = [(0, 0, 0), *((low, high, 0) for low, high in w.padding), (0, 0, 0)]
     return jax.lax.pad(x, jnp.asarray(fill, x.dtype), pads)
@@ -220,8 +231,9 @@ def spread(
 
     Args:
       term: (tap, *shifted) -> what the windows at one shift give to each place. `tap` is the number
-        of the tap, shape (s₁, 1, s₂, …), −1 where none is; `shifted` are the arrays at these
-        windows, shape (b, i₁, 1, i₂, 1, …, c); the result has shape (b, i₁, s₁, i₂, s₂, …, c).
+        of the tap, shape (1, 1, s₁, 1, s₂, …, 1), −1 where none is; `shifted` are the arrays at
+        these windows, shape (b, i₁, 1, i₂, 1, …, c); the result has shape
+        (b, i₁, s₁, i₂, s₂, …, c).
       arrays: Of shape (b, *out, c); term must give 0 where all are 0.
       w: The windows.
       r: `reach(w)`.
@@ -236,7 +248,7 @@ def spread(
     pads = [(0, 0, 0), *pads, (0, 0, 0)]
     padded = [jax.lax.pad(a, jnp.zeros((), a.dtype), pads) for a in arrays]
     starts, zero = [np.array(last, np.int32) - np.array(q, np.int32) for q in r.shifts], np.int32(0)
-    numbers = [np.expand_dims(_of(r.tap, q), tuple(range(1, 2 * axes - 1, 2))) for q in r.shifts]
+    numbers = [np.expand_dims(_of(r.tap, q), (0, *range(1, 2 * axes + 2, 2))) for q in r.shifts]
 
     def part(start, number):
         whole = lambda a: (a.shape[0], *blocks, a.shape[-1])

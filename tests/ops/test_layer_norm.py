@@ -74,18 +74,33 @@ def test_the_gradient_is_orthogonal_to_shift_and_scale(f, groups):
 @pytest.mark.parametrize(
     ("f", "change", "message"),
     [
-        ("layer_norm", {"x": ()}, "x must have shape (..., c), got ()"),
+        ("layer_norm", {"x": ()}, "x must have shape (..., c) with c of at least 1, got ()"),
         ("layer_norm", {"scale": (2,)}, "scale must have shape (4,) for x (8, 4), got (2,)"),
         ("layer_norm", {"bias": (8, 4)}, "bias must have shape (4,) for x (8, 4), got (8, 4)"),
-        ("layer_norm", {"eps": -1.0}, "eps must be at least 0, got -1.0"),
-        ("rms_norm", {"x": ()}, "x must have shape (..., c), got ()"),
+        ("layer_norm", {"eps": -1.0}, "eps must be a finite number of at least 0, got -1.0"),
+        (
+            "layer_norm",
+            {"x": (4, 0), "scale": (0,), "bias": (0,)},
+            "x must have shape (..., c) with c of at least 1, got (4, 0)",
+        ),
+        ("layer_norm", {"eps": np.nan}, "eps must be a finite number of at least 0, got nan"),
+        ("rms_norm", {"x": ()}, "x must have shape (..., c) with c of at least 1, got ()"),
         ("rms_norm", {"scale": (1,)}, "scale must have shape (4,) for x (8, 4), got (1,)"),
-        ("rms_norm", {"eps": -1.0}, "eps must be at least 0, got -1.0"),
-        ("group_norm", {"x": (4,)}, "x must have shape (n, ..., c), got (4,)"),
+        ("rms_norm", {"eps": -1.0}, "eps must be a finite number of at least 0, got -1.0"),
+        (
+            "group_norm",
+            {"x": (4,)},
+            "x must have shape (n, ..., c) with no empty axis but n, got (4,)",
+        ),
+        (
+            "group_norm",
+            {"x": (2, 0, 4)},
+            "x must have shape (n, ..., c) with no empty axis but n, got (2, 0, 4)",
+        ),
         ("group_norm", {"bias": ()}, "bias must have shape (4,) for x (8, 4), got ()"),
         ("group_norm", {"groups": 3}, "groups must divide 4 channels, got 3"),
         ("group_norm", {"groups": 0}, "groups must divide 4 channels, got 0"),
-        ("group_norm", {"eps": -1.0}, "eps must be at least 0, got -1.0"),
+        ("group_norm", {"eps": -1.0}, "eps must be a finite number of at least 0, got -1.0"),
     ],
 )
 def test_arguments_that_do_not_fit(f, change, message):

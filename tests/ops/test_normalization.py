@@ -73,14 +73,18 @@ def test_inference_is_training_with_the_same_statistics():
         ("batch_norm", {"x": (3,)}, "x must have shape (..., c) with a batch axis, got (3,)"),
         ("batch_norm", {"scale": (2,)}, "scale must have shape (3,) for x (8, 3), got (2,)"),
         ("batch_norm", {"bias": ()}, "bias must have shape (3,) for x (8, 3), got ()"),
-        ("batch_norm", {"eps": -1.0}, "eps must be at least 0, got -1.0"),
+        ("batch_norm", {"eps": -1.0}, "eps must be a finite number of at least 0, got -1.0"),
         (
             "batch_norm_inference",
             {"mean": (1,)},
             "mean must have shape (3,) for x (8, 3), got (1,)",
         ),
         ("batch_norm_inference", {"var": (8,)}, "var must have shape (3,) for x (8, 3), got (8,)"),
-        ("batch_norm_inference", {"eps": -1.0}, "eps must be at least 0, got -1.0"),
+        (
+            "batch_norm_inference",
+            {"eps": -1.0},
+            "eps must be a finite number of at least 0, got -1.0",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit(f, change, message):
