@@ -82,10 +82,10 @@ def summary(layer: Layer, x: Any, *, train: bool = True) -> Summary:
     A layer that runs others in a row (`chain`, `residual`) has a row for each, indented. FLOPs are
     those of the forward pass: two for each product of a matrix product or convolution, one for each
     other operation and element; a loop counts all its passes, but a `while` loop of unknown length
-    one, and the table marks the number with ~. Bytes kept are those of all arrays
-    that `jax.vjp` of the layer saves, but for its params: its input counts, if it is kept. In a
-    network a layer's input may be what the one before keeps as well; so the sum over the layers is
-    an upper bound, and the total is measured of the whole network.
+    one, and the table marks the number with ~. Bytes kept are those of all arrays that `jax.vjp` of
+    the layer saves, but for its params: its input counts, if it is kept. In a network a layer's
+    input may be what the one before keeps as well; so the sum over the layers is an upper bound,
+    and the total is measured of the whole network.
 
     Args:
       layer: The network.
