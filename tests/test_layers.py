@@ -380,7 +380,11 @@ ERRORS = [
     (lambda: Dense(5).init(KEY, jnp.ones(())), ValueError, r"Dense\(5\): x must have shape"),
     (lambda: BatchNorm(momentum=1.5), ValueError, r"BatchNorm: momentum .* \[0, 1\], got 1.5"),
     (lambda: BatchNorm(momentum=-0.1), ValueError, r"BatchNorm: momentum .* \[0, 1\], got -0.1"),
-    (lambda: BatchNorm(eps=-1.0), ValueError, "BatchNorm: eps must be at least 0, got -1.0"),
+    (
+        lambda: BatchNorm(eps=-1.0),
+        ValueError,
+        "BatchNorm: eps must be a finite number of at least 0, got -1.0",
+    ),
     (lambda: Dropout(1.0), ValueError, r"Dropout: rate must be a number in \[0, 1\), got 1.0"),
     (lambda: Dropout(-0.1), ValueError, r"Dropout: rate must be a number in \[0, 1\), got -0.1"),
     (lambda: Dropout(float("nan")), ValueError, "Dropout: rate"),

@@ -243,8 +243,12 @@ def test_keys_reach_every_layer():
             "parallel: outputs may differ in the last axis alone, got (1, 3, 4) and (4,)",
         ),
         (lambda x: parallel(3), "parallel: layers must be layers or functions of one array, got 3"),
-        (lambda x: Conv(0, (3,)), "Conv: channels must be at least 1, got 0"),
-        (lambda x: Conv(1, ()), "Conv: kernel must be 1 to 3 numbers of at least 1, got ()"),
+        (lambda x: Conv(0, (3,)), "Conv: channels must be an integer of at least 1, got 0"),
+        (
+            lambda x: Conv(1, ()),
+            "Conv: kernel must be 1 to 3 ints of at least 1, or one int for two axes, got ()",
+        ),
+        (lambda x: Conv(4, 3, groups=3), "Conv: groups must divide the 4 channels, got 3"),
         (
             lambda x: Conv(2, (3, 3)).init(KEY, x),
             "Conv(2, (3, 3)): x must have 2 spatial axes and one of channels, got (3, 4)",
@@ -263,8 +267,14 @@ def test_keys_reach_every_layer():
         ),
         (lambda x: GRU(0), "GRU: units must be an integer of at least 1, got 0"),
         (lambda x: LSTM(2).init(KEY, x[0]), "LSTM(2): x must have shape (..., T, c), got (4,)"),
-        (lambda x: RMSNorm(eps=-1.0), "RMSNorm: eps must be at least 0, got -1.0"),
-        (lambda x: GroupNorm(2, eps=-1.0), "GroupNorm: eps must be at least 0, got -1.0"),
+        (
+            lambda x: RMSNorm(eps=-1.0),
+            "RMSNorm: eps must be a finite number of at least 0, got -1.0",
+        ),
+        (
+            lambda x: GroupNorm(2, eps=-1.0),
+            "GroupNorm: eps must be a finite number of at least 0, got -1.0",
+        ),
         (
             lambda x: MultiHeadAttention(4, kv_heads=3),
             "MultiHeadAttention: kv_heads must divide heads, got 3 and 4",

@@ -1,25 +1,25 @@
 """Convolutions as layers: channels last, any number of batch axes in front."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from funcnet import initializers, ops
-from funcnet.layers._params import check_params, last_axis
+from funcnet._arguments import check_bool, check_int
+from funcnet.layers._params import check_functions, check_params, last_axis
 from funcnet.layers.base import Layer, stateless
-
-Padding = str | Sequence[tuple[int, int]]
+from funcnet.ops.windows import Ints, Padding, paddings, per_axis, window_sizes
 
 
 def Conv(
     channels: int,
-    kernel: Sequence[int],
+    kernel: Ints,
     *,
-    strides: int | Sequence[int] = 1,
+    strides: Ints = 1,
     padding: Padding = "SAME",
-    dilation: int | Sequence[int] = 1,
+    dilation: Ints = 1,
     groups: int = 1,
     bias: bool = True,
     w_init: initializers.Initializer = initializers.he,
@@ -33,24 +33,30 @@ def Conv(
 
     Args:
       channels: The number of output channels, at least 1.
-      kernel: Its size along each spatial axis: one to three numbers.
+      kernel: Its size along each spatial axis: one to three numbers; an int k is (k, k).
       strides: As for the op.
       padding: As for the op.
       dilation: As for the op.
-      groups: As for the op; they must divide the channels of x and the output.
+      groups: As for the op; they must divide the channels of x and of the output.
       bias: Whether there is b.
       w_init: Initial weights; the default fits a layer that ReLU follows.
       b_init: Initial biases.
 
     Raises:
-      ValueError: If channels or kernel is out of range; from `init`, if x has too few axes, or
-        groups does not divide its channels.
-      TypeError: From `init`, if x is not of a floating dtype.
+      ValueError: If an option is out of range, or groups does not divide the channels of the
+        output; from `init`, if x has too few axes, or groups does not divide its channels; from
+        `apply`, if params do not fit.
+      TypeError: If an option is of a wrong type; from `init`, if x is not of a floating dtype.
 
     >>> Conv(32, (3, 3))
     Conv(32, (3, 3))
     """
-    name = f"Conv({channels}, {tuple(kernel)}{f', strides={strides}' if strides != 1 else ''})"
+    channels = check_int("Conv", "channels", channels, at_least=1)
+    kernel = _kernel("Conv", kernel, strides, padding, dilation)
+    groups = check_int("Conv", "groups", groups, at_least=1)
+    if channels % groups:
+        raise ValueError(f"Conv: groups must divide the {channels} channels, got {groups}")
+    name = f"Conv({channels}, {kernel}{f', strides={strides}' if strides != 1 else ''})"
 
     def shape(c: int) -> tuple[int, ...]:
         if c % groups:
@@ -60,14 +66,14 @@ def Conv(
     def f(x, w, b):
         return ops.conv(x, w, b, strides=strides, padding=padding, dilation=dilation, groups=groups)
 
-    return _convolution(name, channels, kernel, shape, f, bias, w_init, b_init)
+    return _convolution(name, kernel, shape, f, bias, w_init, b_init)
 
 
 def ConvTranspose(
     channels: int,
-    kernel: Sequence[int],
+    kernel: Ints,
     *,
-    strides: int | Sequence[int] = 1,
+    strides: Ints = 1,
     padding: Padding = "SAME",
     bias: bool = True,
     w_init: initializers.Initializer = initializers.he,
@@ -91,18 +97,20 @@ def ConvTranspose(
       ValueError: As for `Conv`.
       TypeError: As for `Conv`.
     """
-    name = f"ConvTranspose({channels}, {tuple(kernel)})"
+    channels = check_int("ConvTranspose", "channels", channels, at_least=1)
+    kernel = _kernel("ConvTranspose", kernel, strides, padding)
+    name = f"ConvTranspose({channels}, {kernel})"
     shape = lambda c: (*kernel, c, channels)
     f = lambda x, w, b: ops.conv_transpose(x, w, b, strides=strides, padding=padding)
-    return _convolution(name, channels, kernel, shape, f, bias, w_init, b_init)
+    return _convolution(name, kernel, shape, f, bias, w_init, b_init)
 
 
 def DepthwiseConv(
-    kernel: Sequence[int],
+    kernel: Ints,
     *,
-    strides: int | Sequence[int] = 1,
+    strides: Ints = 1,
     padding: Padding = "SAME",
-    dilation: int | Sequence[int] = 1,
+    dilation: Ints = 1,
     bias: bool = True,
     w_init: initializers.Initializer = initializers.he,
     b_init: initializers.Initializer = initializers.zeros,
@@ -125,19 +133,30 @@ def DepthwiseConv(
       ValueError: As for `Conv`.
       TypeError: As for `Conv`.
     """
-    name = f"DepthwiseConv({tuple(kernel)})"
+    kernel = _kernel("DepthwiseConv", kernel, strides, padding, dilation)
+    name = f"DepthwiseConv({kernel})"
     shape = lambda c: (*kernel, c)
 
     def f(x, w, b):
         return ops.depthwise_conv(x, w, b, strides=strides, padding=padding, dilation=dilation)
 
-    return _convolution(name, None, kernel, shape, f, bias, w_init, b_init)
+    return _convolution(name, kernel, shape, f, bias, w_init, b_init)
+
+
+def _kernel(
+    f: str, kernel: Ints, strides: Ints, padding: Padding, dilation: Ints = 1
+) -> tuple[int, ...]:
+    """The size on each axis; options that fit no x raise."""
+    sizes = window_sizes(f, "kernel", kernel)
+    per_axis(f, "strides", strides, len(sizes))
+    per_axis(f, "dilation", dilation, len(sizes))
+    paddings(f, padding, len(sizes))
+    return sizes
 
 
 def _convolution(
     name: str,
-    channels: int | None,
-    kernel: Sequence[int],
+    kernel: tuple[int, ...],
     shape: Callable[[int], tuple[int, ...]],
     f: Callable[..., jax.Array],
     bias: bool,
@@ -146,10 +165,8 @@ def _convolution(
 ) -> Layer:
     """A layer of f(x, w, b), where w has a shape that follows from the channels of x."""
     kind = name.partition("(")[0]
-    if channels is not None and channels < 1:
-        raise ValueError(f"{kind}: channels must be at least 1, got {channels}")
-    if not 1 <= len(kernel) <= 3 or min(kernel) < 1:
-        raise ValueError(f"{kind}: kernel must be 1 to 3 numbers of at least 1, got {kernel}")
+    check_bool(kind, "bias", bias)
+    check_functions(kind, w_init=w_init, b_init=b_init)
 
     def init(key, x: Any):
         if not jnp.issubdtype(x.dtype, jnp.inexact):

@@ -1,11 +1,13 @@
 """Normalization as layers; that of a batch has running statistics."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from funcnet import ops
+from funcnet._arguments import check_int, check_number, check_tree
 from funcnet.layers._params import check_params, last_axis
 from funcnet.layers.base import Layer, Params, stateless
 from funcnet.ops.precision import wide_dtype
@@ -15,7 +17,7 @@ def BatchNorm(*, momentum: float = 0.9, eps: float = 1e-5) -> Layer:
     """Batch Normalization over all axes but the last.
 
     In training, `funcnet.ops.batch_norm` by the statistics μ, σ² of the batch, which the state
-    follows:
+    follows (a batch of no examples leaves it):
 
         μ_running  ← α μ_running  + (1 − α) μ
         σ²_running ← α σ²_running + (1 − α) σ²          with the biased variance, as in the source
@@ -30,18 +32,17 @@ def BatchNorm(*, momentum: float = 0.9, eps: float = 1e-5) -> Layer:
       eps: ε ≥ 0, added to the variance.
 
     Raises:
-      ValueError: If momentum or eps is out of range.
+      ValueError: If momentum or eps is out of range; from `apply`, if params or state do not fit.
+      TypeError: From `init`, if x is not of a floating dtype.
 
     Reference: Source A 4.2.1.
     """
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"BatchNorm: momentum must be in [0, 1], got {momentum}")
-    if eps < 0:
-        raise ValueError(f"BatchNorm: eps must be at least 0, got {eps}")
+    check_number("BatchNorm", "momentum", momentum, at_least=0, at_most=1)
+    check_number("BatchNorm", "eps", eps, at_least=0)
 
     def init(key, x):
         del key
-        shape, dtype = x.shape[-1:], wide_dtype(x.dtype)
+        shape, dtype = _vector("BatchNorm()", x)
         params = {"scale": jnp.ones(shape, dtype), "bias": jnp.zeros(shape, dtype)}
         return params, {"mean": jnp.zeros(shape, dtype), "var": jnp.ones(shape, dtype)}
 
@@ -50,10 +51,13 @@ def BatchNorm(*, momentum: float = 0.9, eps: float = 1e-5) -> Layer:
         c = (last_axis("BatchNorm()", x),)
         check_params("BatchNorm()", params, {"scale": c, "bias": c}, x)
         scale, bias = params["scale"], params["bias"]
+        check_tree("BatchNorm()", "state", state, "init", {"mean": scale, "var": scale})
         if not train:
             y = ops.batch_norm_inference(x, scale, bias, state["mean"], state["var"], eps=eps)
             return y, state
         y, mean, var = ops.batch_norm(x, scale, bias, eps=eps)
+        if 0 in x.shape[:-1]:
+            return y, state
         follow = lambda running, batch: momentum * running + (1 - momentum) * batch
         return y, {"mean": follow(state["mean"], mean), "var": follow(state["var"], var)}
 
@@ -69,7 +73,8 @@ def LayerNorm(*, eps: float = 1e-5) -> Layer:
       eps: ε ≥ 0, added to the variance.
 
     Raises:
-      ValueError: If eps is negative.
+      ValueError: If eps is negative; from `apply`, if params do not fit.
+      TypeError: From `init`, if x is not of a floating dtype.
 
     Reference: Ba, Kiros & Hinton, 2016, arXiv:1607.06450.
     """
@@ -90,14 +95,17 @@ def GroupNorm(groups: int, *, eps: float = 1e-5) -> Layer:
       eps: ε ≥ 0, added to the variance.
 
     Raises:
-      ValueError: If eps is negative; from `apply`, if groups does not divide c.
+      ValueError: If eps is negative; from `init`, if groups does not divide c.
+      TypeError: If groups is no integer; from `init`, if x is not of a floating dtype.
 
     Reference: Wu & He, 2018, arXiv:1803.08494.
     """
+    groups = check_int("GroupNorm", "groups", groups, at_least=1)
     return _per_example(
         f"GroupNorm({groups})",
         eps,
         lambda p, x: ops.group_norm(x, p["scale"], p["bias"], groups=groups, eps=eps),
+        groups=groups,
     )
 
 
@@ -110,24 +118,41 @@ def RMSNorm(*, eps: float = 1e-6) -> Layer:
       eps: ε ≥ 0, added to the mean square.
 
     Raises:
-      ValueError: If eps is negative.
+      ValueError: If eps is negative; from `apply`, if params do not fit.
+      TypeError: From `init`, if x is not of a floating dtype.
 
     Reference: Zhang & Sennrich, 2019, arXiv:1910.07467.
     """
-    return _per_example("RMSNorm", eps, lambda p, x: ops.rms_norm(x, p["scale"], eps=eps), False)
+    f = lambda p, x: ops.rms_norm(x, p["scale"], eps=eps)
+    return _per_example("RMSNorm", eps, f, bias=False)
+
+
+def _vector(name: str, x: Any) -> tuple[tuple[int], Any]:
+    """Shape and dtype of a parameter for the features of x."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{name}: x must be of a floating dtype, got {x.dtype}")
+    return (last_axis(name, x),), wide_dtype(x.dtype)
 
 
 def _per_example(
-    name: str, eps: float, f: Callable[[Params, jax.Array], jax.Array], bias: bool = True
+    name: str,
+    eps: float,
+    f: Callable[[Params, jax.Array], jax.Array],
+    *,
+    bias: bool = True,
+    groups: int = 1,
 ) -> Layer:
     """A normalization without running statistics."""
-    if eps < 0:
-        raise ValueError(f"{name.partition('(')[0]}: eps must be at least 0, got {eps}")
+    check_number(name.partition("(")[0], "eps", eps, at_least=0)
     name = name if name.endswith(")") else f"{name}()"
 
     def init(key, x):
         del key
-        shape, dtype = x.shape[-1:], wide_dtype(x.dtype)
+        shape, dtype = _vector(name, x)
+        if shape[0] % groups:
+            raise ValueError(
+                f"{name}: groups must divide the channels of x, {shape[0]}, got {groups}"
+            )
         params = {"scale": jnp.ones(shape, dtype)}
         return params | ({"bias": jnp.zeros(shape, dtype)} if bias else {})
 

@@ -1,39 +1,44 @@
 """Pooling as layers: channels last, any number of batch axes in front."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 
 from funcnet import ops
+from funcnet._arguments import check_bool, check_int
 from funcnet.layers.base import Layer, stateless
-
-Padding = str | Sequence[tuple[int, int]]
+from funcnet.ops.windows import Ints, Padding, paddings, per_axis, window_sizes
 
 
 def MaxPool(
-    window: Sequence[int],
+    window: Ints,
     *,
-    strides: int | Sequence[int] | None = None,
+    strides: Ints | None = None,
     padding: Padding = "VALID",
 ) -> Layer:
     """The largest value of each window: `funcnet.ops.max_pool`. No params, no state.
 
     Args:
-      window: Its size along each spatial axis: one to three numbers.
+      window: Its size along each spatial axis: one to three numbers; an int k is (k, k).
       strides: As for the op; by default those of windows side by side.
       padding: As for the op.
 
-    >>> MaxPool((2, 2))
+    Raises:
+      ValueError: If an option is out of range.
+      TypeError: If an option is of a wrong type.
+
+    >>> MaxPool(2)
     MaxPool((2, 2))
     """
-    pool = lambda x: ops.max_pool(x, window=tuple(window), strides=strides, padding=padding)
-    return _pooling(pool, f"MaxPool({tuple(window)})")
+    window = _window("MaxPool", window, strides, padding)
+    pool = lambda x: ops.max_pool(x, window=window, strides=strides, padding=padding)
+    return _pooling(pool, f"MaxPool({window})")
 
 
 def AvgPool(
-    window: Sequence[int],
+    window: Ints,
     *,
-    strides: int | Sequence[int] | None = None,
+    strides: Ints | None = None,
     padding: Padding = "VALID",
     count_include_pad: bool = True,
 ) -> Layer:
@@ -44,18 +49,32 @@ def AvgPool(
       strides: As for `MaxPool`.
       padding: As for `MaxPool`.
       count_include_pad: As for the op.
+
+    Raises:
+      ValueError: If an option is out of range.
+      TypeError: If an option is of a wrong type.
     """
+    window = _window("AvgPool", window, strides, padding)
+    check_bool("AvgPool", "count_include_pad", count_include_pad)
 
     def pool(x: jax.Array) -> jax.Array:
         return ops.avg_pool(
             x,
-            window=tuple(window),
+            window=window,
             strides=strides,
             padding=padding,
             count_include_pad=count_include_pad,
         )
 
-    return _pooling(pool, f"AvgPool({tuple(window)})")
+    return _pooling(pool, f"AvgPool({window})")
+
+
+def _window(f: str, window: Ints, strides: Ints | None, padding: Padding) -> tuple[int, ...]:
+    """The size on each axis; options that fit no x raise."""
+    sizes = window_sizes(f, "window", window)
+    per_axis(f, "strides", 1 if strides is None else strides, len(sizes))
+    paddings(f, padding, len(sizes))
+    return sizes
 
 
 def GlobalMaxPool(*, spatial: int = 2) -> Layer:
@@ -64,6 +83,7 @@ def GlobalMaxPool(*, spatial: int = 2) -> Layer:
     Args:
       spatial: The number of spatial axes, which vanish.
     """
+    spatial = check_int("GlobalMaxPool", "spatial", spatial, at_least=1)
     return _pooling(lambda x: ops.global_max_pool(x, spatial=spatial), "GlobalMaxPool()")
 
 
@@ -73,6 +93,7 @@ def GlobalAvgPool(*, spatial: int = 2) -> Layer:
     Args:
       spatial: The number of spatial axes, which vanish.
     """
+    spatial = check_int("GlobalAvgPool", "spatial", spatial, at_least=1)
     return _pooling(lambda x: ops.global_avg_pool(x, spatial=spatial), "GlobalAvgPool()")
 
 

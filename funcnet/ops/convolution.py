@@ -73,7 +73,7 @@ def correlate_bwd(
         c.dilation,
         (f"N{s}C", f"{s}IO", f"N{s}C"),
         feature_group_count=c.groups,
-        out_sharding=explicit_sharding(x),
+        out_sharding=explicit_sharding(x, dy),
     )
 
     def correlation(x: jax.Array, dy: jax.Array, order: Any, out: Any) -> jax.Array:
@@ -89,7 +89,7 @@ def correlate_bwd(
             out_sharding=out,
         )
 
-    own = explicit_sharding(w)
+    own = explicit_sharding(w, dy)
 
     def as_they_are(x: jax.Array, dy: jax.Array) -> jax.Array:
         return correlation(x, dy, (f"C{s}N", f"I{s}O", f"{s}NC"), own)

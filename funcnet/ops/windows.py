@@ -83,13 +83,14 @@ def paddings(f: str, padding: Padding, axes: int) -> tuple[tuple[int, int], ...]
     if isinstance(padding, str) and padding in ("SAME", "VALID"):
         return None
     several = isinstance(padding, Sequence)
-    pairs = [_integers(pair, 1) or () for pair in padding] if several else []
-    if len(pairs) != axes or any(len(pair) != 2 or min(pair) < 0 for pair in pairs):
+    found = [_integers(pair, 1) for pair in padding] if several else []
+    pairs = [(pair[0], pair[1]) for pair in found if pair and len(pair) == 2 and min(pair) >= 0]
+    if not len(pairs) == len(found) == axes:
         raise (ValueError if several else TypeError)(
             f"{f}: padding must be 'SAME', 'VALID' or {axes} pair(s) (low, high) of ints of at "
             f"least 0, got {padding!r}"
         )
-    return tuple((pair[0], pair[1]) for pair in pairs)
+    return tuple(pairs)
 
 
 def slide(
