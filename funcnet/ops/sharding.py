@@ -17,7 +17,7 @@ def explicit_sharding(x: jax.Array, *others: jax.Array) -> NamedSharding | None:
 
 
 def placed_like(x: jax.Array, like: jax.Array) -> jax.Array:
-    """x sharded as `like`, an array of its shape, on a mesh with explicit axes."""
+    """The array x, sharded as `like` of its shape is, on a mesh with explicit axes."""
     sharding = explicit_sharding(like)
     return x if sharding in (None, explicit_sharding(x)) else jax.sharding.reshard(x, sharding)
 
