@@ -13,6 +13,8 @@ equation of the source, in its order and its symbols. δ stands for ∂E/∂u, a
 import jax
 import jax.numpy as jnp
 
+from funcnet._arguments import check_array, describe
+
 Params = dict[str, jax.Array]  # w_ij (l, m), b_j (m,), w_jk (m, n), b_k (n,)
 
 
@@ -29,8 +31,15 @@ def forward(params: Params, y_i: jax.Array) -> tuple[jax.Array, jax.Array]:
     Returns:
       y_j of shape (..., m) and y_k of shape (..., n).
 
+    Raises:
+      TypeError: If params is not a dict of these four, or y_i no array.
+      ValueError: If the shapes do not fit.
+
     Reference: Source B 5.5.3, 5.5.5 and 5.5.7.
     """
+    _check("forward", params, y_i)
+    if y_i.ndim > 1:
+        return jax.vmap(forward, (None, 0))(params, y_i)
     u_j = y_i @ params["w_ij"] + params["b_j"]
     y_j = 1 / (1 + jnp.exp(-u_j))
     u_k = y_j @ params["w_jk"] + params["b_k"]
@@ -49,8 +58,13 @@ def error(params: Params, y_i: jax.Array, t_k: jax.Array) -> jax.Array:
     Returns:
       E, a scalar.
 
+    Raises:
+      TypeError: As for `forward`.
+      ValueError: As for `forward`; if t_k is not of shape (..., n) with the leading axes of y_i.
+
     Reference: Source B 5.5.7.
     """
+    _check("error", params, y_i, t_k)
     _, y_k = forward(params, y_i)
     return 0.5 * jnp.sum((y_k - t_k) ** 2)
 
@@ -85,16 +99,12 @@ def gradients(params: Params, y_i: jax.Array, t_k: jax.Array) -> tuple[Params, j
       ∂w_ij, ∂b_j, ∂w_jk and ∂b_k, a dict like params; and ∂y_i of the shape of y_i.
 
     Raises:
-      ValueError: If t_k is not of shape (..., n) with the leading axes of y_i.
+      TypeError: As for `forward`.
+      ValueError: As for `error`.
 
     Reference: Source B 5.5.3 to 5.5.7, equations (5-15) to (5-24).
     """
-    n = params["b_k"].shape[0]
-    if t_k.shape != (*y_i.shape[:-1], n):
-        raise ValueError(
-            f"gradients: t_k must have shape {(*y_i.shape[:-1], n)}, got {t_k.shape} with y_i of "
-            f"shape {y_i.shape}"
-        )
+    _check("gradients", params, y_i, t_k)
     if y_i.ndim > 1:
         of_each, dy_i = jax.vmap(gradients, (None, 0, 0))(params, y_i, t_k)
         return jax.tree.map(lambda d: d.sum(0), of_each), dy_i
@@ -113,3 +123,22 @@ def gradients(params: Params, y_i: jax.Array, t_k: jax.Array) -> tuple[Params, j
     dy_i = w_ij @ delta_j  # (5-22)
 
     return {"w_ij": dw_ij, "b_j": db_j, "w_jk": dw_jk, "b_k": db_k}, dy_i
+
+
+def _check(f: str, params: Params, y_i: jax.Array, t_k: jax.Array | None = None) -> None:
+    names = ("w_ij", "b_j", "w_jk", "b_k")
+    if not isinstance(params, dict) or set(params) != set(names):
+        got = ", ".join(params) if isinstance(params, dict) and params else describe(params)
+        raise TypeError(f"{f}: params must be a dict of w_ij, b_j, w_jk and b_k, got {got}")
+    arrays = {"y_i": y_i, **params} | ({} if t_k is None else {"t_k": t_k})
+    for name, array in arrays.items():
+        check_array(f, name, array)
+    shape = {name: jnp.shape(array) for name, array in arrays.items()}
+    m, n = (jnp.size(params[b]) for b in ("b_j", "b_k"))
+    fits = {"w_ij": (*shape["y_i"][-1:], m), "b_j": (m,), "w_jk": (m, n), "b_k": (n,)}
+    for name, expected in (fits | {"t_k": (*shape["y_i"][:-1], n)}).items():
+        if shape.get(name, expected) != expected:
+            raise ValueError(
+                f"{f}: {name} must have shape {expected}, got {shape[name]} with y_i of shape "
+                f"{shape['y_i']}, b_j {shape['b_j']} and b_k {shape['b_k']}"
+            )

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from funcnet._arguments import check_array, describe
 from funcnet.ops import step
 
 
@@ -20,12 +21,29 @@ def neuron(x: jax.Array, w: jax.Array, b: ArrayLike) -> jax.Array:
     Returns:
       z, 0 or 1 in the dtype of x, of shape (...) for one neuron, (..., m) for a layer.
 
+    Raises:
+      ValueError: If the shapes do not fit.
+      TypeError: If an argument is no array.
+
     Reference: Source A 2.1.
 
     >>> neuron(jnp.array([1.0, 1.0]), jnp.array([1.0, 1.0]), -1.5).item()
     1.0
     """
-    return step(x @ w + b)
+    for name, value in (("x", x), ("w", w), ("b", b)):
+        check_array("neuron", name, value)
+    if jnp.ndim(w) not in (1, 2) or jnp.shape(w)[:1] != jnp.shape(x)[-1:]:
+        raise ValueError(
+            "neuron: w must have shape (n,) or (n, m) for x (..., n), "
+            f"got w {jnp.shape(w)} and x {jnp.shape(x)}"
+        )
+    if jnp.shape(b) not in ((), jnp.shape(w)[1:]):
+        raise ValueError(
+            f"neuron: b must be a scalar or have shape {jnp.shape(w)[1:]} for w {jnp.shape(w)}, "
+            f"got {jnp.shape(b)}"
+        )
+    u = jnp.matmul(x, w)
+    return step(u + (jnp.expand_dims(b, tuple(range(u.ndim - 1))) if jnp.ndim(b) else b))
 
 
 def and_gate(x: ArrayLike) -> jax.Array:
@@ -93,7 +111,7 @@ def not_gate(x: ArrayLike) -> jax.Array:
     >>> not_gate([0, 1]).tolist()
     [1.0, 0.0]
     """
-    x = _floating(x)[..., None]
+    x = _floating("not_gate", x)[..., None]
     return neuron(x, jnp.array([-1], x.dtype), 0.5)
 
 
@@ -132,12 +150,17 @@ def xor_gate(x: ArrayLike) -> jax.Array:
 
 
 def _pair(name: str, x: ArrayLike) -> jax.Array:
-    x = _floating(x)
+    x = _floating(name, x)
     if x.shape[-1:] != (2,):
         raise ValueError(f"{name}: x must have shape (..., 2), got {x.shape}")
     return x
 
 
-def _floating(x: ArrayLike) -> jax.Array:
-    x = jnp.asarray(x)
+def _floating(name: str, x: ArrayLike) -> jax.Array:
+    try:
+        x = jnp.asarray(x)
+    except (TypeError, ValueError, SyntaxError):  # a string is read as a dtype
+        raise TypeError(f"{name}: x must be an array of numbers, got {describe(x)}") from None
+    if jnp.iscomplexobj(x):
+        raise TypeError(f"{name}: x must be real, got {x.dtype}")
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)

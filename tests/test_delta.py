@@ -119,4 +119,44 @@ def test_target_of_another_shape(y_shape, t_shape, message):
     params, _, _ = problem(3, 4, 2)
     with pytest.raises(ValueError) as caught:
         gradients(params, jnp.zeros(y_shape), jnp.zeros(t_shape))
-    assert str(caught.value) == f"gradients: t_k {message}"
+    message = f"t_k {message}, b_j (4,) and b_k (2,)"
+    assert str(caught.value) == f"gradients: {message}"
+    with pytest.raises(ValueError) as caught:
+        error(params, jnp.zeros(y_shape), jnp.zeros(t_shape))
+    assert str(caught.value) == f"error: {message}"
+
+
+@pytest.mark.parametrize(
+    ("change", "y_i", "message"),
+    [
+        (
+            {"b_j": jnp.ones(1)},
+            jnp.ones(3),
+            "w_ij must have shape (3, 1), got (3, 4) with y_i of shape (3,), b_j (1,) and b_k (2,)",
+        ),
+        (
+            {},
+            jnp.ones((5, 1)),
+            "w_ij must have shape (1, 4), got (3, 4) with y_i of shape (5, 1), b_j (4,) and "
+            "b_k (2,)",
+        ),
+        ({}, [1.0, 2.0, 3.0], "y_i must be an array, got list"),
+        ({"b_k": [0.0, 0.0]}, jnp.ones(3), "b_k must be an array, got list"),
+        (
+            {"c": 1.0},
+            jnp.ones(3),
+            "params must be a dict of w_ij, b_j, w_jk and b_k, got w_ij, b_j, w_jk, b_k, c",
+        ),
+    ],
+)
+def test_parameters_that_do_not_fit(change, y_i, message):
+    params, _, _ = problem(3, 4, 2)
+    with pytest.raises((TypeError, ValueError)) as caught:
+        forward(params | change, y_i)
+    assert str(caught.value) == f"forward: {message}"
+
+
+def test_no_implicit_rank_promotion():
+    params, y_i, t_k = problem(3, 4, 2, (5, 2))
+    with jax.numpy_rank_promotion("raise"):
+        gradients(params, y_i, t_k), error(params, y_i, t_k)

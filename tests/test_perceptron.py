@@ -136,3 +136,40 @@ def test_wrong_number_of_inputs(gate, shape):
     with pytest.raises(ValueError) as caught:
         gate(jnp.zeros(shape))
     assert str(caught.value) == f"{gate.__name__}: x must have shape (..., 2), got {shape}"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda x: neuron(x, jnp.ones(3), 0.0),
+            "neuron: w must have shape (n,) or (n, m) for x (..., n), got w (3,) and x (5, 2)",
+        ),
+        (
+            lambda x: neuron(x, jnp.ones((2, 1)), jnp.ones(3)),
+            "neuron: b must be a scalar or have shape (1,) for w (2, 1), got (3,)",
+        ),
+        (
+            lambda x: neuron(x, jnp.ones(2), jnp.ones(5)),
+            "neuron: b must be a scalar or have shape () for w (2,), got (5,)",
+        ),
+        (lambda x: neuron(x, jnp.ones(2), None), "neuron: b must be an array, got None"),
+        (lambda x: neuron(x.tolist(), jnp.ones(2), 0.0), "neuron: x must be an array, got list"),
+        (lambda x: and_gate("0 1"), "and_gate: x must be an array of numbers, got '0 1'"),
+        (lambda x: or_gate(None), "or_gate: x must be an array of numbers, got None"),
+        (lambda x: xor_gate(x.astype(complex)), "xor_gate: x must be real, got complex128"),
+        (
+            lambda x: not_gate([[1], [0, 1]]),
+            "not_gate: x must be an array of numbers, got [[1], [0, 1]]",
+        ),
+    ],
+)
+def test_what_does_not_fit(make, message):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        make(jnp.zeros((5, 2)))
+    assert str(caught.value) == message
+
+
+def test_no_implicit_rank_promotion():
+    with jax.numpy_rank_promotion("raise"):
+        assert xor_gate([[[0, 1], [1, 1]]]).tolist() == [[1.0, 0.0]]

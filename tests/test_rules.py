@@ -339,6 +339,41 @@ def test_sharded_jit(name, case, kind):
     equal(actual, by_autodiff(values, dout))
 
 
+PLACED = {"none": lambda i: False, "first": lambda i: i == 0, "others": lambda i: i > 0}
+
+
+@SLOW
+@pytest.mark.parametrize("placed", PLACED.values(), ids=PLACED)
+@pytest.mark.parametrize(("name", "case"), FIRST)
+def test_explicit_mesh_unplaced(name, case, placed):
+    """Where some arguments are not on the mesh, and autodiff has a gradient, so has the rule."""
+
+    def gradient(f):
+        wave = lambda y: jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+        loss = lambda args: sum((wave(y) * y).sum() for y in jax.tree.leaves(f(*args)))
+        return jax.grad(loss, allow_int=True)
+
+    f = functools.partial(ruled(name), **case.static)
+    mesh = jax.make_mesh((2,), ("d",))
+    on_mesh = lambda a, s: jax.device_put(a, NamedSharding(mesh, P("d") if s else P()))
+    with jax.set_mesh(mesh):
+        args = tuple(
+            jax.tree.map(lambda a, s=s: on_mesh(a, s), arg) if placed(i) else arg
+            for i, (arg, s) in enumerate(zip(case.args, case.shard, strict=True))
+        )
+        try:
+            jax.jit(gradient(autodiff(f))).trace(args)
+        except Exception:
+            return  # the plain forward cannot
+        jax.jit(gradient(f)).trace(args)
+        actual = gradient(f)(args)  # not compiled, so that the backward pass sees arrays
+    expected = jax.jit(gradient(f))(case.args)
+    of_floats = lambda tree: [
+        np.asarray(d) for d in jax.tree.leaves(tree) if d.dtype != jax.dtypes.float0
+    ]
+    equal(of_floats(actual), of_floats(expected))
+
+
 BATCHED = [param for param in FIRST if any(param.values[1].shard)]
 
 

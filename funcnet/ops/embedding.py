@@ -48,7 +48,7 @@ def _wide(ids: jax.Array) -> jax.Array:
 
 def _of_rows(ids: jax.Array, w: jax.Array) -> NamedSharding | None:
     """On a mesh with explicit axes: sharded as the axes of ids are, and then as the last of w."""
-    of_ids, of_w = explicit_sharding(ids), explicit_sharding(w)
+    of_ids, of_w = explicit_sharding(ids, w), explicit_sharding(w, ids)
     if of_ids is None or of_w is None:
         return None
     return NamedSharding(of_w.mesh, PartitionSpec(*of_ids.spec, of_w.spec[1]))
@@ -71,7 +71,7 @@ def embedding_bwd(residuals, dy):
     """
     ids, w = residuals
     dw = jnp.zeros_like(widen(w)).at[_wide(ids)]
-    dw = dw.add(widen(dy), mode="drop", out_sharding=explicit_sharding(w))  # (1)
+    dw = dw.add(widen(dy), mode="drop", out_sharding=explicit_sharding(w, ids, dy))  # (1)
     return None, dw.astype(w.dtype)
 
 

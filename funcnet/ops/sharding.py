@@ -16,6 +16,12 @@ def explicit_sharding(x: jax.Array, *others: jax.Array) -> NamedSharding | None:
     return mesh and mesh.update(spec=PartitionSpec(*(None,) * jax.typeof(x).ndim))
 
 
+def placed_like(x: jax.Array, like: jax.Array) -> jax.Array:
+    """The array x, sharded as `like` of its shape is, on a mesh with explicit axes."""
+    sharding = explicit_sharding(like)
+    return x if sharding in (None, explicit_sharding(x)) else jax.sharding.reshard(x, sharding)
+
+
 def batch_like(h: jax.Array, x: jax.Array) -> jax.Array:
     """H (..., H), on a mesh with explicit axes sharded over the batch axes of x (..., T, I)."""
     if (like := explicit_sharding(x)) is None or not any(like.spec[:-2]):

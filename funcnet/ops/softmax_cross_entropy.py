@@ -12,6 +12,7 @@ from funcnet.ops.labels import (
     put_by_mask,
 )
 from funcnet.ops.precision import widen
+from funcnet.ops.sharding import placed_like
 from funcnet.rule import rule
 
 
@@ -130,6 +131,7 @@ def softmax_cross_entropy_bwd(residuals, dloss, *, label_smoothing):
     if len(residuals) == 4:
         return of_index_bwd(residuals, dl, a, put).astype(dloss.dtype), None
     e, top, rest, labels, logits, m = residuals
+    e = placed_like(e, labels)
     t = _smooth(labels.astype(e.dtype), a)
     total = t.sum(-1)
     log_s, scale = jnp.log1p(rest + (top - 1)), total / (top + rest)

@@ -13,8 +13,9 @@ from criterion import cotangents, equal
 from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from marks import slow
 
-from funcnet import autodiff, ops
+from funcnet import autodiff, layers, ops
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 VARIANTS = [
@@ -320,3 +321,17 @@ def test_an_lstm_of_one_number():
     hs, _, c = ops.lstm(normal(3, 1), jnp.zeros(1), jnp.full(1, 8.0), w, w, jnp.zeros(4))
     np.testing.assert_allclose(hs[:, 0], np.tanh([4.0, 2.0, 1.0]) / 2, rtol=1e-15)
     assert float(c[0]) == 1.0
+
+
+@pytest.mark.parametrize("kind", [layers.LSTM, *slow(layers.RNN, layers.GRU)])
+def test_a_layer_on_a_mesh_with_explicit_axes(kind):
+    """Its states start as copies on each device, and its weights need not be placed."""
+    x, layer = normal(4, 2, 3), kind(3)
+    params, _ = layer.init(jax.random.key(0), x)
+    params = jax.tree.map(np.asarray, params)
+    gradient = jax.jit(jax.grad(lambda p, x: jnp.sin(layer.apply(p, (), x)[0]).sum(), (0, 1)))
+    expected = gradient(params, x)
+    mesh = jax.make_mesh((2,), ("d",))
+    with jax.set_mesh(mesh):
+        actual = gradient(params, jax.device_put(x, NamedSharding(mesh, P("d"))))
+    equal(jax.tree.map(np.asarray, actual), expected)
