@@ -34,25 +34,37 @@ def _near_jvp(above, primals, tangents):
 
 
 def _up_to(last: float, f: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """f(x) for x ≤ `last`, and x beyond, where f(x) rounds to x in every dtype."""
+    """f(x) for x ≤ `last`, and x beyond, where f(x) rounds to x in every dtype.
+
+    Up to `last` the square of f's denominator, and its inverse, must be normal numbers in float32:
+    autodiff of a quotient has them.
+    """
     x = jnp.asarray(x)
     wide = widen(x)
     return jnp.where(wide > last, wide, f(near(wide, last))).astype(x.dtype)
 
 
+_K = 512.0
+"""A factor of numerator and denominator, with which eˣ does not underflow before x eˣ does.
+
+k (h · h) with h = e^(x/2) XLA would replace by k eˣ; it leaves (k h) · h.
+"""
+
+
 def _times_sigmoid(x: jax.Array, u: jax.Array) -> jax.Array:
-    """The product x s(2u) = x h² / (1 + h²), h = eᵘ, also where its factor h² underflows."""
+    """The product x s(2u) = x h² / (1 + h²), h = eᵘ."""
     h = jnp.exp(u)
-    half = 0.5 * h  # XLA would replace h * h by a second exponential
-    return half * (x * h) / (0.5 + half * h)
+    n = (_K * h) * h
+    return x * n / (n + _K)
 
 
 def _times_sigmoid_slope(x: jax.Array, u: jax.Array, rise: jax.Array) -> jax.Array:
     """The derivative s(2u) + x 2u′ s(2u) s(−2u) of x s(2u), with rise = x 2u′."""
     h = jnp.exp(u)
-    half = 0.5 * h
-    d = 0.5 + half * h
-    return half * (h + rise * (half / d)) / d
+    kh = _K * h
+    n = kh * h
+    d = n + _K
+    return (n + kh * (rise * (kh / d))) / d
 
 
 def _times_sigmoid_curvature(x: jax.Array, u: jax.Array, du: Any, ddu: Any) -> jax.Array:
@@ -68,9 +80,6 @@ def _times_sigmoid_curvature(x: jax.Array, u: jax.Array, du: Any, ddu: Any) -> j
     return w * (w * (4 * du + 2 * x * (ddu - 2 * (du * du) * jnp.tanh(u))))
 
 
-_SILU_LAST = 40.0
-
-
 def _silu_curvature(x: jax.Array) -> jax.Array:
     t = near(x)
     return _times_sigmoid_curvature(t, 0.5 * t, 0.5, 0.0)
@@ -79,7 +88,7 @@ def _silu_curvature(x: jax.Array) -> jax.Array:
 @has_derivative(_silu_curvature)
 def silu_slope(x: jax.Array) -> jax.Array:
     """The derivative of `silu`, for x in float32 at least."""
-    t = near(x, _SILU_LAST)
+    t = near(x, 44.0)  # where it is 1, in every dtype
     return _times_sigmoid_slope(t, 0.5 * t, t)
 
 
@@ -93,10 +102,9 @@ def silu(x: jax.Array) -> jax.Array:
 
         dx = dy ⊙ (s(x) + x s(x) s(−x)).
 
-    Nothing cancels but where the derivative is 0. With h = e^(x/2), s(x) = h² / (1 + h²) and
-    s(x) s(−x) = (h / (1 + h²))², the factors of which do not underflow before the product. At ±∞
-    value and derivative have their limits
-    (`jax.nn.silu` gives nan). Saves x.
+    Nothing cancels but where the derivative is 0. With h = e^(x/2), s(x) = k h² / (k + k h²) and
+    s(x) s(−x) = (k h / (k + k h²))²; a k of 2⁹ lets them underflow after y alone. At ±∞ value and
+    derivative have their limits (`jax.nn.silu` gives nan). Saves x.
 
     Args:
       x: Any shape.
@@ -110,10 +118,9 @@ def silu(x: jax.Array) -> jax.Array:
     >>> silu(jnp.array([-jnp.inf, 0.0, 100.0])).tolist()
     [-0.0, 0.0, 100.0]
     """
-    return _up_to(_SILU_LAST, lambda t: _times_sigmoid(t, 0.5 * t), x)
+    return _up_to(37.0, lambda t: _times_sigmoid(t, 0.5 * t), x)
 
 
-_GELU_LAST = 9.0
 _ROOT_HALF = math.sqrt(0.5)
 _LINEAR = math.sqrt(2 / math.pi)  # of u
 _CUBIC = 0.044715 * _LINEAR
@@ -132,7 +139,7 @@ def _gelu_curvature(x: jax.Array, *, approximate: bool) -> jax.Array:
 @has_derivative(_gelu_curvature)
 def gelu_slope(x: jax.Array, *, approximate: bool) -> jax.Array:
     """The derivative of `gelu`, for x in float32 at least."""
-    t = near(x, _GELU_LAST)
+    t = near(x, 9.0)  # where it is 1, in every dtype
     if approximate:
         square = t * t
         rise = t * (2 * _LINEAR + 6 * _CUBIC * square)
@@ -178,17 +185,15 @@ def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
     >>> gelu(jnp.array([-jnp.inf, 0.0, 100.0])).tolist()
     [-0.0, 0.0, 100.0]
     """
-    return _up_to(_GELU_LAST, lambda t: _gelu(t, approximate=approximate), x)
-
-
-_MISH_LAST = 40.0
+    last = 7.1 if approximate else 9.0
+    return _up_to(last, lambda t: _gelu(t, approximate=approximate), x)
 
 
 def _mish(x: jax.Array) -> jax.Array:
     h = jnp.exp(0.5 * x)
-    half = 0.5 * h
-    q = h * (half * h + 1)
-    return half * (x * q) / (half * q + 0.5)
+    kw = (_K * h) * h
+    n = kw * ((1 / _K) * kw + 2)
+    return x * n / (n + 2 * _K)
 
 
 def _mish_curvature(x: jax.Array) -> jax.Array:
@@ -214,12 +219,13 @@ def _mish_curvature(x: jax.Array) -> jax.Array:
 
 @has_derivative(_mish_curvature)
 def _mish_slope(x: jax.Array) -> jax.Array:
-    u = 0.5 * near(x, _MISH_LAST)
-    h = jnp.exp(u)
-    half = 0.5 * h
-    c = half * h
-    d = half * (h * (c + 1)) + 0.5
-    return half * (h * (c + 1 + u * (2 * c + 1) / d)) / d
+    t = near(x, 25.0)  # where it is 1, in every dtype
+    h = jnp.exp(0.5 * t)
+    kw = (_K * h) * h
+    w = (1 / _K) * kw
+    n = kw * (w + 2)
+    d = n + 2 * _K
+    return (n + 4 * _K * t * (kw * (w + 1)) / d) / d
 
 
 @recomputed(_mish_slope)
@@ -232,9 +238,9 @@ def mish(x: jax.Array) -> jax.Array:
 
         dx = dy ⊙ (τ + x τ′),   τ′ = 4w (w + 1) / (w² + 2w + 2)².
 
-    There is no difference that cancels. From h = e^(x/2), w = h², the products are computed in an
-    order in which nothing underflows before they do; beyond x = 40, where w could overflow, y is x.
-    At ±∞ value and derivative have their limits. Saves x.
+    There is no difference that cancels, and w does not underflow before y does, as in `silu`;
+    beyond x = 18.6, where w² would overflow in the end, y is x. At ±∞ value and derivative have
+    their limits. Saves x.
 
     Args:
       x: Any shape.
@@ -248,7 +254,7 @@ def mish(x: jax.Array) -> jax.Array:
     >>> mish(jnp.array([-jnp.inf, 0.0, 100.0])).tolist()
     [-0.0, 0.0, 100.0]
     """
-    return _up_to(_MISH_LAST, _mish, x)
+    return _up_to(18.6, _mish, x)
 
 
 @has_derivative(_bell)
