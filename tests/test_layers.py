@@ -212,6 +212,16 @@ def test_batch_norm_at_inference_treats_each_example_alone():
     close(y[2:3], BatchNorm().apply(params, state, x[2:3])[0])
 
 
+def test_batch_norm_of_no_examples_leaves_the_state():
+    params, state = BatchNorm().init(KEY, normal(8, 3))
+    _, state = BatchNorm().apply(params, state, normal(8, 3), train=True)
+    train = jax.jit(lambda x: BatchNorm().apply(params, state, x, train=True))
+    for shape in ((0, 3), (2, 0, 3)):
+        y, same = train(jnp.zeros(shape))
+        assert y.shape == shape
+        equal(same, state)
+
+
 def test_batch_norm_in_bfloat16_keeps_its_numbers_in_float32():
     """In bfloat16 0.9·μ + 0.1·μ drifts: it has 8 bits."""
     x = normal(8, 3, dtype=jnp.bfloat16)

@@ -9,6 +9,7 @@ from funcnet.layers import (
     GRU,
     LSTM,
     RNN,
+    AvgPool,
     BatchNorm,
     Conv,
     ConvTranspose,
@@ -16,8 +17,10 @@ from funcnet.layers import (
     DepthwiseConv,
     Embedding,
     GatedMLP,
+    GlobalAvgPool,
     GroupNorm,
     LayerNorm,
+    MaxPool,
     MultiHeadAttention,
     RMSNorm,
     mlp,
@@ -115,6 +118,56 @@ def test_a_table_that_does_not_fit():
         (
             lambda: RNN(3).init(KEY, SEQUENCE.astype(int)),
             "RNN(3): x must be of a real floating dtype, got int64",
+        ),
+        (lambda: Conv(2.5, 3), "Conv: channels must be an integer of at least 1, got 2.5"),
+        (lambda: Conv("8", 3), "Conv: channels must be an integer of at least 1, got '8'"),
+        (
+            lambda: Conv(8, 2.5),
+            "Conv: kernel must be 1 to 3 ints of at least 1, or one int for two axes, got 2.5",
+        ),
+        (
+            lambda: Conv(8, 3, strides=(1, 2, 3)),
+            "Conv: strides must be an int of at least 1, or 2 of them, got (1, 2, 3)",
+        ),
+        (
+            lambda: DepthwiseConv(3, padding="same"),
+            "DepthwiseConv: padding must be 'SAME', 'VALID' or 2 pair(s) (low, high) of ints of "
+            "at least 0, got 'same'",
+        ),
+        (lambda: Conv(8, 3, bias="no"), "Conv: bias must be True or False, got 'no'"),
+        (lambda: Conv(8, 3, groups=2.0), "Conv: groups must be an integer of at least 1, got 2.0"),
+        (
+            lambda: ConvTranspose(8, 3, w_init="he"),
+            "ConvTranspose: w_init must be a function, got 'he'",
+        ),
+        (
+            lambda: MaxPool(0),
+            "MaxPool: window must be 1 to 3 ints of at least 1, or one int for two axes, got 0",
+        ),
+        (
+            lambda: AvgPool(2, count_include_pad="no"),
+            "AvgPool: count_include_pad must be True or False, got 'no'",
+        ),
+        (
+            lambda: GlobalAvgPool(spatial=0),
+            "GlobalAvgPool: spatial must be an integer of at least 1, got 0",
+        ),
+        (
+            lambda: BatchNorm(momentum=float("nan")),
+            "BatchNorm: momentum must be a number in [0, 1], got nan",
+        ),
+        (lambda: LayerNorm(eps="1e-5"), "LayerNorm: eps must be a number, got '1e-5'"),
+        (
+            lambda: GroupNorm(3).init(KEY, X),
+            "GroupNorm(3): groups must divide the channels of x, 8, got 3",
+        ),
+        (
+            lambda: BatchNorm().init(KEY, IDS),
+            "BatchNorm(): x must be of a floating dtype, got int64",
+        ),
+        (
+            lambda: BatchNorm().apply(BatchNorm().init(KEY, X)[0], (), X),
+            "BatchNorm(): state must have the structure of init; state['mean'] is missing",
         ),
         (lambda: mlp(5, 2.5), "mlp: units[1] must be an integer of at least 1, got 2.5"),
         (lambda: mlp([5, 3]), "mlp: units[0] must be an integer of at least 1, got [5, 3]"),

@@ -185,7 +185,8 @@ def _check_kernel(f: str, x: jax.Array, w: jax.Array, b: jax.Array | None, group
     axes = w.ndim - 2
     if axes not in (1, 2, 3) or 0 in w.shape[:-2]:
         raise ValueError(
-            f"{f}: w must have shape (*kernel, c_in, c_out) with 1 to 3 kernel axes, got {w.shape}"
+            f"{f}: w must have shape (*kernel, c_in, c_out) with 1 to 3 kernel axes, none empty, "
+            f"got {w.shape}"
         )
     if groups < 1 or w.shape[-1] % groups:
         raise ValueError(

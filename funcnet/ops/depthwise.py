@@ -82,9 +82,10 @@ def depthwise_conv(
 
 def _windows(x, w, b, strides, padding, dilation) -> Windows:
     f, axes = "depthwise_conv", w.ndim - 1
-    if axes not in (1, 2, 3) or 0 in w.shape[:-1]:
+    if axes not in (1, 2, 3) or 0 in w.shape:
         raise ValueError(
-            f"{f}: w must have shape (*kernel, c) with 1 to 3 kernel axes, got {w.shape}"
+            f"{f}: w must have shape (*kernel, c) with 1 to 3 kernel axes, none empty, "
+            f"got {w.shape}"
         )
     if x.ndim < axes + 1 or x.shape[-1] != w.shape[-1]:
         raise ValueError(

@@ -1,11 +1,13 @@
 """What is particular to convolutions: the conventions of JAX, and options that do not fit."""
 
 import re
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from funcnet import autodiff, ops
 
@@ -68,6 +70,31 @@ def test_on_a_cpu_convolutions_have_one_order_of_axes():
     assert set(convolutions(autodiff(ops.conv))) != {order}
 
 
+@pytest.mark.parametrize("f", [ops.conv, ops.conv_transpose])
+def test_weights_that_are_not_on_the_mesh_of_the_images(f):
+    """Where autodiff asks for the sharding of the gradient, which is a copy on each device."""
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,))
+    w = jnp.asarray(W)
+    gradient = jax.grad(lambda x, w: jnp.sin(f(x, w, strides=2)).sum(), (0, 1))
+    expected = gradient(jnp.asarray(X), w)
+    with jax.set_mesh(mesh):
+        actual = gradient(jax.device_put(X, NamedSharding(mesh, PartitionSpec("d"))), w)
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, e, atol=1e-12)
+
+
+def test_a_real_argument_beside_a_complex_one():
+    """Its cotangent is the real part: no warning of an imaginary part that is lost."""
+    x, w, b = X, W + 1j * RANDOM.standard_normal(W.shape), RANDOM.standard_normal(6)
+    with jax.numpy_dtype_promotion("standard"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        y, back = jax.vjp(ops.conv, x, w, b)
+        dy = jnp.asarray(RANDOM.standard_normal(y.shape) * (1 + 2j))
+        expected = jax.vjp(autodiff(ops.conv), x, w, b)[1](dy)
+        for actual, e in zip(back(dy), expected, strict=True):
+            np.testing.assert_allclose(actual, e, atol=1e-12, strict=True)
+
+
 CONV = {"x": (5, 2), "w": (3, 2, 4)}
 INTS = "must be an int of at least 1, or 1 of them, got"
 PAIRS = "padding must be 'SAME', 'VALID' or 1 pair(s) (low, high) of ints of at least 0, got"
@@ -79,7 +106,14 @@ PAIRS = "padding must be 'SAME', 'VALID' or 1 pair(s) (low, high) of ints of at 
         (
             {"w": (2, 3)},
             {},
-            "w must have shape (*kernel, c_in, c_out) with 1 to 3 kernel axes, got (2, 3)",
+            "w must have shape (*kernel, c_in, c_out) with 1 to 3 kernel axes, none empty, "
+            "got (2, 3)",
+        ),
+        (
+            {"w": (0, 2, 4)},
+            {},
+            "w must have shape (*kernel, c_in, c_out) with 1 to 3 kernel axes, none empty, "
+            "got (0, 2, 4)",
         ),
         (
             {"x": (4, 5, 3)},
@@ -91,6 +125,8 @@ PAIRS = "padding must be 'SAME', 'VALID' or 1 pair(s) (low, high) of ints of at 
         ({}, {"groups": 3}, "groups must be a divisor of the 4 output channels, got 3"),
         ({}, {"groups": 0}, "groups must be a divisor of the 4 output channels, got 0"),
         ({}, {"strides": 0}, f"strides {INTS} 0"),
+        ({}, {"strides": True}, f"strides {INTS} True"),
+        ({}, {"strides": "2"}, f"strides {INTS} '2'"),
         ({}, {"strides": (1, 1)}, f"strides {INTS} (1, 1)"),
         ({}, {"dilation": 1.5}, f"dilation {INTS} 1.5"),
         ({}, {"padding": "same"}, f"{PAIRS} 'same'"),

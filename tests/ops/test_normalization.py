@@ -61,6 +61,19 @@ def test_a_large_mean_in_float32():
     np.testing.assert_allclose(mean, wide.mean(0), rtol=1e-7)
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0, 4, 3)])
+@pytest.mark.parametrize("eps", [0.0, 1e-5])
+def test_no_examples(shape, eps):
+    """No nan: μ and σ² are 0, and so is the gradient of what examples would share."""
+    with jax.debug_nans(True):
+        f = lambda *a: ops.batch_norm(*a, eps=eps)
+        (y, mean, var), back = jax.vjp(f, jnp.zeros(shape), jnp.asarray(GAMMA), jnp.asarray(BETA))
+        dx, dscale, dbias = back((y, jnp.ones(3), jnp.ones(3)))
+    assert y.shape == dx.shape == shape
+    for vector in (mean, var, dscale, dbias):
+        np.testing.assert_array_equal(vector, np.zeros(3), strict=True)
+
+
 def test_inference_is_training_with_the_same_statistics():
     y, mean, var = ops.batch_norm(X, GAMMA, BETA, eps=0.1)
     again = ops.batch_norm_inference(X, GAMMA, BETA, mean, var, eps=0.1)
@@ -73,6 +86,7 @@ def test_inference_is_training_with_the_same_statistics():
         ("batch_norm", {"x": (3,)}, "x must have shape (..., c) with a batch axis, got (3,)"),
         ("batch_norm", {"scale": (2,)}, "scale must have shape (3,) for x (8, 3), got (2,)"),
         ("batch_norm", {"bias": ()}, "bias must have shape (3,) for x (8, 3), got ()"),
+        ("batch_norm", {"eps": np.nan}, "eps must be a finite number of at least 0, got nan"),
         ("batch_norm", {"eps": -1.0}, "eps must be a finite number of at least 0, got -1.0"),
         (
             "batch_norm_inference",

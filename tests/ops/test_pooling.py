@@ -89,6 +89,26 @@ def test_narrow_means_are_sums_in_float32():
     assert ops.global_avg_pool(x, spatial=1).item() == 1
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "bool"])
+def test_maxima_of_integers(dtype):
+    """Padding is the least of all; the dtype stays."""
+    x = RANDOM.integers(-9, -1, (2, 5, 5, 3)).astype(dtype)
+    least = np.iinfo(dtype).min if dtype != "bool" else False
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=least)
+    seen = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
+    y = ops.max_pool(x, window=3, strides=1, padding="SAME")
+    np.testing.assert_array_equal(y, seen.max((-1, -2)), strict=True)
+    np.testing.assert_array_equal(ops.global_max_pool(x), x.max((1, 2)), strict=True)
+
+
+def test_an_int_is_the_size_on_two_axes():
+    x = jnp.asarray(RANDOM.standard_normal((2, 5, 6, 3)))
+    for pool in (ops.max_pool, ops.avg_pool):
+        expected = pool(x, window=(2, 2), strides=(1, 1))
+        for window in (2, [2, 2], np.int64(2)):
+            np.testing.assert_array_equal(pool(x, window=window, strides=1), expected)
+
+
 WINDOW = "window must be 1 to 3 ints of at least 1, or one int for two axes, got"
 SPATIAL = "x must have shape (..., *spatial, c) with"
 
