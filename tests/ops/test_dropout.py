@@ -73,7 +73,7 @@ def test_rate_out_of_range(rate):
 @pytest.mark.parametrize(
     ("key", "got"),
     [
-        (42, "42"),
+        (42, "int64[]"),
         (None, "None"),
         (jax.random.split(jax.random.key(0), 2), "key[2]"),
         (np.zeros(2, np.int32), "int32[2]"),
@@ -82,8 +82,9 @@ def test_rate_out_of_range(rate):
 def test_what_is_no_key(key, got):
     with pytest.raises(TypeError) as e:
         ops.dropout(jnp.ones(3), key, rate=0.5)
-    assert str(e.value).startswith("dropout: key must be ")
-    assert str(e.value).endswith(f"got {got}")
+    line = str(e.value).splitlines()[0]
+    assert line.startswith("dropout: key must be ")
+    assert line.endswith(got)
 
 
 def test_traced_rate():
