@@ -259,6 +259,18 @@ CASES = {
         None,
         [{}],
     ),
+    "schedule, momentum of Optax": (
+        lambda lr: optax.chain(optim.momentum(1.0), optax.scale_by_schedule(SCHEDULE)),
+        lambda lr: optax.sgd(SCHEDULE, 0.9),
+        None,
+        [{}],
+    ),
+    "schedule, nesterov of Optax": (
+        lambda lr: optax.chain(optim.nesterov(1.0), optax.scale_by_schedule(SCHEDULE)),
+        lambda lr: optax.sgd(SCHEDULE, 0.9, nesterov=True),
+        None,
+        [{}],
+    ),
     "chain": (
         lambda lr: optax.chain(clip, optim.l2(0.1), optim.rmsprop(SCHEDULE, decay=0.9, eps=1e-8)),
         lambda lr: optax.chain(
@@ -498,6 +510,24 @@ def test_narrow_parameters_get_the_float32_update_rounded(name):
         states = *narrow_state, *wide_state
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_narrow_gradients_make_a_step_in_the_dtype_of_the_parameter(name):
+    """In float16 a step of 1e-8 is 0."""
+    optimizer = OPTIMIZERS[name]
+    params = {"a": jnp.array([1.5, -2.0], jnp.float32), "b": jnp.array([[0.5]], jnp.float64)}
+    grads = jax.tree.map(lambda p: jnp.asarray([1e-6, -2e-6][: p.size], jnp.float16), params)
+    grads["b"] = grads["b"].reshape(1, 1)
+    wide = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
+    state = optimizer.init(params)
+    found = optimizer.update(grads, state, params)
+    expected = optimizer.update(wide, state, params)
+    assert jax.tree.map(jax.typeof, found[0]) == jax.tree.map(jax.typeof, params)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert all(x.all() for x in jax.tree.leaves(found[0]))
+    narrow, _ = OPTIMIZERS["sgd"].update(grads, OPTIMIZERS["sgd"].init(params))
+    assert {x.dtype for x in jax.tree.leaves(narrow)} == {jnp.dtype("float16")}
+
+
 def test_a_bfloat16_sum_of_squares_would_stall():
     optimizer = optim.adagrad(0.1)
     p = jnp.zeros((), jnp.bfloat16)
@@ -527,15 +557,100 @@ def test_works_under_shard_map():
     assert distance(jax.jit(sharded)(params, noise), jax.jit(train)(params, noise)) <= ALLOWED
 
 
-def test_gradient_through_the_optimizer_with_respect_to_the_learning_rate():
-    def final(learning_rate):
-        _, params = run(optim.adam(learning_rate), np.ones(3), NOISE["dense"]["b"][:5])
-        return params[-1].sum()
+# Gradients through optimizers.
 
-    exact = jax.jit(jax.grad(final))(0.1)
-    h = 1e-5  # central difference: error h² and 2⁻⁵²/h, both below 1e-9 of numbers of order 10
-    central = (jax.jit(final)(0.1 + h) - jax.jit(final)(0.1 - h)) / (2 * h)
-    np.testing.assert_allclose(exact, central, rtol=1e-7)
+WEIGHTS = jax.tree.map(lambda p: np.cos(np.arange(p.size)).reshape(p.shape), PARAMS)
+FEW = jax.tree.map(lambda e: e[:3], NOISE)
+HIDDEN = jax.tree.map(lambda p: (np.arange(p.size) > 0).astype(float).reshape(p.shape), PARAMS)
+
+
+def loss_after_training(optimizer, params, noise):
+    """Of the last parameters. The first element of each leaf has the gradient of `noise` alone."""
+
+    def step(carry, e):
+        params, state = carry
+        grads = jax.tree.map(lambda p, e, m: 0.3 * (p - 0.5) * m + e, params, e, HIDDEN)
+        updates, state = optimizer.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    params = jax.tree.map(jnp.asarray, params)
+    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), noise)
+    losses = jax.tree.map(lambda p, w: jnp.sum(jnp.sin(p) * w), params, WEIGHTS)
+    return sum(jax.tree.leaves(losses))
+
+
+@pytest.mark.parametrize("name", [n if n in ("adam", "rmsprop") else slow(n)[0] for n in CASES])
+def test_gradients_through_an_optimizer_are_those_of_differences(name):
+    """With gradients that are 0, always or at first; the second derivatives too.
+
+    Everything moves along a line, s times v: learning rate, options, parameters, gradients. A
+    gradient that is 0 moves too where ε is large enough for differences to see the slope 1/ε.
+    Differences are wrong by about h, where |g| has a kink, and by 2⁻⁵²/h.
+    """
+    ours, _, _, settings = CASES[name]
+    noise = jax.tree.map(lambda e, m: e * m, FEW, HIDDEN)
+    noise["dense"]["b"][0] = 0
+    h = 1e-6
+
+    def loss(s, options, whole):
+        moved = {k: x * (1 + s / 2) for k, x in options.items()}
+        params = jax.tree.map(lambda p, w: p + s * w, PARAMS, WEIGHTS)
+        e = jax.tree.map(
+            lambda e, m: e + s * jnp.cos(7 * e + 1) * (m + whole * (1 - m)), noise, HIDDEN
+        )
+        return loss_after_training(ours(0.02 * (1 + s), **moved), params, e)
+
+    slope = jax.grad(loss)
+    all_three = lambda *x: (loss(*x), slope(*x), jax.grad(slope)(*x))
+    run = jax.jit(jax.vmap(all_three, (0, None, None)))
+    for options in settings:
+        whole = float(options.get("eps", 0.0) >= 0.1)
+        y, dy, ddy = run(jnp.array([-h, 0.0, h]), options, whole)
+        np.testing.assert_allclose(dy[1], (y[2] - y[0]) / (2 * h), rtol=1e-4, atol=1e-6)
+        assert np.isfinite(ddy).all()
+        if not whole:  # |g| has no second derivative at 0
+            np.testing.assert_allclose(ddy[1], (dy[2] - dy[0]) / (2 * h), rtol=1e-4, atol=1e-4)
+
+
+SLOPES = {  # of the first step at a gradient of 0, for the learning rate 1 and ε = 1e-8
+    "sgd": (optim.sgd(1.0), -1.0),
+    "momentum": (optim.momentum(1.0), -1.0),
+    "nesterov": (optim.nesterov(1.0), -1.9),
+    "adagrad": (optim.adagrad(1.0, eps=1e-8), -1e8),
+    "adagrad, inside": (optim.adagrad(1.0, eps=1e-8, eps_placement="inside"), -1e4),
+    "adagrad, started": (optim.adagrad(1.0, initial_accumulator_value=0.25, eps=0), -2.0),
+    "rmsprop": (optim.rmsprop(1.0, eps=1e-8), -1e8),
+    "rmsprop, inside": (optim.rmsprop(1.0, eps=1e-8, eps_placement="inside"), -1e4),
+    "adam": (optim.adam(1.0), -1e8),
+    "adam, inside": (optim.adam(1.0, eps_placement="inside"), -1e4),
+    "adam, eps_hat": (optim.adam(1.0, eps_placement="eps_hat"), -1e8 * np.sqrt(0.001)),
+    "adam, no bias correction": (optim.adam(1.0, bias_correction=False), -1e7),
+    "adamw": (optim.adamw(1.0), -1e8),
+    "adam, no eps": (optim.adam(1.0, eps=0), 0.0),
+    "adam, no eps, inside": (optim.adam(1.0, eps=0, eps_placement="inside"), 0.0),
+    "rmsprop, no eps, inside": (optim.rmsprop(1.0, eps=0, eps_placement="inside"), 0.0),
+    "adagrad, no eps": (optim.adagrad(1.0, eps=0), 0.0),
+}
+
+
+@pytest.mark.parametrize("name", SLOPES)
+def test_slope_of_the_first_step_at_a_gradient_of_zero(name):
+    optimizer, slope = SLOPES[name]
+    step = lambda g: optimizer.update(g, optimizer.init(0.0), 0.0)[0]
+    found = jax.jit(jax.vmap(jax.grad(step)))(np.zeros(2))
+    np.testing.assert_allclose(found, slope, rtol=1e-12)
+    assert float(jax.jit(jax.grad(jax.grad(step)))(0.0)) == 0.0
+
+
+@pytest.mark.parametrize("b", [0.0, 0.5])
+def test_gradient_with_respect_to_the_decay_rates_of_adam(b):
+    def final(optimizer, b):
+        return loss_after_training(optimizer(0.02, b1=b, b2=b, eps=0.5), PARAMS, FEW)
+
+    found = jax.jit(jax.grad(partial(final, optim.adam)))(b)
+    with jax.numpy_dtype_promotion("standard"):
+        expected = jax.jit(jax.grad(partial(final, optax.adam)))(b)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
 # Optax's own tools.
@@ -581,6 +696,54 @@ def test_a_gradient_of_none_changes_nothing():
     np.testing.assert_array_equal(new[1].M["n"], np.zeros(3))
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_integer_parameters_stay(name):
+    params = {"w": jnp.ones(2), "n": jnp.array([2**24 + 1, 3], jnp.int32)}
+    loss = lambda params: jnp.sum(params["w"] ** 2)
+    for optimizer in (OPTIMIZERS[name], optax.chain(optim.l2(0.1), OPTIMIZERS[name])):
+
+        @jax.jit
+        def step(params, state, optimizer=optimizer):
+            grads = jax.grad(loss, allow_int=True)(params)
+            updates, state = optimizer.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        new, _ = step(params, optimizer.init(params))
+        np.testing.assert_array_equal(new["n"], params["n"])
+        assert float(new["w"][0]) < 1.0
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_nan_in_a_gradient_stays_for_ever(name):
+    optimizer = OPTIMIZERS[name]
+    params = jnp.array([1.0, 2.0])
+    updates, state = optimizer.update(jnp.array([jnp.nan, 0.5]), optimizer.init(params), params)
+    assert np.isnan(updates).tolist() == [True, False]
+    if len(state) > 1:
+        updates, _ = optimizer.update(jnp.zeros(2), state, params)
+        assert np.isnan(updates).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("switch", ["jax_debug_nans", "jax_debug_infs"])
+def test_debugging_switches_find_nothing(switch):
+    params, grads = jnp.ones(2), jnp.array([0.0, 0.5])
+    optimizers = [
+        *OPTIMIZERS.values(),
+        optim.adam(0.1, b1=0, b2=0, eps=0),
+        optim.adagrad(0.1, eps=0),
+    ]
+    jax.config.update(switch, True)
+    try:
+        with jax.numpy_rank_promotion("raise"):
+            for optimizer in optimizers:
+                chain = optax.chain(optim.elastic_net(0.1, 0.1), optimizer)
+                step = lambda g, chain=chain: chain.update(g, chain.init(params), params)[0].sum()
+                step(grads)
+                jax.grad(step)(grads)
+    finally:
+        jax.config.update(switch, False)
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -608,38 +771,44 @@ update = lambda optimizer, grads, params=None: optimizer.update(
 
 ERRORS = {
     "sgd: learning_rate must be a number, got None": lambda: optim.sgd(None),
-    "adam: what the schedule returns must be a scalar, got shape (2,)": lambda: update(
+    "adam: what the schedule returns must be a number, got float64[2]": lambda: update(
         optim.adam(lambda count: jnp.ones(2)), PARAMS
     ),
-    "momentum: momentum must be in [0, 1), got 1": lambda: optim.momentum(0.1, momentum=1),
-    "nesterov: momentum must be in [0, 1), got -0.1": lambda: optim.nesterov(0.1, momentum=-0.1),
-    "rmsprop: decay must be in [0, 1), got 1.5": lambda: optim.rmsprop(0.1, decay=1.5),
-    "rmsprop: eps must be finite and not negative, got -1": lambda: optim.rmsprop(0.1, eps=-1),
+    "momentum: momentum must be a number in [0, 1), got 1": lambda: optim.momentum(0.1, momentum=1),
+    "nesterov: momentum must be a number in [0, 1), got -0.1": lambda: optim.nesterov(
+        0.1, momentum=-0.1
+    ),
+    "rmsprop: decay must be a number in [0, 1), got 1.5": lambda: optim.rmsprop(0.1, decay=1.5),
+    "rmsprop: eps must be a finite number of at least 0, got -1": lambda: optim.rmsprop(
+        0.1, eps=-1
+    ),
     "rmsprop: eps_placement must be one of ('outside', 'inside'), got 'eps_hat'": (
         lambda: optim.rmsprop(0.1, eps_placement="eps_hat")
     ),
-    "adagrad: eps must be finite and not negative, got nan": lambda: optim.adagrad(
+    "adagrad: eps must be a finite number of at least 0, got nan": lambda: optim.adagrad(
         0.1, eps=float("nan")
     ),
-    "adagrad: initial_accumulator_value must be finite and not negative, got -0.1": (
+    "adagrad: initial_accumulator_value must be a finite number of at least 0, got -0.1": (
         lambda: optim.adagrad(0.1, initial_accumulator_value=-0.1)
     ),
     "adagrad: eps_placement must be one of ('outside', 'inside'), got 'in'": (
         lambda: optim.adagrad(0.1, eps_placement="in")
     ),
-    "adam: b1 must be in [0, 1), got 1.0": lambda: optim.adam(0.1, b1=jnp.array(1.0)),
-    "adam: b2 must be in [0, 1), got 2": lambda: optim.adam(0.1, b2=2),
-    "adam: eps must be finite and not negative, got -1e-08": lambda: optim.adam(0.1, eps=-1e-8),
+    "adam: b1 must be a number in [0, 1), got 1.0": lambda: optim.adam(0.1, b1=jnp.array(1.0)),
+    "adam: b2 must be a number in [0, 1), got 2": lambda: optim.adam(0.1, b2=2),
+    "adam: eps must be a finite number of at least 0, got -1e-08": lambda: optim.adam(
+        0.1, eps=-1e-8
+    ),
     "adam: eps_placement must be one of ('outside', 'inside', 'eps_hat'), got 'root'": (
         lambda: optim.adam(0.1, eps_placement="root")
     ),
-    "adamw: b1 must be in [0, 1), got -1": lambda: optim.adamw(0.1, b1=-1),
-    "adamw: b2 must be in [0, 1), got 1": lambda: optim.adamw(0.1, b2=1),
-    "adamw: eps must be finite and not negative, got -1": lambda: optim.adamw(0.1, eps=-1),
+    "adamw: b1 must be a number in [0, 1), got -1": lambda: optim.adamw(0.1, b1=-1),
+    "adamw: b2 must be a number in [0, 1), got 1": lambda: optim.adamw(0.1, b2=1),
+    "adamw: eps must be a finite number of at least 0, got -1": lambda: optim.adamw(0.1, eps=-1),
     "adamw: eps_placement must be one of ('outside', 'inside', 'eps_hat'), got ''": (
         lambda: optim.adamw(0.1, eps_placement="")
     ),
-    "adamw: weight_decay must be finite and not negative, got -0.1": lambda: optim.adamw(
+    "adamw: weight_decay must be a finite number of at least 0, got -0.1": lambda: optim.adamw(
         0.1, weight_decay=-0.1
     ),
     "adamw: update needs params: call update(grads, state, params)": lambda: update(
@@ -652,19 +821,66 @@ ERRORS = {
     "PyTreeDef({'v': *})": lambda: update(
         optim.adamw(0.1, mask={"v": True}), {"w": np.ones(2)}, {"w": np.ones(2)}
     ),
-    "l1: rate must be finite and not negative, got -1": lambda: optim.l1(-1),
+    "adamw: mask['w'] must be boolean, got bool[2]": lambda: update(
+        optim.adamw(0.1, mask=np.array([True, False])), {"w": np.ones(2)}, {"w": np.ones(2)}
+    ),
+    "l1: rate must be a finite number of at least 0, got -1": lambda: optim.l1(-1),
     "l2: rate must be a number, got '1'": lambda: optim.l2("1"),
     "l2: update needs params: call update(grads, state, params)": lambda: update(
         optim.l2(0.1), PARAMS
     ),
-    "elastic_net: l2_rate must be finite and not negative, got inf": lambda: optim.elastic_net(
-        0.1, float("inf")
+    "elastic_net: l2_rate must be a finite number of at least 0, got inf": lambda: (
+        optim.elastic_net(0.1, float("inf"))
     ),
-    "adam: grads['w'] must have the shape of its parameter, (1, 2), got (2,)": lambda: update(
+    "adam: grads['w'] must have the shape (1, 2) of params['w'], got (2,)": lambda: update(
         optim.adam(0.1), {"w": np.ones(2)}, {"w": np.ones((1, 2))}
     ),
-    "l1: grads['w'] must have the shape of its parameter, (1, 2), got (2,)": lambda: update(
+    "l1: grads['w'] must have the shape (1, 2) of params['w'], got (2,)": lambda: update(
         optim.l1(0.1), {"w": np.ones(2)}, {"w": np.ones((1, 2))}
+    ),
+    "sgd: grads['w'] must have the shape (1, 2) of params['w'], got (2,)": lambda: update(
+        optim.sgd(0.1), {"w": np.ones(2)}, {"w": np.ones((1, 2))}
+    ),
+    "sgd: grads must have the structure of params; grads['b'] is missing": lambda: update(
+        optim.sgd(0.1), {"w": np.ones(2)}, {"w": np.ones(2), "b": np.ones(2)}
+    ),
+    "l2: grads must have the structure of params, which has no grads['b']": lambda: update(
+        optim.l2(0.1), {"w": np.ones(2), "b": np.ones(2)}, {"w": np.ones(2)}
+    ),
+    "sgd: grads must have the structure of params, which has no grads['c']": lambda: update(
+        optim.sgd(0.1), {"a": None, "b": 1.0, "c": 1.0}, {"a": {"w": 1.0}, "b": 1.0}
+    ),
+    "momentum: grads must have the structure of state.v; grads['b'] is missing": lambda: (
+        optim.momentum(0.1).update({"w": 1.0}, optim.momentum(0.1).init({"w": 1.0, "b": 1.0}))
+    ),
+    "momentum: grads['w'] must have the shape () of state.v['w'], got (2,)": lambda: optim.momentum(
+        0.1
+    ).update({"w": np.ones(2)}, optim.momentum(0.1).init({"w": 1.0})),
+    "adam: grads must be a tree like params, got None": lambda: update(
+        optim.adam(0.1), None, PARAMS
+    ),
+    "l1: grads must be a tree like params, got None": lambda: update(optim.l1(0.1), None, PARAMS),
+    "adam: grads must be a tree like state.M, got None": lambda: update(optim.adam(0.1), None),
+    "sgd: grads['w'] must be an array, got str": lambda: update(optim.sgd(0.1), {"w": "1"}),
+    "adam: params['w'] must be an array, got str": lambda: optim.adam(0.1).init({"w": "1"}),
+    "rmsprop: state must be that of rmsprop, RMSPropState, got AdaGradState": lambda: optim.rmsprop(
+        0.1
+    ).update(PARAMS, optim.adagrad(0.1).init(PARAMS)),
+    "adam: state must be that of adam, AdamState, got ScaleByAdamState": lambda: optim.adam(
+        0.1
+    ).update(PARAMS, optax.scale_by_adam().init(PARAMS)),
+    "sgd: state must be that of sgd, SGDState, got None": lambda: optim.sgd(0.1).update(1.0, None),
+    "sgd: params['w'] must be of a real floating dtype, got int64": lambda: update(
+        optim.sgd(0.1), {"w": np.ones(2)}, {"w": np.ones(2, np.int64)}
+    ),
+    "sgd: what the schedule returns must be a number, got None": lambda: update(
+        optim.sgd(lambda count: None), 1.0, 1.0
+    ),
+    "adam: bias_correction must be True or False, got 'no'": lambda: optim.adam(
+        0.1, bias_correction="no"
+    ),
+    "adamw: mask['w'] must be boolean, got 'yes'": lambda: update(
+        optim.adamw(0.1, mask={"w": "yes"}), {"w": np.ones(2)}, {"w": np.ones(2)}
     ),
     "sgd: grads[0] must be of a real floating dtype, got int32": lambda: update(
         optim.sgd(0.1), [np.ones(2, np.int32)]
@@ -681,18 +897,52 @@ def test_errors_are_one_line(message):
         ERRORS[message]()
 
 
-@pytest.mark.parametrize(
-    "name", ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"]
-)
-def test_every_optimizer_checks_its_learning_rate_when_it_is_built(name):
-    with pytest.raises(TypeError, match=f"^{name}: learning_rate must be a number, got '0.1'$"):
-        getattr(optim, name)("0.1")
-    message = rf"^{name}: learning_rate must be a scalar, got shape \(3,\)$"
-    with pytest.raises(ValueError, match=message):
-        getattr(optim, name)(np.ones(3))
+NUMBERS = {  # what must be a number, how it is given, and its range
+    **{
+        f"{name}: learning_rate": (getattr(optim, name), "a finite number of at least 0")
+        for name in ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
+    },
+    "l1: rate": (optim.l1, "a finite number of at least 0"),
+    "l2: rate": (optim.l2, "a finite number of at least 0"),
+    "elastic_net: l1_rate": (lambda x: optim.elastic_net(x, 0.1), "a finite number of at least 0"),
+    "elastic_net: l2_rate": (partial(optim.elastic_net, 0.1), "a finite number of at least 0"),
+    **{
+        f"{name}: {option}": (
+            lambda x, name=name, option=option: getattr(optim, name)(0.1, **{option: x}),
+            "a number in [0, 1)" if range_ else "a finite number of at least 0",
+        )
+        for name, option, range_ in [
+            ("momentum", "momentum", True),
+            ("nesterov", "momentum", True),
+            ("adagrad", "initial_accumulator_value", False),
+            ("adagrad", "eps", False),
+            ("rmsprop", "decay", True),
+            ("rmsprop", "eps", False),
+            *[(n, b, True) for n in ("adam", "adamw") for b in ("b1", "b2")],
+            ("adam", "eps", False),
+            ("adamw", "eps", False),
+            ("adamw", "weight_decay", False),
+        ]
+    },
+}
 
 
-def test_traced_hyperparameters_are_not_checked_but_must_be_scalars():
-    jax.eval_shape(lambda b: optim.adam(0.1, b1=b, eps=b).init(PARAMS), -1.0)
-    with pytest.raises(ValueError, match=r"^adam: b1 must be a scalar, got shape \(2,\)"):
-        jax.eval_shape(lambda b: optim.adam(0.1, b1=b).init(PARAMS), np.ones(2))
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_is_checked_when_the_optimizer_is_built(name):
+    make, range_ = NUMBERS[name]
+    for value in (np.nan, np.inf, -0.1, np.float32(-0.5), jnp.array(-1)):
+        with pytest.raises(ValueError, match=f"^{name} must be {re.escape(range_)}, got [-ni]"):
+            make(value)
+    for value, got in (
+        ("0.1", "'0.1'"),
+        (True, "True"),
+        ([0.1], "[0.1]"),
+        (np.ones(3), "float64[3]"),
+    ):
+        with pytest.raises(TypeError, match=f"^{name} must be a number, got {re.escape(got)}$"):
+            make(value)
+    for value in (0, 0.5, np.float32(0.5), jnp.array(0.5)):
+        make(value)
+    jax.eval_shape(lambda x: make(x) and x, -1.0)  # traced: its value is not known
+    with pytest.raises(TypeError, match=rf"^{name} must be a number, got a traced float64\[2\]"):
+        jax.eval_shape(lambda x: make(x) and x, np.ones(2))

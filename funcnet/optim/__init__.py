@@ -24,20 +24,41 @@ function that builds its optimizer, and compiles once.
 [[ 2.5 -3.5]
  [ 2.  -3. ]]
 
+`update` checks that gradients, state and parameters fit each other: their structures, shapes and
+dtypes, and whose state it is.
+
 The state is kept in float32 where params are narrower (bfloat16, float16), and its dtypes never
-change; updates have the dtypes of the gradients.
+change. Updates have the dtypes of the parameters where `update` gets params, else those of the
+gradients: in float16 a step of 1e-8 is 0. A gradient of None makes no update; one of float0, as of
+an integer parameter, makes a step of 0.
+
+An update can be differentiated, with respect to the learning rate, the parameters or the gradients
+(meta-learning), also where gradients are 0.
 """
 
-from funcnet.ops.penalties import elastic_net_penalty as elastic_net_penalty
-from funcnet.ops.penalties import l1_penalty as l1_penalty
-from funcnet.ops.penalties import l2_penalty as l2_penalty
-from funcnet.optim.adam import adam as adam
-from funcnet.optim.adam import adamw as adamw
-from funcnet.optim.adaptive import adagrad as adagrad
-from funcnet.optim.adaptive import rmsprop as rmsprop
-from funcnet.optim.penalties import elastic_net as elastic_net
-from funcnet.optim.penalties import l1 as l1
-from funcnet.optim.penalties import l2 as l2
-from funcnet.optim.sgd import momentum as momentum
-from funcnet.optim.sgd import nesterov as nesterov
-from funcnet.optim.sgd import sgd as sgd
+from funcnet.ops.penalties import elastic_net_penalty, l1_penalty, l2_penalty
+from funcnet.optim.adam import AdamState, adam, adamw
+from funcnet.optim.adaptive import AdaGradState, RMSPropState, adagrad, rmsprop
+from funcnet.optim.penalties import elastic_net, l1, l2
+from funcnet.optim.sgd import MomentumState, SGDState, momentum, nesterov, sgd
+
+__all__ = [
+    "AdaGradState",
+    "AdamState",
+    "MomentumState",
+    "RMSPropState",
+    "SGDState",
+    "adagrad",
+    "adam",
+    "adamw",
+    "elastic_net",
+    "elastic_net_penalty",
+    "l1",
+    "l1_penalty",
+    "l2",
+    "l2_penalty",
+    "momentum",
+    "nesterov",
+    "rmsprop",
+    "sgd",
+]

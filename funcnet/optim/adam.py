@@ -1,5 +1,6 @@
 """Adam and AdamW."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -8,13 +9,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from funcnet._arguments import check_bool, check_number, describe
 from funcnet.optim.base import divide_by_root, leafwise
-from funcnet.optim.checks import (
-    check_choice,
-    check_fraction,
-    check_learning_rate,
-    check_nonnegative,
-)
+from funcnet.optim.checks import check_choice, check_learning_rate
 
 EpsPlacement = Literal["outside", "inside", "eps_hat"]
 
@@ -55,7 +52,7 @@ def adam(
     "eps_hat" is "outside" with ε/√(1 − β₂ᵗ⁺¹) for ε: 32 times the ε at the first step.
 
     Args:
-      learning_rate: η, a scalar (it may be traced), or a schedule: step count -> η.
+      learning_rate: η ≥ 0, a number (it may be traced), or a schedule: step count -> η.
       b1: β₁ in [0, 1).
       b2: β₂ in [0, 1).
       eps: ε, not negative. The defaults are those of Kingma & Ba, PyTorch and Optax.
@@ -67,7 +64,7 @@ def adam(
 
     Raises:
       TypeError: If a number is expected and something else given.
-      ValueError: If an argument is not a scalar or outside its range, or eps_placement is unknown.
+      ValueError: If a number is not finite or outside its range, or eps_placement is unknown.
 
     Reference: Source A 4.1.3; without bias correction source D 4.1.3. Kingma & Ba, Adam, 2015,
     arXiv:1412.6980. Adam in the code of Deep Learning from Scratch, common/optimizer.py.
@@ -77,7 +74,7 @@ def adam(
     >>> print(f"{updates:.2f}")
     -0.50
     """
-    _check("adam", learning_rate, b1, b2, eps, eps_placement)
+    _check("adam", learning_rate, b1, b2, eps, eps_placement, bias_correction)
 
     def step(g, M, G, *, eta, t, b1, b2, eps):
         M, G, ratio = _moments(g, M, G, t, b1, b2, eps, eps_placement, bias_correction)
@@ -111,7 +108,7 @@ def adamw(
     Optax; in the paper only by the schedule's multiplier.
 
     Args:
-      learning_rate: η, a scalar (it may be traced), or a schedule: step count -> η.
+      learning_rate: η ≥ 0, a number (it may be traced), or a schedule: step count -> η.
       b1: β₁ in [0, 1).
       b2: β₂ in [0, 1).
       eps: ε, not negative.
@@ -127,7 +124,7 @@ def adamw(
     Raises:
       TypeError: If a number is expected and something else given; at `update`, if a leaf of mask is
         not boolean.
-      ValueError: If an argument is not a scalar or outside its range, or eps_placement is unknown;
+      ValueError: If a number is not finite or outside its range, or eps_placement is unknown;
         at `update`, if params are missing or mask does not fit them.
 
     Reference: Source A 4.1.4, 4.3.4. Loshchilov & Hutter, Decoupled weight decay regularization,
@@ -138,8 +135,8 @@ def adamw(
     >>> print(f"{updates:.2f}")
     -0.10
     """
-    _check("adamw", learning_rate, b1, b2, eps, eps_placement)
-    check_nonnegative("adamw", weight_decay=weight_decay)
+    _check("adamw", learning_rate, b1, b2, eps, eps_placement, bias_correction)
+    check_number("adamw", "weight_decay", weight_decay, at_least=0)
 
     def step(g, M, G, P, *, eta, t, b1, b2, eps, weight_decay):
         M, G, ratio = _moments(g, M, G, t, b1, b2, eps, eps_placement, bias_correction)
@@ -172,9 +169,15 @@ def _moments(g, M, G, t, b1, b2, eps, eps_placement, bias_correction):
     return M, G, divide_by_root(M_hat, G_hat, eps, eps_placement)
 
 
+@functools.partial(jax.jit, inline=True)
 def _one_minus_power(b, n):
-    """1 − bⁿ without cancellation: in float32 1 − 0.999 as written is wrong by 1e-5 of itself."""
-    return -jnp.expm1(n * jnp.log(b))
+    """1 − bⁿ without cancellation: in float32 1 − 0.999 as written is wrong by 1e-5 of itself.
+
+    At b = 0 the logarithm has no derivative; the first two of bⁿ there are those of b, b² or b³.
+    """
+    log = jnp.log(jnp.where(b == 0, 1, b))
+    power = jnp.where(n == 1, b, jnp.where(n == 2, b * b, b * b * b))
+    return jnp.where(b == 0, 1 - power, -jnp.expm1(n * log))
 
 
 def _decaying(mask: Any, params: optax.Params) -> optax.Params:
@@ -191,14 +194,17 @@ def _decaying(mask: Any, params: optax.Params) -> optax.Params:
             f"adamw: mask must have the structure of params or a prefix of it, {whole}, got {got}"
         ) from None
     for path, leaf in jax.tree.leaves_with_path(tree):
-        if jax.typeof(leaf).dtype != bool:
+        is_array = getattr(leaf, "dtype", None) == jnp.bool_ and leaf.shape == ()
+        if not (isinstance(leaf, bool) or is_array):
             name = f"mask{jax.tree_util.keystr(path)}"
-            raise TypeError(f"adamw: {name} must be boolean, got {leaf!r}")
+            raise TypeError(f"adamw: {name} must be boolean, got {describe(leaf)}")
     return jax.tree.map(lambda decays, p: jnp.where(decays, p, jnp.zeros_like(p)), tree, params)
 
 
-def _check(function, learning_rate, b1, b2, eps, eps_placement):
+def _check(function, learning_rate, b1, b2, eps, eps_placement, bias_correction):
     check_learning_rate(function, learning_rate)
-    check_fraction(function, b1=b1, b2=b2)
-    check_nonnegative(function, eps=eps)
+    check_number(function, "b1", b1, at_least=0, below=1)
+    check_number(function, "b2", b2, at_least=0, below=1)
+    check_number(function, "eps", eps, at_least=0)
     check_choice(function, "eps_placement", eps_placement, ("outside", "inside", "eps_hat"))
+    check_bool(function, "bias_correction", bias_correction)

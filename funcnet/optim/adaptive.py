@@ -5,13 +5,9 @@ from typing import Any, Literal, NamedTuple
 import optax
 from jax.typing import ArrayLike
 
+from funcnet._arguments import check_number
 from funcnet.optim.base import divide_by_root, leafwise
-from funcnet.optim.checks import (
-    check_choice,
-    check_fraction,
-    check_learning_rate,
-    check_nonnegative,
-)
+from funcnet.optim.checks import check_choice, check_learning_rate
 
 
 class AdaGradState(NamedTuple):
@@ -44,7 +40,7 @@ def adagrad(
     eps_placement="inside"`. Where h is 0 and ε too, the step is 0.
 
     Args:
-      learning_rate: η, a scalar (it may be traced), or a schedule: step count -> η.
+      learning_rate: η ≥ 0, a number (it may be traced), or a schedule: step count -> η.
       initial_accumulator_value: h before the first step, not negative.
       eps: ε, not negative.
       eps_placement: "outside" for √h + ε (source C, PyTorch) or "inside" for √(h + ε) (Optax).
@@ -54,7 +50,7 @@ def adagrad(
 
     Raises:
       TypeError: If a number is expected and something else given.
-      ValueError: If an argument is not a scalar or negative, or eps_placement is unknown.
+      ValueError: If a number is negative or not finite, or eps_placement is unknown.
 
     Reference: Source C 6.1. (Its slide prints the initialisation of h inside the loop; h
     accumulates.) Duchi, Hazan & Singer, Adaptive subgradient methods, 2011.
@@ -65,14 +61,15 @@ def adagrad(
     -0.50
     """
     check_learning_rate("adagrad", learning_rate)
-    check_nonnegative("adagrad", initial_accumulator_value=initial_accumulator_value, eps=eps)
+    initial = initial_accumulator_value
+    check_number("adagrad", "initial_accumulator_value", initial, at_least=0)
+    check_number("adagrad", "eps", eps, at_least=0)
     check_choice("adagrad", "eps_placement", eps_placement, ("outside", "inside"))
 
     def step(g, h, *, eta, eps):
         h = h + g * g
         return -eta * divide_by_root(g, h, eps, eps_placement), h
 
-    initial = initial_accumulator_value
     return leafwise("adagrad", AdaGradState, step, initial=initial, eta=learning_rate, eps=eps)
 
 
@@ -92,7 +89,7 @@ def rmsprop(
     book's code. Optax's are `decay=0.9, eps=1e-8, eps_placement="inside"`; PyTorch's `eps=1e-8`.
 
     Args:
-      learning_rate: η, a scalar (it may be traced), or a schedule: step count -> η.
+      learning_rate: η ≥ 0, a number (it may be traced), or a schedule: step count -> η.
       decay: β in [0, 1).
       eps: ε, not negative.
       eps_placement: "outside" for √G + ε (the book's code, PyTorch, Optax's `eps_in_sqrt=False`)
@@ -103,7 +100,7 @@ def rmsprop(
 
     Raises:
       TypeError: If a number is expected and something else given.
-      ValueError: If an argument is not a scalar or outside its range, or eps_placement is unknown.
+      ValueError: If a number is not finite or outside its range, or eps_placement is unknown.
 
     Reference: Source A 4.1.2. RMSprop in the code of Deep Learning from Scratch,
     common/optimizer.py.
@@ -114,8 +111,8 @@ def rmsprop(
     -5.00
     """
     check_learning_rate("rmsprop", learning_rate)
-    check_fraction("rmsprop", decay=decay)
-    check_nonnegative("rmsprop", eps=eps)
+    check_number("rmsprop", "decay", decay, at_least=0, below=1)
+    check_number("rmsprop", "eps", eps, at_least=0)
     check_choice("rmsprop", "eps_placement", eps_placement, ("outside", "inside"))
 
     def step(g, G, *, eta, beta, eps):

@@ -1,6 +1,7 @@
 """What the optimizers share: Optax's protocol around equations that are written for one leaf."""
 
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -8,7 +9,14 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from funcnet.optim.checks import check_gradient, check_params, check_scalar
+from funcnet.optim.checks import (
+    check_gradient,
+    check_grads,
+    check_leaves,
+    check_params,
+    check_scheduled,
+    check_state,
+)
 
 
 def leafwise(
@@ -36,14 +44,18 @@ def leafwise(
     """
 
     def init(params: optax.Params) -> Any:
+        check_leaves(function, "params", params)
         trees = (_accumulators(params, initial) for _ in State._fields[1:])
         return State(jnp.zeros((), jnp.int32), *trees)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        check_state(function, state, State)
         count, *trees = state
+        names = (f"state.{name}" for name in State._fields[1:])
+        check_grads(function, updates, params=params, **dict(zip(names, trees, strict=True)))
         others = () if reads is None else (reads(check_params(function, params)),)
         now = {name: _at(function, value, count) for name, value in scalars.items()}
-        updates, *trees = map_leaves(function, step, updates, trees, others, now)
+        updates, *trees = map_leaves(function, step, updates, params, trees, others, now)
         return updates, State(optax.safe_increment(count), *trees)
 
     return optax.GradientTransformation(init, update)
@@ -53,48 +65,83 @@ def map_leaves(
     function: str,
     step: Callable[..., tuple[jax.Array, ...]],
     grads: optax.Updates,
+    params: Any,
     state: Any,
     others: Any,
     scalars: dict[str, ArrayLike],
+    *,
+    is_step: bool = True,
 ) -> tuple[Any, ...]:
     """The trees of `step(g, *leaves of state, *leaves of others, **scalars)`.
 
     Everything is handed to `step` in one dtype, the widest among float32 and those of the leaves.
-    Its first result, the update, is cast to the dtype of the gradient; the others to that of the
-    state, which thus never changes. Where a gradient is None so is the update, and the state stays.
+    Its first result is a step, and cast to the dtype of the parameter: that of the gradient may be
+    too narrow for it. Or it is a changed gradient, and gets the wider of the two. Without params
+    both are cast to the dtype of the gradient. The other results are cast to the dtype of the
+    state, which thus never changes.
+
+    Where a gradient is None so is the update, and the state stays. It stays where a gradient is
+    float0, as of an integer parameter: a step is 0 there, a changed gradient float0.
     """
     is_none = lambda g: g is None
+    scalars_as = cache(lambda dtype: {k: jnp.asarray(x, dtype) for k, x in scalars.items()})
 
-    def leaf(path: Any, g: Any, *rest: Any) -> tuple[Any, ...]:
+    def leaf(path: Any, g: Any, p: Any, *rest: Any) -> tuple[Any, ...]:
         old = rest[: len(state)]
         if g is None:
             return None, *old
-        g, rest = jnp.asarray(g), tuple(map(jnp.asarray, rest))
-        check_gradient(function, path, g, *rest)
-        dtype = _widest(g, *rest)
+        if getattr(g, "dtype", None) == jax.dtypes.float0:
+            return g if params is None or not is_step else jnp.zeros_like(p), *old
+        g, p, rest = jnp.asarray(g), jnp.asarray(p), tuple(map(jnp.asarray, rest))
+        check_gradient(function, path, g, p)
+        dtype = _widest(g, p, *rest)
         cast = lambda x: jnp.asarray(x, dtype)
-        update, *new = step(cast(g), *map(cast, rest), **jax.tree.map(cast, scalars))
-        return update.astype(g.dtype), *(n.astype(o.dtype) for n, o in zip(new, old, strict=True))
+        update, *new = step(cast(g), *map(cast, rest), **scalars_as(dtype))
+        update = update.astype(p.dtype if is_step or g.dtype == p.dtype else _widest(g, p))
+        return update, *(n.astype(o.dtype) for n, o in zip(new, old, strict=True))
 
-    rows = jax.tree.map_with_path(leaf, grads, *state, *others, is_leaf=is_none)
+    like = grads if params is None else params
+    rows = jax.tree.map_with_path(leaf, grads, like, *state, *others, is_leaf=is_none)
     column = lambda i: jax.tree.map(lambda _, row: row[i], grads, rows, is_leaf=is_none)
     return tuple(map(column, range(1 + len(state))))
 
 
-def divide_by_root(m: jax.Array, h: jax.Array, eps: jax.Array, eps_placement: str) -> jax.Array:
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _divide_by_root(m: jax.Array, h: jax.Array, eps: jax.Array, eps_placement: str) -> jax.Array:
     """m/(√h + ε) if ε is "outside", m/√(h + ε) if "inside"; 0 where the divisor is 0.
 
     A divisor of 0 means that ε is 0 and so was every gradient, of which the formula makes 0/0.
+
+    The derivative of √h is taken as 0 at h = 0, where it is infinite. That makes the derivative of
+    the step u = m/(√h + ε) right: h is 0 after gradients of 0 alone, and along one gradient √h is
+    proportional to |g|. What it adds to ∂u/∂g, −m (√h)′/(√h + ε)², vanishes with m as g → 0, and
+    there remains (∂m/∂g)/ε. As written it is 0 · ∞.
     """
     root = jnp.sqrt(h + eps) if eps_placement == "inside" else jnp.sqrt(h) + eps
     return jnp.where(root == 0, 0, m / jnp.where(root == 0, 1, root))
+
+
+@_divide_by_root.defjvp
+def _(eps_placement, primals, tangents):
+    """The derivative is that of the same, written so that each √ is of a positive number."""
+
+    def divide(m, h, eps):
+        h, eps = (h + eps, 0) if eps_placement == "inside" else (h, eps)
+        root = jnp.where(h == 0, 0, jnp.sqrt(jnp.where(h == 0, 1, h))) + eps
+        return jnp.where(root == 0, 0, m / jnp.where(root == 0, 1, root))
+
+    return jax.jvp(divide, primals, tangents)
+
+
+divide_by_root = jax.jit(_divide_by_root, static_argnums=3, inline=True)  # one program if eager
 
 
 def _at(function: str, value: ArrayLike | optax.Schedule, count: jax.Array) -> ArrayLike:
     """`value`, or what it is at this step if it is a schedule."""
     if callable(value):
         value = value(count)
-        check_scalar(function, "what the schedule returns", value)
+        if value is not count:
+            check_scheduled(function, value)
     return value
 
 

@@ -6,37 +6,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
-
-def check_scalar(function: str, argument: str, value: Any) -> None:
-    """`value` must be a number or an array of shape (); it may be traced."""
-    if not isinstance(value, (int, float, np.number, np.ndarray, jax.Array)):
-        raise TypeError(f"{function}: {argument} must be a number, got {value!r}")
-    if jnp.shape(value):
-        raise ValueError(f"{function}: {argument} must be a scalar, got shape {jnp.shape(value)}")
+from funcnet._arguments import check_array, check_number, check_tree, kind
 
 
 def check_learning_rate(function: str, learning_rate: ArrayLike | optax.Schedule) -> None:
-    """`learning_rate` must be a schedule or a scalar."""
+    """`learning_rate` must be a schedule or a number that is not negative."""
     if not callable(learning_rate):
-        check_scalar(function, "learning_rate", learning_rate)
+        check_number(function, "learning_rate", learning_rate, at_least=0)
 
 
-def check_fraction(function: str, **values: ArrayLike) -> None:
-    """Each value must be a scalar in [0, 1)."""
-    _check_range(function, values, "in [0, 1)", 1)
-
-
-def check_nonnegative(function: str, **values: ArrayLike) -> None:
-    """Each value must be a scalar in [0, ∞)."""
-    _check_range(function, values, "finite and not negative", np.inf)
+def check_scheduled(function: str, value: Any) -> None:
+    """What a schedule returns must be a number; that of an array is not read, nor waited for."""
+    is_scalar = isinstance(value, jax.Array) and value.shape == ()
+    if not (is_scalar and (is_floating(value) or jnp.issubdtype(value.dtype, jnp.integer))):
+        check_number(function, "what the schedule returns", value)
 
 
 def check_choice(function: str, argument: str, value: str, choices: tuple[str, ...]) -> None:
     """`value` must be one of `choices`."""
-    if value not in choices:
+    if not (isinstance(value, str) and value in choices):
         raise ValueError(f"{function}: {argument} must be one of {choices}, got {value!r}")
 
 
@@ -47,20 +37,63 @@ def check_params(function: str, params: Any) -> Any:
     return params
 
 
-def check_gradient(function: str, path: Any, g: jax.Array, *others: jax.Array) -> None:
-    """The gradient must be real, and of the shape of its parameter: JAX would broadcast it."""
-    name = f"grads{jax.tree_util.keystr(path)}"
-    if not jnp.issubdtype(g.dtype, jnp.floating):
-        raise TypeError(f"{function}: {name} must be of a real floating dtype, got {g.dtype}")
-    for x in others:
-        if g.shape != x.shape:
-            raise ValueError(
-                f"{function}: {name} must have the shape of its parameter, {x.shape}, got {g.shape}"
-            )
+def check_state(function: str, state: Any, State: type[Any]) -> None:
+    """`state` must be what `init` of this optimizer returns."""
+    if not isinstance(state, State):
+        raise TypeError(
+            f"{function}: state must be that of {function}, {State.__name__}, got {kind(state)}"
+        )
 
 
-def _check_range(function: str, values: dict[str, Any], what: str, below: float) -> None:
-    for argument, value in values.items():
-        check_scalar(function, argument, value)
-        if not isinstance(value, Tracer) and not 0 <= value < below:
-            raise ValueError(f"{function}: {argument} must be {what}, got {value}")
+def check_leaves(function: str, name: str, tree: Any) -> None:
+    """The leaves of `tree` must be arrays or numbers."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if not hasattr(leaf, "dtype"):
+            check_array(function, name + jax.tree_util.keystr(path), leaf)
+
+
+def check_grads(function: str, grads: Any, **others: Any) -> None:
+    """`grads` must have the structure and the shapes of the trees `others` that are given.
+
+    JAX would broadcast a gradient of another shape. A None in grads stands for any subtree.
+    """
+    check_leaves(function, "grads", grads)
+    for name, like in others.items():
+        if name == "params" and like is None:
+            continue
+        if grads is None and jax.tree.leaves(like):
+            raise TypeError(f"{function}: grads must be a tree like {name}, got None")
+        if not _alike(grads, like):
+            check_tree(function, "grads", grads, name, _without(grads, like))
+
+
+def _without(grads: Any, like: Any) -> Any:
+    """`like` without what stands where grads has None; where they differ, as far as possible."""
+    is_none = lambda g: g is None
+    try:
+        return jax.tree.map(lambda g, x: g if g is None else x, grads, like, is_leaf=is_none)
+    except ValueError:
+        leaves = jax.tree.leaves_with_path(grads, is_leaf=is_none)
+        cut = [path for path, g in leaves if g is None]
+        below = lambda path: any(path[: len(c)] == c for c in cut)
+        return jax.tree.map_with_path(lambda path, x: None if below(path) else x, like)
+
+
+def check_gradient(function: str, path: Any, g: jax.Array, p: jax.Array) -> None:
+    """A gradient must be real, and its parameter too: a step would be cut to an integer."""
+    for name, x in (("grads", g), ("params", p)):
+        if not is_floating(x):
+            name += jax.tree_util.keystr(path)
+            raise TypeError(f"{function}: {name} must be of a real floating dtype, got {x.dtype}")
+
+
+def is_floating(x: jax.Array) -> bool:
+    """Whether x is of a real floating dtype."""
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two trees have one structure and the same shapes."""
+    (a_leaves, a_tree), (b_leaves, b_tree) = jax.tree.flatten(a), jax.tree.flatten(b)
+    shapes = zip(map(np.shape, a_leaves), map(np.shape, b_leaves), strict=False)
+    return a_tree == b_tree and all(x == y for x, y in shapes)

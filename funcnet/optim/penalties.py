@@ -7,9 +7,10 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
+from funcnet._arguments import check_number
 from funcnet.ops.penalties import elastic_net_gradient, l1_gradient, l2_gradient
 from funcnet.optim.base import map_leaves
-from funcnet.optim.checks import check_nonnegative, check_params
+from funcnet.optim.checks import check_grads, check_params
 
 
 def l1(rate: ArrayLike) -> optax.GradientTransformation:
@@ -28,7 +29,7 @@ def l1(rate: ArrayLike) -> optax.GradientTransformation:
 
     Raises:
       TypeError: If rate is not a number.
-      ValueError: If it is negative or not a scalar; at `update`, if params are missing.
+      ValueError: If it is negative or not finite; at `update`, if params are missing.
 
     Reference: Source A 4.3.1.
 
@@ -57,7 +58,7 @@ def l2(rate: ArrayLike) -> optax.GradientTransformation:
 
     Raises:
       TypeError: If rate is not a number.
-      ValueError: If it is negative or not a scalar; at `update`, if params are missing.
+      ValueError: If it is negative or not finite; at `update`, if params are missing.
 
     Reference: Source A 4.3.2, 4.3.4.
 
@@ -85,7 +86,7 @@ def elastic_net(l1_rate: ArrayLike, l2_rate: ArrayLike) -> optax.GradientTransfo
 
     Raises:
       TypeError: If a rate is not a number.
-      ValueError: If it is negative or not a scalar; at `update`, if params are missing.
+      ValueError: If it is negative or not finite; at `update`, if params are missing.
 
     Reference: Source A 4.3.3.
 
@@ -99,14 +100,18 @@ def elastic_net(l1_rate: ArrayLike, l2_rate: ArrayLike) -> optax.GradientTransfo
 def _adds(
     function: str, gradient: Callable[..., jax.Array], **rates: ArrayLike
 ) -> optax.GradientTransformation:
-    check_nonnegative(function, **rates)
+    for name, rate in rates.items():
+        check_number(function, name, rate, at_least=0)
 
     def step(g, p, **rates):
         return (g + gradient(p, **rates),)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        others = (check_params(function, params),)
-        (updates,) = map_leaves(function, step, updates, (), others, rates)
+        check_params(function, params)
+        check_grads(function, updates, params=params)
+        (updates,) = map_leaves(
+            function, step, updates, params, (), (params,), rates, is_step=False
+        )
         return updates, state
 
     return optax.GradientTransformation(optax.init_empty_state, update)

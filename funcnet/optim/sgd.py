@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import optax
 from jax.typing import ArrayLike
 
+from funcnet._arguments import check_number
 from funcnet.optim.base import leafwise
-from funcnet.optim.checks import check_fraction, check_learning_rate
+from funcnet.optim.checks import check_learning_rate
 
 
 class SGDState(NamedTuple):
@@ -28,14 +29,14 @@ def sgd(learning_rate: ArrayLike | optax.Schedule) -> optax.GradientTransformati
         P ← P − η g
 
     Args:
-      learning_rate: η, a scalar (it may be traced), or a schedule: step count -> η.
+      learning_rate: η ≥ 0, a number (it may be traced), or a schedule: step count -> η.
 
     Returns:
       An optimizer in Optax's protocol. Its state is an `SGDState`.
 
     Raises:
       TypeError: If learning_rate is not a number.
-      ValueError: If it is not a scalar.
+      ValueError: If it is negative or not finite.
 
     Reference: Source A 3.2; source C 6.1.
 
@@ -62,11 +63,11 @@ def momentum(
 
     `optax.sgd(η, momentum=α)` accumulates m ← g + α m and steps by −η m: the same for a constant
     η, as v = −η m. Where η follows a schedule, η weighs each gradient here when it enters v, and
-    the whole of m there; Optax writes our form
-    `optax.chain(optax.scale_by_learning_rate(schedule), optax.trace(α))`.
+    the whole of m there: for that use
+    `optax.chain(momentum(1.0, momentum=α), optax.scale_by_schedule(schedule))`.
 
     Args:
-      learning_rate: η, a scalar (it may be traced), or a schedule: step count -> η.
+      learning_rate: η ≥ 0, a number (it may be traced), or a schedule: step count -> η.
       momentum: α in [0, 1), the share of v that friction leaves. The default is the book's.
 
     Returns:
@@ -74,7 +75,7 @@ def momentum(
 
     Raises:
       TypeError: If an argument is not a number.
-      ValueError: If it is not a scalar, or momentum is outside [0, 1).
+      ValueError: If it is negative or not finite, or momentum is outside [0, 1).
 
     Reference: Source A 4.1.1, where v is M; source C 6.1.
 
@@ -85,7 +86,7 @@ def momentum(
     -1.90
     """
     check_learning_rate("momentum", learning_rate)
-    check_fraction("momentum", momentum=momentum)
+    check_number("momentum", "momentum", momentum, at_least=0, below=1)
 
     def step(g, v, *, eta, alpha):
         v = alpha * v - eta * g
@@ -113,11 +114,11 @@ def nesterov(
     before the step the second line is P ← P + α² v − (1 + α) η g, as the book's code has it.
 
     `optax.sgd(η, momentum=α, nesterov=True)` accumulates m ← g + α m and steps by −η (g + α m): the
-    same for a constant η, as v = −η m. For a schedule see `momentum`; there too Optax writes ours
-    `optax.chain(optax.scale_by_learning_rate(schedule), optax.trace(α, nesterov=True))`.
+    same for a constant η, as v = −η m. Where η follows a schedule they differ, as for `momentum`;
+    `optax.chain(nesterov(1.0, momentum=α), optax.scale_by_schedule(schedule))` is Optax's.
 
     Args:
-      learning_rate: η, a scalar (it may be traced), or a schedule: step count -> η.
+      learning_rate: η ≥ 0, a number (it may be traced), or a schedule: step count -> η.
       momentum: α in [0, 1). The default is the book's.
 
     Returns:
@@ -125,7 +126,7 @@ def nesterov(
 
     Raises:
       TypeError: If an argument is not a number.
-      ValueError: If it is not a scalar, or momentum is outside [0, 1).
+      ValueError: If it is negative or not finite, or momentum is outside [0, 1).
 
     Reference: Sutskever, Martens, Dahl & Hinton, On the importance of initialization and momentum
     in deep learning, 2013, eqs. 3 and 4 (W). Bengio, Boulanger-Lewandowski & Pascanu, Advances in
@@ -138,7 +139,7 @@ def nesterov(
     -1.90
     """
     check_learning_rate("nesterov", learning_rate)
-    check_fraction("nesterov", momentum=momentum)
+    check_number("nesterov", "momentum", momentum, at_least=0, below=1)
 
     def step(g, v, *, eta, alpha):
         v = alpha * v - eta * g
