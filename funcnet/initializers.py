@@ -1,6 +1,18 @@
 """Initial weights: pure functions `(key, shape, dtype) -> array`.
 
-n is the number of inputs of a neuron, the product of all axes of `shape` but the last.
+    variance   Gaussian         uniform           keeps                        the book's name
+    1/n        lecun_normal     lecun_uniform     the variance forward         xavier
+    2/(n + m)  glorot_normal    glorot_uniform    between forward and backward
+    2/n        he_normal        he_uniform        it forward, through ReLU     he
+
+n is the number of inputs of a neuron, the product of all axes of `shape` but the last. m is that of
+the neurons which an input reaches: the last axis, times the places of a kernel. So the shape of a
+kernel is (*kernel, c_in, c_out), n = Πkernel · c_in and m = Πkernel · c_out, as in
+`jax.nn.initializers`.
+
+A uniform distribution of variance v is that on [−√(3v), √(3v)]. The Gaussian ones are whole, as in
+the papers and PyTorch; JAX and Keras cut theirs at two standard deviations, and widen them to the
+same variance.
 """
 
 import math
@@ -9,7 +21,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
+
+from funcnet._arguments import check_int, check_key, check_number, describe
+
+__all__ = [
+    "Initializer",
+    "constant",
+    "glorot_normal",
+    "glorot_uniform",
+    "he",
+    "he_normal",
+    "he_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "normal",
+    "xavier",
+    "zeros",
+]
 
 Initializer = Callable[..., jax.Array]  # (key, shape, dtype=jnp.float32)
 
@@ -32,16 +60,22 @@ def constant(value: float) -> Initializer:
     the layer is worth one neuron. Random weights break that symmetry.
 
     Args:
-      value: The value of each element.
+      value: The value of each element, a number. It may be traced.
+
+    Raises:
+      TypeError: If value is not a number.
+      ValueError: If it is not finite.
 
     Reference: Source C 6.2.
 
     >>> constant(0.5)(None, (2,)).tolist()
     [0.5, 0.5]
     """
+    check_number("constant", "value", value)
 
     def init(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         del key
+        _check_shape("constant", shape)
         return jnp.full(shape, value, dtype)
 
     return init
@@ -56,42 +90,154 @@ def normal(std: float | jax.Array = 0.01) -> Initializer:
       std: The standard deviation, at least 0. It may be traced: a sweep is a `jax.vmap`.
 
     Raises:
-      ValueError: If std is negative.
+      TypeError: If std is not a number.
+      ValueError: If it is negative or not finite.
 
     Reference: Source C 6.2.
     """
-    if not isinstance(std, Tracer) and std < 0:
-        raise ValueError(f"normal: std must be at least 0, got {std}")
+    check_number("normal", "std", std, at_least=0)
 
     def init(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        _check("normal", key, shape)
         return jnp.asarray(std, dtype) * jax.random.normal(key, shape, dtype)
 
     return init
 
 
-def xavier(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Gaussian weights with std √(1/n): keep the variance of what passes a linear layer.
+def lecun_normal(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Gaussian weights of variance 1/n: keep the variance of what passes a linear layer.
 
     For sigmoid, tanh and identity, which are linear near 0.
 
-    Reference: Source C 6.2; Glorot & Bengio, 2010.
+    Reference: LeCun, Bottou, Orr & Müller, Efficient BackProp, 1998, equation 16.
+
+    >>> lecun_normal(jax.random.key(0), (400, 300)).shape
+    (400, 300)
+    """
+    return _gaussian("lecun_normal", key, shape, dtype, 1, _inputs)
+
+
+def lecun_uniform(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Uniform weights of variance 1/n, within ±√(3/n); see `lecun_normal`.
+
+    Reference: LeCun, Bottou, Orr & Müller, Efficient BackProp, 1998, equation 16.
+    """
+    return _uniform("lecun_uniform", key, shape, dtype, 1, _inputs)
+
+
+def glorot_normal(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Gaussian weights of variance 2/(n + m): between 1/n and 1/m.
+
+    1/n keeps the variance of what passes a linear layer, 1/m that of gradients on their way back.
+    This is the Xavier initialization of its paper, of JAX and of PyTorch (`xavier_normal_`).
+
+    Reference: Glorot & Bengio, Understanding the difficulty of training deep feedforward neural
+    networks, 2010, equation 12.
+
+    >>> glorot_normal(jax.random.key(0), (3, 3, 16, 32)).shape
+    (3, 3, 16, 32)
+    """
+    return _gaussian("glorot_normal", key, shape, dtype, 2, _inputs_and_outputs)
+
+
+def glorot_uniform(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Uniform weights of variance 2/(n + m), within ±√(6/(n + m)); see `glorot_normal`.
+
+    Reference: Glorot & Bengio, Understanding the difficulty of training deep feedforward neural
+    networks, 2010, equation 16.
+    """
+    return _uniform("glorot_uniform", key, shape, dtype, 2, _inputs_and_outputs)
+
+
+def he_normal(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Gaussian weights of variance 2/n: twice that of LeCun, because ReLU sets half of it to 0.
+
+    Reference: Source C 6.2; He, Zhang, Ren & Sun, Delving deep into rectifiers, 2015, equation 10,
+    arXiv:1502.01852.
+
+    >>> he_normal(jax.random.key(0), (400, 300)).shape
+    (400, 300)
+    """
+    return _gaussian("he_normal", key, shape, dtype, 2, _inputs)
+
+
+def he_uniform(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Uniform weights of variance 2/n, within ±√(6/n); see `he_normal`.
+
+    Reference: He, Zhang, Ren & Sun, Delving deep into rectifiers, 2015, equation 10,
+    arXiv:1502.01852.
+    """
+    return _uniform("he_uniform", key, shape, dtype, 2, _inputs)
+
+
+def xavier(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """The book's name for `lecun_normal`, std √(1/n): elsewhere Xavier means `glorot_normal`.
+
+    The book leaves out the outputs m of std √(2/(n + m)), for simplicity.
+
+    Reference: Source C 6.2.
 
     >>> xavier(jax.random.key(0), (400, 300)).shape
     (400, 300)
     """
-    return normal(math.sqrt(1 / _inputs(shape)))(key, shape, dtype)
+    return _gaussian("xavier", key, shape, dtype, 1, _inputs)
 
 
 def he(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Gaussian weights with std √(2/n): twice the variance, because ReLU sets half of it to 0.
+    """The book's name for `he_normal`, std √(2/n).
 
-    Reference: Source C 6.2; He, Zhang, Ren & Sun, 2015, equation 10, arXiv:1502.01852.
+    Reference: Source C 6.2.
 
     >>> he(jax.random.key(0), (400, 300)).shape
     (400, 300)
     """
-    return normal(math.sqrt(2 / _inputs(shape)))(key, shape, dtype)
+    return _gaussian("he", key, shape, dtype, 2, _inputs)
+
+
+def _gaussian(
+    name: str,
+    key: Any,
+    shape: tuple[int, ...],
+    dtype: Any,
+    scale: float,
+    count: Callable[[tuple[int, ...]], int],
+) -> jax.Array:
+    """Gaussian weights of variance scale / count(shape)."""
+    _check(name, key, shape)
+    return normal(math.sqrt(scale / count(shape)))(key, shape, dtype)
+
+
+def _uniform(
+    name: str,
+    key: Any,
+    shape: tuple[int, ...],
+    dtype: Any,
+    scale: float,
+    count: Callable[[tuple[int, ...]], int],
+) -> jax.Array:
+    """Uniform weights of variance scale / count(shape)."""
+    _check(name, key, shape)
+    bound = math.sqrt(3 * scale / count(shape))
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def _inputs(shape: tuple[int, ...]) -> int:
+    """The number n of inputs of a neuron."""
     return max(1, math.prod(shape[:-1]))
+
+
+def _inputs_and_outputs(shape: tuple[int, ...]) -> int:
+    """The sum n + m, where m is the number of neurons that an input reaches."""
+    return _inputs(shape) + max(1, math.prod(shape[:-2]) * math.prod(shape[-1:]))
+
+
+def _check(function: str, key: Any, shape: Any) -> None:
+    check_key(function, key)
+    _check_shape(function, shape)
+
+
+def _check_shape(function: str, shape: Any) -> None:
+    if not isinstance(shape, tuple | list):
+        raise TypeError(f"{function}: shape must be a tuple of integers, got {describe(shape)}")
+    for i, size in enumerate(shape):
+        check_int(function, f"shape[{i}]", size, at_least=0)

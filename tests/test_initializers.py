@@ -1,13 +1,16 @@
 """Initial weights: their distribution, and what it is for. Source C 6.2."""
 
+import inspect
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from funcnet import ops, optim
-from funcnet.initializers import constant, he, normal, xavier, zeros
-from funcnet.layers import Dense, chain
+from funcnet import initializers, ops, optim
+from funcnet.initializers import constant, he, lecun_normal, normal, xavier, zeros
+from funcnet.layers import GRU, LSTM, RNN, Dense, GatedMLP, MultiHeadAttention, chain
 from funcnet.training import TrainState, make_step
 
 KEY = jax.random.key(0)
@@ -37,6 +40,46 @@ def test_the_number_of_inputs_is_the_product_of_all_axes_but_the_last(init, fact
     assert abs(w.std() / np.sqrt(factor / 200) - 1) < 5 / np.sqrt(2 * w.size)
 
 
+FIELD = [
+    "lecun_normal",
+    "lecun_uniform",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+]
+
+
+@pytest.mark.parametrize("name", FIELD)
+@pytest.mark.parametrize("shape", [(400, 300), (300, 400), (3, 5, 60, 100), (7, 200, 80)])
+def test_variance_is_that_of_jax_under_the_same_name(name, shape):
+    """Mean 0 and the standard deviation of JAX's, within 5 standard errors of both."""
+    w, expected = (
+        np.asarray(init(KEY, shape, jnp.float64))
+        for init in (getattr(initializers, name), getattr(jax.nn.initializers, name)())
+    )
+    std = expected.std()
+    assert abs(w.mean()) < 5 * std / np.sqrt(w.size)
+    assert abs(w.std() / std - 1) < 5 / np.sqrt(w.size)  # each is wrong by some 1/√(2 size)
+    if name.endswith("uniform"):
+        np.testing.assert_allclose(abs(w).max(), abs(expected).max(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (0, 3), (4, 3), (3, 3, 2, 4)])
+def test_any_shape_and_the_names_of_the_book(shape):
+    for name in FIELD:
+        w = getattr(initializers, name)(KEY, list(shape))
+        assert (w.shape, w.dtype) == (shape, jnp.float32)
+        assert np.isfinite(w).all()
+    for book, field in ((xavier, lecun_normal), (he, initializers.he_normal)):
+        np.testing.assert_array_equal(book(KEY, shape), field(KEY, shape))
+
+
+def test_layers_say_which_they_take():
+    for default in (Dense, RNN, LSTM, GRU, MultiHeadAttention, GatedMLP):
+        assert inspect.signature(default).parameters["w_init"].default is lecun_normal
+
+
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("init", [zeros, constant(0.5), normal(), xavier, he])
 def test_shape_and_dtype(init, dtype):
@@ -57,9 +100,29 @@ def test_constants():
     np.testing.assert_array_equal(normal(0.0)(KEY, (4, 3)), np.zeros((4, 3)))
 
 
-def test_a_negative_std_is_an_error():
-    with pytest.raises(ValueError, match="normal: std must be at least 0, got -1"):
-        normal(-1.0)
+ERRORS = {
+    "normal: std must be a finite number of at least 0, got -1.0": lambda: normal(-1.0),
+    "normal: std must be a finite number of at least 0, got nan": lambda: normal(np.nan),
+    "normal: std must be a number, got '1'": lambda: normal("1"),
+    "constant: value must be a finite number, got inf": lambda: constant(np.inf),
+    "constant: value must be a number, got None": lambda: constant(None),
+    "normal: key must be one key of jax.random.key, got 42": lambda: normal()(42, (2, 3)),
+    **{
+        f"{name}: key must be one key of jax.random.key, got key[2]": (
+            lambda name=name: getattr(initializers, name)(jax.random.split(KEY), (2, 3))
+        )
+        for name in ["xavier", "he", *FIELD]
+    },
+    "xavier: shape must be a tuple of integers, got 3": lambda: xavier(KEY, 3),
+    "he: shape[1] must be an integer of at least 0, got 2.5": lambda: he(KEY, (3, 2.5)),
+    "constant: shape[0] must be an integer of at least 0, got -1": lambda: zeros(KEY, (-1, 2)),
+}
+
+
+@pytest.mark.parametrize("message", ERRORS)
+def test_errors_are_one_line(message):
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(message)}$"):
+        ERRORS[message]()
 
 
 def test_std_may_be_traced():

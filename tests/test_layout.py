@@ -49,13 +49,15 @@ PUBLIC = {
     "DepthwiseConv MaxPool AvgPool GlobalMaxPool GlobalAvgPool BatchNorm LayerNorm RMSNorm "
     "GroupNorm Dropout Embedding RNN LSTM GRU MultiHeadAttention GatedMLP TransformerBlock mlp",
     models: "mlp cnn transformer",
-    initializers: "zeros constant normal xavier he",
-    optim: "sgd momentum nesterov adagrad rmsprop adam adamw l1 l2 elastic_net",
-    numerical: "gradient",
+    initializers: "zeros constant normal xavier he lecun_normal lecun_uniform glorot_normal "
+    "glorot_uniform he_normal he_uniform",
+    optim: "sgd momentum nesterov adagrad rmsprop adam adamw l1 l2 elastic_net SGDState "
+    "MomentumState AdaGradState RMSPropState AdamState",
+    numerical: "gradient STENCILS Stencil",
     training: "TrainState make_step make_epoch evaluate",
     funcnet: "rule RULES autodiff check_rule check_model profile_rule assert_residuals summary",
     check: "Report Finding Culprit KINDS CheckFailed",
-    funcnet.datasets: "mnist",
+    funcnet.datasets: "mnist read_idx xor sine Mnist SHA256",
 }
 
 

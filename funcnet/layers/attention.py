@@ -23,7 +23,7 @@ def MultiHeadAttention(
     causal: bool = False,
     rope_base: float | None = None,
     bias: bool = False,
-    w_init: initializers.Initializer = initializers.xavier,
+    w_init: initializers.Initializer = initializers.lecun_normal,
     attend: Callable[..., jax.Array] = ops.dot_product_attention,
 ) -> Layer:
     """Self-attention: each place of a sequence looks at the others through several heads.
@@ -44,7 +44,8 @@ def MultiHeadAttention(
       rope_base: If given, queries and keys are rotated by their place: the base of
         `funcnet.ops.rope`, 10000 as a rule.
       bias: Whether the linear maps have one.
-      w_init: Initial weights of the linear maps.
+      w_init: Initial weights of the linear maps. The default keeps the variance of x, also where
+        keys and values are fewer.
       attend: `(q, k, v, *, causal) -> y`, another implementation of attention.
 
     Raises:

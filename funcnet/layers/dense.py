@@ -13,7 +13,7 @@ def Dense(
     units: int,
     *,
     bias: bool = True,
-    w_init: initializers.Initializer = initializers.xavier,
+    w_init: initializers.Initializer = initializers.lecun_normal,
     b_init: initializers.Initializer = initializers.zeros,
 ) -> Layer:
     """A fully connected layer, Y = X · W + b: `funcnet.ops.affine` with its parameters.
@@ -25,7 +25,8 @@ def Dense(
     Args:
       units: The number of neurons, at least 1.
       bias: Whether there is b.
-      w_init: Initial weights; `funcnet.initializers.he` fits a layer that ReLU follows.
+      w_init: Initial weights. The default keeps the variance of x, for any number of neurons; it is
+        Flax's too. `funcnet.initializers.he` fits a layer that ReLU follows.
       b_init: Initial biases.
 
     Raises:

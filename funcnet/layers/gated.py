@@ -15,7 +15,7 @@ def GatedMLP(
     hidden: int,
     *,
     gate: Callable[[jax.Array, jax.Array], jax.Array] = ops.swiglu,
-    w_init: initializers.Initializer = initializers.xavier,
+    w_init: initializers.Initializer = initializers.lecun_normal,
 ) -> Layer:
     """Two linear maps of which one gates the other, and a third one back: x ↦ g(x U, x V) W.
 
@@ -26,7 +26,7 @@ def GatedMLP(
     Args:
       hidden: The width between, at least 1.
       gate: g: `funcnet.ops.swiglu` or `funcnet.ops.geglu`.
-      w_init: Initial weights.
+      w_init: Initial weights. The default keeps the variance of what enters each linear map.
 
     Raises:
       ValueError: If hidden is less than 1; from `apply`, if params do not fit.

@@ -30,7 +30,7 @@ def mlp(
       batch_norm: Whether to normalise before the activation.
       dropout: The probability of dropping after the activation, in [0, 1).
       w_init: Initial weights of all layers. By default those that fit what follows the layer: `he`
-        before `funcnet.ops.relu`, `xavier` before any other activation and at the output.
+        before `funcnet.ops.relu`, `lecun_normal` before any other activation and at the output.
 
     Raises:
       ValueError: If there are no units, or one of the numbers is out of range.
@@ -47,7 +47,7 @@ def mlp(
     check_functions("mlp", activation=activation)
     check_bool("mlp", "batch_norm", batch_norm)
     check_number("mlp", "dropout", dropout, at_least=0, below=1)
-    hidden_init = initializers.he if activation is ops.relu else initializers.xavier
+    hidden_init = initializers.he if activation is ops.relu else initializers.lecun_normal
     parts: list[Layer | Callable[[jax.Array], jax.Array]] = []
     for width in units[:-1]:
         parts.append(Dense(width, w_init=w_init or hidden_init))
@@ -56,4 +56,4 @@ def mlp(
         parts.append(activation)
         if dropout:
             parts.append(Dropout(dropout))
-    return chain(*parts, Dense(units[-1], w_init=w_init or initializers.xavier))
+    return chain(*parts, Dense(units[-1], w_init=w_init or initializers.lecun_normal))

@@ -17,7 +17,7 @@ def RNN(
     *,
     reverse: bool = False,
     last: bool = False,
-    w_init: initializers.Initializer = initializers.xavier,
+    w_init: initializers.Initializer = initializers.lecun_normal,
 ) -> Layer:
     """The simple recurrent network, h_t = tanh(x_t W_x + h_{t−1} W_h + b): `funcnet.ops.rnn`.
 
@@ -30,7 +30,7 @@ def RNN(
       units: The length of h, at least 1.
       reverse: Whether it reads from the end.
       last: Whether the output is the state after the last step, (..., units), instead of all.
-      w_init: Initial weights.
+      w_init: Initial weights. The default keeps the variance of x and h, for any number of units.
 
     Raises:
       ValueError: If units is less than 1; if x has no axis of time; from `apply`, if params do not
@@ -51,7 +51,7 @@ def LSTM(
     reverse: bool = False,
     last: bool = False,
     recompute: bool = False,
-    w_init: initializers.Initializer = initializers.xavier,
+    w_init: initializers.Initializer = initializers.lecun_normal,
 ) -> Layer:
     """Long short-term memory: `funcnet.ops.lstm`. The states before the first step are 0.
 
@@ -64,7 +64,7 @@ def LSTM(
       reverse: As for `RNN`.
       last: As for `RNN`.
       recompute: As for the op.
-      w_init: Initial weights.
+      w_init: Initial weights. The default keeps the variance of x and h, for any number of units.
 
     Raises:
       ValueError: As for `RNN`.
@@ -86,7 +86,7 @@ def GRU(
     reverse: bool = False,
     last: bool = False,
     recompute: bool = False,
-    w_init: initializers.Initializer = initializers.xavier,
+    w_init: initializers.Initializer = initializers.lecun_normal,
 ) -> Layer:
     """The gated recurrent unit: `funcnet.ops.gru`. The state before the first step is 0.
 
@@ -99,7 +99,7 @@ def GRU(
       reverse: As for `RNN`.
       last: As for `RNN`.
       recompute: As for the op.
-      w_init: Initial weights.
+      w_init: Initial weights. The default keeps the variance of x and h, for any number of units.
 
     Raises:
       ValueError: As for `RNN`.
