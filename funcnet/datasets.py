@@ -18,6 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from funcnet._arguments import check_int, describe
+
+__all__ = ["SHA256", "Mnist", "mnist", "read_idx", "sine", "xor"]
+
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -69,6 +73,7 @@ def mnist(directory: str | os.PathLike[str] | None = None) -> Mnist:
       FileNotFoundError: If a file is missing, or no mirror delivers it. The message names it.
       ValueError: If a file is damaged, holds no images or labels, or the number of labels is not
         that of the images. The message names it.
+      TypeError: If directory is no path.
 
     Reference: LeCun, Bottou, Bengio & Haffner, Gradient-based learning applied to document
     recognition, 1998.
@@ -76,6 +81,7 @@ def mnist(directory: str | os.PathLike[str] | None = None) -> Mnist:
     if directory is None:
         directory = os.environ.get("FUNCNET_DATA") or None
     if directory is not None:
+        _check_path("mnist", "directory", directory)
         paths = [_find(Path(directory).expanduser(), name) for name in SHA256]
     elif CHECKOUT.is_dir():
         paths = [_find(CHECKOUT, name) for name in SHA256]
@@ -96,7 +102,9 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
       FileNotFoundError: If there is no such file.
       ValueError: If it is not a whole IDX file of unsigned bytes. The message names it.
+      TypeError: If path is none.
     """
+    _check_path("read_idx", "path", path)
     content = _decompress(Path(path).read_bytes(), f"read_idx: {path}")
     if len(content) < 4 or content[:2] != b"\0\0":
         raise ValueError(f"read_idx: {path} must begin as IDX, 00 00, got {content[:4].hex(' ')}")
@@ -138,16 +146,29 @@ def xor() -> tuple[np.ndarray, np.ndarray]:
 def sine(n: int) -> tuple[np.ndarray, np.ndarray]:
     """A curve for regression: t = sin πx at n equally spaced x in [−1, 1].
 
+    Args:
+      n: The number of points, at least 1.
+
     Returns:
       x and t, both float32 (n, 1).
+
+    Raises:
+      TypeError: If n is no integer.
+      ValueError: If it is less than 1.
 
     Reference: Source B 5.5.7.
 
     >>> sine(3)[0].ravel().tolist()
     [-1.0, 0.0, 1.0]
     """
+    n = check_int("sine", "n", n, at_least=1)
     x = np.linspace(-1, 1, n, dtype=np.float32)[:, None]
     return x, np.sin(np.pi * x)
+
+
+def _check_path(function: str, name: str, path: object) -> None:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{function}: {name} must be a path, got {describe(path)}")
 
 
 def _find(directory: Path, name: str) -> Path:

@@ -11,7 +11,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
+
+from funcnet._arguments import check_array, check_int, check_number, describe
+
+__all__ = ["STENCILS", "Stencil", "gradient"]
 
 T = TypeVar("T")
 
@@ -95,8 +100,10 @@ def gradient(
       A pytree like x, with its shapes and dtypes.
 
     Raises:
-      ValueError: If the method is unknown, or step or batch_size is not positive.
-      TypeError: If a leaf of x is not real floating, or f(x) or step is not one such number.
+      ValueError: If the method is unknown, step or batch_size is not positive, or step is not
+        finite, or 0 in the dtype of x.
+      TypeError: If f is no function, a leaf of x is not real floating, or f(x) or step is not one
+        such number.
 
     Reference: Source A 3.3.1. Fornberg, Generation of finite difference formulas on arbitrarily
     spaced grids, 1988, table 1.
@@ -104,22 +111,18 @@ def gradient(
     >>> round(float(gradient(lambda x: x**2, 3.0, method="five_point")), 4)
     6.0
     """
-    if method not in STENCILS:
+    if not callable(f):
+        raise TypeError(f"gradient: f must be a function, got {describe(f)}")
+    if not (isinstance(method, str) and method in STENCILS):
         raise ValueError(f"gradient: method must be one of {', '.join(STENCILS)}, got {method!r}")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"gradient: batch_size must be at least 1, got {batch_size}")
+    if batch_size is not None:
+        batch_size = check_int("gradient", "batch_size", batch_size, at_least=1)
+    if step is not None:
+        check_number("gradient", "step", step, above=0)
+    for path, leaf in jax.tree.leaves_with_path(x):
+        _check_leaf(f"x{jax.tree_util.keystr(path)}", leaf, step)
     # Not weakly typed, as a Python float is: f must see one type at x and beside it.
     x = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), x)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            name = f"x{jax.tree_util.keystr(path)}"
-            raise TypeError(
-                f"gradient: {name} must be real floating, got {leaf.dtype}{list(leaf.shape)}"
-            )
-    if step is not None and jnp.shape(step) != ():
-        raise TypeError(f"gradient: step must be one number, got shape {jnp.shape(step)}")
-    if step is not None and not isinstance(step, Tracer) and not step > 0:
-        raise ValueError(f"gradient: step must be positive, got {step}")
     try:
         hash(f)
     except TypeError:
@@ -165,6 +168,20 @@ def _gradient(
         return (differences[j].astype(wide) / (d * h.astype(wide))).astype(x.dtype)
 
     return jax.tree.map(quotient, x, h, number)
+
+
+def _check_leaf(name: str, leaf: Any, step: Any) -> None:
+    """A leaf of x must be real and floating, of a dtype in which the step is not 0."""
+    check_array("gradient", name, leaf)
+    dtype = jnp.result_type(leaf)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"gradient: {name} must be real floating, got {dtype}{list(jnp.shape(leaf))}"
+        )
+    if step is not None and not isinstance(step, Tracer) and np.asarray(step, dtype) == 0:
+        raise ValueError(
+            f"gradient: step must not round to 0 in {dtype}, that of {name}, got {step}"
+        )
 
 
 def _step(x: jax.Array, step: Any, p: int, out: Any) -> jax.Array:

@@ -410,3 +410,16 @@ def test_sine():
     assert (x.shape, t.shape, x.dtype, t.dtype) == ((5, 1), (5, 1), np.float32, np.float32)
     np.testing.assert_array_equal(x[:, 0], [-1, -0.5, 0, 0.5, 1])
     np.testing.assert_allclose(t[:, 0], [0, -1, 0, 1, 0], atol=2e-7)  # π is rounded to float32
+
+
+def test_arguments_of_another_kind():
+    for call, message in [
+        (lambda: mnist(3), "mnist: directory must be a path, got 3"),
+        (lambda: read_idx(None), "read_idx: path must be a path, got None"),
+        (lambda: sine("10"), "sine: n must be an integer of at least 1, got '10'"),
+        (lambda: sine(2.5), "sine: n must be an integer of at least 1, got 2.5"),
+        (lambda: sine(0), "sine: n must be an integer of at least 1, got 0"),
+    ]:
+        with pytest.raises((TypeError, ValueError)) as caught:
+            call()
+        assert str(caught.value) == message

@@ -393,23 +393,66 @@ def test_a_python_float_is_of_the_default_dtype():
         ),
         (
             ValueError,
-            "gradient: step must be positive, got -0.1",
+            "gradient: step must be a finite number above 0, got -0.1",
             lambda: gradient(jnp.sum, jnp.ones(2), step=-0.1),
         ),
         (
             ValueError,
-            "gradient: step must be positive, got nan",
+            "gradient: step must be a finite number above 0, got nan",
             lambda: gradient(jnp.sum, jnp.ones(2), step=math.nan),
         ),
         (
             TypeError,
-            "gradient: step must be one number, got shape (2,)",
+            "gradient: step must be a number, got float64[2]",
             lambda: gradient(jnp.sum, jnp.ones(2), step=jnp.ones(2)),
         ),
         (
             ValueError,
-            "gradient: batch_size must be at least 1, got 0",
+            "gradient: batch_size must be an integer of at least 1, got 0",
             lambda: gradient(jnp.sum, jnp.ones(2), batch_size=0),
+        ),
+        (
+            TypeError,
+            "gradient: batch_size must be an integer of at least 1, got 2.5",
+            lambda: gradient(jnp.sum, jnp.ones(2), batch_size=2.5),
+        ),
+        (
+            ValueError,
+            "gradient: step must be a finite number above 0, got 0",
+            lambda: gradient(jnp.sum, jnp.ones(2), step=0),
+        ),
+        (
+            TypeError,
+            "gradient: step must be a number, got True",
+            lambda: gradient(jnp.sum, jnp.ones(2), step=True),
+        ),
+        (
+            ValueError,
+            "gradient: step must not round to 0 in float16, that of x[1], got 1e-08",
+            lambda: gradient(
+                lambda x: x[0] + x[1].astype(x[0].dtype), [1.0, jnp.float16(1)], step=1e-8
+            ),
+        ),
+        (
+            ValueError,
+            "gradient: method must be one of forward, backward, central, five_point, seven_point, "
+            "got ['central']",
+            lambda: gradient(jnp.sum, jnp.ones(2), method=["central"]),
+        ),
+        (
+            TypeError,
+            "gradient: f must be a function, got 3",
+            lambda: gradient(3, jnp.ones(2)),
+        ),
+        (
+            TypeError,
+            "gradient: x['w'] must be an array, got str",
+            lambda: gradient(jnp.sum, {"w": "1"}),
+        ),
+        (
+            TypeError,
+            "gradient: f(x) must be one real floating number, got None",
+            lambda: gradient(lambda x: None, jnp.ones(2)),
         ),
     ],
 )
