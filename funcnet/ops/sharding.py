@@ -26,5 +26,5 @@ def batch_like(h: jax.Array, x: jax.Array) -> jax.Array:
     """H (..., H), on a mesh with explicit axes sharded over the batch axes of x (..., T, I)."""
     if (like := explicit_sharding(x)) is None or not any(like.spec[:-2]):
         return h
-    own = explicit_sharding(h, x).spec[-1]
+    own = (explicit_sharding(h, x) or like).spec[-1]
     return jax.sharding.reshard(h, like.update(spec=PartitionSpec(*like.spec[:-2], own)))
