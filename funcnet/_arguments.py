@@ -163,6 +163,18 @@ def check_array(f: str, name: str, x: Any) -> None:
         raise TypeError(f"{f}: {name} must be an array, got {kind(x)}")
 
 
+def check_real(f: str, name: str, x: Any) -> None:
+    """Raises a TypeError unless x holds real numbers, integers or booleans.
+
+    >>> check_real("huber", "t", jnp.ones(3, complex))
+    Traceback (most recent call last):
+    TypeError: huber: t must be real, got complex64[3]
+    """
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+    if not any(jnp.issubdtype(jax.typeof(x).dtype, kind) for kind in kinds):
+        raise TypeError(f"{f}: {name} must be real, got {jax.typeof(x).str_short()}")
+
+
 def check_key(f: str, key: Any, name: str = "key") -> None:
     """Raises a TypeError unless `key` is one PRNG key, of `jax.random.key` or `PRNGKey`.
 
