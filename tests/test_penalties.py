@@ -205,6 +205,10 @@ ERRORS = {
     "elastic_net_penalty: l2_rate must be a scalar, got shape (3,)": (
         lambda: ops.elastic_net_penalty(PARAMS, 0.1, np.ones(3))
     ),
+    "l2_penalty: rate must be real, got complex128[]": lambda: ops.l2_penalty(PARAMS, 1j),
+    "l2_penalty: rate must be an array, got None": lambda: ops.l2_penalty(PARAMS, None),
+    "l2_penalty: rate must be an array, got dict": lambda: ops.l2_penalty(0.1, PARAMS),
+    "l1_penalty: params must be a tree of arrays, got None": lambda: ops.l1_penalty(None, 0.1),
     "l1_penalty: params['w'] must be real, got complex128[2]": (
         lambda: ops.l1_penalty.__wrapped__({"w": np.ones(2, complex)}, 0.1)
     ),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from funcnet._arguments import check_array, check_real
 from funcnet.rule import rule
 
 
@@ -229,11 +230,14 @@ def _cotangents(dp: Callable[[jax.Array], jax.Array], params: Any, dy: jax.Array
 
 
 def _check(function: str, params: Any, **rates: ArrayLike) -> None:
+    if params is None:
+        raise TypeError(f"{function}: params must be a tree of arrays, got None")
     for path, p in jax.tree.leaves_with_path(params):
         if jnp.issubdtype(jax.typeof(p).dtype, jnp.complexfloating):
-            name = f"params{jax.tree_util.keystr(path)}"
-            raise TypeError(f"{function}: {name} must be real, got {jax.typeof(p).str_short()}")
+            check_real(function, f"params{jax.tree_util.keystr(path)}", p)
     for argument, rate in rates.items():
+        check_array(function, argument, rate)
+        check_real(function, argument, rate)
         if jnp.shape(rate):
             raise ValueError(
                 f"{function}: {argument} must be a scalar, got shape {jnp.shape(rate)}"
