@@ -31,10 +31,13 @@ OPS = Path(ops.__file__).parent
 TESTS = Path(__file__).parent / "ops"
 TESTED_BY = {  # the files of tests/ops for the modules that have none of their name
     "attention_tiles": ["attention"],
+    "binary_cross_entropy": ["binary_cross_entropy", "loss_tails"],
     "gru": ["recurrent"],
-    "labels": ["losses"],
+    "labels": ["losses", "loss_tails"],
+    "losses": ["losses", "loss_tails"],
     "lstm": ["recurrent"],
     "rnn": ["recurrent"],
+    "softmax_cross_entropy": ["losses", "loss_tails"],
     "time_loop": ["recurrent"],
     "windows": ["pooling", "convolution", "depthwise"],
 }

@@ -3,12 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.labels import label_cotangent
+from funcnet._arguments import check_real
+from funcnet.ops.labels import finite_if_zero, label_cotangent
 from funcnet.ops.precision import widen
 from funcnet.rule import rule
 
 
-@rule
+@rule(real=("logits",))
 def sigmoid_binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """The cross entropy of sigmoid(logits), element by element: each is a yes or no of its own.
 
@@ -33,6 +34,7 @@ def sigmoid_binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Ar
     >>> round(float(sigmoid_binary_cross_entropy(jnp.array(0.0), jnp.array(1.0))), 4)
     0.6931
     """
+    check_real("sigmoid_binary_cross_entropy", "labels", labels)
     if logits.shape != labels.shape:
         raise ValueError(
             "sigmoid_binary_cross_entropy: labels must have the shape of logits, "
@@ -69,12 +71,14 @@ def sigmoid_binary_cross_entropy_bwd(residuals, dloss):
 
     (1) equals dL (s(z) − y), which rounds to 0 as soon as s(z) rounds to y. With e = exp(−|z|) ≤ 1
     the two sigmoids are 1/(1 + e) and e/(1 + e), the larger one at the side of z.
+    Where dL = 0, dy is 0 also of an infinite z.
     """
     logits, labels = residuals
     dl = widen(dloss)
     z, up, down, e = _sides(logits, labels)
     dz = dl * ((up + down * e) / (1 + e))  # (1)
-    return dz.astype(logits.dtype), label_cotangent(labels, -dl * z)  # (2)
+    dy = -dl * finite_if_zero(z, dl)  # (2)
+    return dz.astype(logits.dtype), label_cotangent(labels, dy)
 
 
 sigmoid_binary_cross_entropy.defvjp(

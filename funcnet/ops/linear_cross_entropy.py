@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from funcnet._arguments import check_int
 from funcnet.ops.labels import put_by_mask
 from funcnet.ops.precision import wide_dtype, widen
 from funcnet.ops.sharding import explicit_sharding
@@ -16,7 +17,7 @@ from funcnet.rule import rule
 COLUMNS = 1024  # of w, whose products are made at a time
 
 
-@rule
+@rule(real=("h", "w"))
 def linear_cross_entropy(
     h: jax.Array,
     w: jax.Array,
@@ -41,9 +42,10 @@ def linear_cross_entropy(
     Args:
       h: Inputs of the output layer, shape (..., d): every leading axis is a batch axis.
       w: Its weights, shape (d, V).
-      labels: t, class indices from −V to V − 1 (as in indexing), of shape (...) and an integer
-        dtype. Another index gives nan.
-      ignore: A label whose examples have the loss 0 and no gradient, whatever their h. Static.
+      labels: t, class indices from 0 to V − 1, of shape (...) and an integer dtype. Any other one
+        but `ignore` gives nan, also a negative one.
+      ignore: A label whose examples have the loss 0 and no gradient, whatever their h and their
+        cotangents are, nan and ∞ included. Static.
       at_once: How many logits to compute at a time, at least 1; a row of V is not divided. It
         bounds the memory, and for few, the speed. Static.
 
@@ -84,7 +86,7 @@ def linear_cross_entropy_bwd(residuals, dloss, *, ignore, at_once):
     Reference: Source A 3.3.4 and 3.3.8, by the chain rule.
     """
     dh, dw, h, w, labels = residuals
-    dl = widen(dloss)
+    dl = jnp.where(_counted(labels, ignore), widen(dloss), jnp.zeros((), wide_dtype(dloss.dtype)))
     dh = dl[..., None] * dh  # (1)
     dw = _weigh(ignore, at_once, dl, dw, h, w, labels)  # (2)
     return dh.astype(h.dtype), dw.astype(w.dtype), None
@@ -94,8 +96,9 @@ def linear_cross_entropy_bwd(residuals, dloss, *, ignore, at_once):
 def _weigh(ignore, at_once, dl, dw, h, w, labels):
     """(2), from dw = Σ h_nᵀ dx_n where that is enough."""
     counted = _counted(labels, ignore)
-    least = jnp.min(dl, initial=jnp.inf, where=counted)
-    most = jnp.max(dl, initial=-jnp.inf, where=counted)
+    largest = float(jnp.finfo(dl.dtype).max)  # no ∞, at which jax_debug_infs would stop
+    least = jnp.min(dl, initial=largest, where=counted)
+    most = jnp.max(dl, initial=-largest, where=counted)
     c = jnp.where(jnp.any(counted), most, jnp.zeros_like(most))
     differ = least < most
     start = jnp.where(differ, jnp.zeros_like(dw), c * dw)
@@ -113,8 +116,10 @@ def _weigh_jvp(ignore, at_once, primals, tangents):
 
 
 def _counted(labels, ignore):
-    everything = jnp.ones(labels.shape, bool)
-    return everything if ignore is None else labels.astype(jnp.int32) != ignore
+    info = jnp.iinfo(labels.dtype)
+    if ignore is None or not info.min <= ignore <= info.max:
+        return jnp.ones(labels.shape, bool)
+    return labels != jnp.asarray(ignore, labels.dtype)
 
 
 def _by_chunks(h, w, labels, dl, ignore, at_once, onto=None) -> Any:
@@ -210,8 +215,8 @@ def _add_products(dw, h, dx, w):
 
 def _check(h: jax.Array, w: jax.Array, labels: jax.Array, at_once: int) -> None:
     f = "linear_cross_entropy"
-    if w.ndim != 2:
-        raise ValueError(f"{f}: w must have shape (d, V), got {w.shape}")
+    if w.ndim != 2 or w.shape[1] == 0:
+        raise ValueError(f"{f}: w must have shape (d, V) with V > 0, got {w.shape}")
     if h.ndim == 0 or h.shape[-1] != w.shape[0]:
         raise ValueError(
             f"{f}: h must have shape (..., {w.shape[0]}) for w {w.shape}, got {h.shape}"
@@ -221,8 +226,7 @@ def _check(h: jax.Array, w: jax.Array, labels: jax.Array, at_once: int) -> None:
             f"{f}: labels must have shape {h.shape[:-1]} and an integer dtype, "
             f"got {labels.shape} and {labels.dtype}"
         )
-    if at_once < 1:
-        raise ValueError(f"{f}: at_once must be at least 1, got {at_once}")
+    check_int(f, "at_once", at_once, at_least=1)
 
 
 linear_cross_entropy.defvjp(linear_cross_entropy_fwd, linear_cross_entropy_bwd)

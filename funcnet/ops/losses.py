@@ -1,28 +1,52 @@
 """Losses of each example, over the last axis. The caller takes the mean over examples."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
+from funcnet._arguments import check_number, check_real
 from funcnet.ops.labels import (
     above_zero_if_zero,
     at,
     at_least_if_zero,
+    check_classes,
+    finite_if_zero,
+    is_class,
     is_index,
     label_cotangent,
     one_hot,
 )
-from funcnet.ops.precision import widen
+from funcnet.ops.precision import wide_dtype, widen
 from funcnet.rule import rule
 
 
 def _check_same(f: str, y: jax.Array, t: jax.Array, name: str = "y") -> None:
-    if y.ndim == 0 or y.shape != t.shape:
-        raise ValueError(
-            f"{f}: t must have the shape of {name}, {y.shape} of rank 1 at least, got {t.shape}"
-        )
+    check_classes(f, name, y)
+    check_real(f, "t", t)
+    if y.shape != t.shape:
+        raise ValueError(f"{f}: t must have the shape of {name}, {y.shape}, got {t.shape}")
 
 
-@rule
+def _loss_dtype(y: jax.Array, t: jax.Array) -> Any:
+    """The dtype that y and t promote to, where integer targets do not count."""
+    is_floating = jnp.issubdtype(t.dtype, jnp.floating)
+    return jnp.promote_types(y.dtype, t.dtype) if is_floating else y.dtype
+
+
+def _difference(y: jax.Array, t: jax.Array, dtype: Any) -> jax.Array:
+    """The error y − t, in the precision to compute in."""
+    wide = wide_dtype(dtype)
+    return y.astype(wide) - t.astype(wide)
+
+
+def _again(residuals: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """Arguments of a narrow dtype, from which XLA must not keep the wider error for `bwd`."""
+    narrow = any(x.dtype.itemsize < 4 for x in residuals)
+    return jax.lax.optimization_barrier(residuals) if narrow else residuals
+
+
+@rule(real=("y",))
 def mean_squared_error(y: jax.Array, t: jax.Array) -> jax.Array:
     """The mean squared error of each example.
 
@@ -33,7 +57,7 @@ def mean_squared_error(y: jax.Array, t: jax.Array) -> jax.Array:
       t: The target, the same shape.
 
     Returns:
-      L ≥ 0, shape (...).
+      L ≥ 0, shape (...), with the dtype that y and t promote to; integers t take the dtype of y.
 
     Raises:
       ValueError: If the shapes differ.
@@ -44,7 +68,8 @@ def mean_squared_error(y: jax.Array, t: jax.Array) -> jax.Array:
     2.0
     """
     _check_same("mean_squared_error", y, t)
-    return ((y - t) ** 2).mean(-1)
+    dtype = _loss_dtype(y, t)
+    return (_difference(y, t, dtype) ** 2).mean(-1).astype(dtype)
 
 
 def mean_squared_error_fwd(y, t):
@@ -59,15 +84,16 @@ def mean_squared_error_bwd(residuals, dloss):
 
         dy = dL (2/C) (y − t),   dt = −dy.                                                    (1)
     """
-    y, t = residuals
-    dy = dloss[..., None] * (2 / y.shape[-1]) * (y - t)  # (1)
+    y, t = _again(residuals)
+    dl = widen(dloss)[..., None]
+    dy = dl * (2 / y.shape[-1]) * _difference(y, t, dloss.dtype)  # (1)
     return dy.astype(y.dtype), label_cotangent(t, -dy)
 
 
 mean_squared_error.defvjp(mean_squared_error_fwd, mean_squared_error_bwd)
 
 
-@rule
+@rule(real=("y",))
 def sum_squared_error(y: jax.Array, t: jax.Array) -> jax.Array:
     """Half the sum of squared errors of each example.
 
@@ -78,7 +104,7 @@ def sum_squared_error(y: jax.Array, t: jax.Array) -> jax.Array:
       t: The target, the same shape.
 
     Returns:
-      L ≥ 0, shape (...).
+      L ≥ 0, shape (...), with the dtype that y and t promote to; integers t take the dtype of y.
 
     Raises:
       ValueError: If the shapes differ.
@@ -89,7 +115,8 @@ def sum_squared_error(y: jax.Array, t: jax.Array) -> jax.Array:
     2.0
     """
     _check_same("sum_squared_error", y, t)
-    return ((y - t) ** 2).sum(-1) / 2
+    dtype = _loss_dtype(y, t)
+    return ((_difference(y, t, dtype) ** 2).sum(-1) / 2).astype(dtype)
 
 
 def sum_squared_error_fwd(y, t):
@@ -106,15 +133,15 @@ def sum_squared_error_bwd(residuals, dloss):
 
     Reference: Source B (5-24).
     """
-    y, t = residuals
-    dy = dloss[..., None] * (y - t)  # (1)
+    y, t = _again(residuals)
+    dy = widen(dloss)[..., None] * _difference(y, t, dloss.dtype)  # (1)
     return dy.astype(y.dtype), label_cotangent(t, -dy)
 
 
 sum_squared_error.defvjp(sum_squared_error_fwd, sum_squared_error_bwd)
 
 
-@rule
+@rule(real=("y",))
 def cross_entropy(y: jax.Array, t: jax.Array) -> jax.Array:
     """The cross entropy of each example, from probabilities.
 
@@ -126,8 +153,9 @@ def cross_entropy(y: jax.Array, t: jax.Array) -> jax.Array:
 
     Args:
       y: Probabilities, shape (..., C).
-      t: Labels: probabilities or one-hot, of the shape of y; or class indices from −C to C − 1 (as
-        in indexing), of shape (...) and an integer dtype. Another index gives nan.
+      t: Labels: probabilities or one-hot, of the shape of y; or class indices from 0 to C − 1, of
+        shape (...) and an integer dtype. Any other index, negative ones too, gives a loss of nan
+        and a gradient of nan.
 
     Returns:
       L, shape (...), with the dtype of y.
@@ -140,8 +168,8 @@ def cross_entropy(y: jax.Array, t: jax.Array) -> jax.Array:
     >>> round(float(cross_entropy(jnp.array([0.5, 0.5]), jnp.array([1.0, 0.0]))), 4)
     0.6931
     """
-    if is_index("cross_entropy", y, t):
-        return -jnp.log(at(y, t))
+    if is_index("cross_entropy", "y", y, t):
+        return -jnp.log(widen(at(y, t))).astype(y.dtype)
     wide = widen(y)
     labels = t.astype(wide.dtype)
     return -(labels * at_least_if_zero(jnp.log(wide), labels)).sum(-1).astype(y.dtype)
@@ -160,24 +188,39 @@ def cross_entropy_bwd(residuals, dloss):
         dy = −dL t / y,   0 where t = 0,                                                      (1)
         dt = −dL log y.                                                                       (2)
 
-    A class index is the one-hot t, and has no cotangent.
+    Both are 0 where dL = 0, also of y = 0. A class index is the one-hot t, and has no cotangent.
 
     Reference: Source A 3.3.7, times C.
     """
     (y, t), dl = residuals, widen(dloss)[..., None]
     wide = widen(y)
-    if is_index("cross_entropy", y, t):
-        dy = jnp.where(one_hot(t, y.shape[-1]), -dl / wide, jnp.zeros_like(wide))  # (1)
-        return dy.astype(y.dtype), None
-    labels = jnp.asarray(t, wide.dtype)
-    dy = -dl * labels / above_zero_if_zero(wide, labels)  # (1)
-    return dy.astype(y.dtype), label_cotangent(t, -dl * jnp.log(wide))  # (2)
+    if is_index("cross_entropy", "y", y, t):
+        dy_own = -_ratio(dl, at(wide, t)[..., None])  # (1)
+        dy_other = jnp.where(is_class(t, y.shape[-1])[..., None] | (dl == 0), 0 * dl, jnp.nan)
+        return jnp.where(one_hot(t, y.shape[-1]), dy_own, dy_other).astype(y.dtype), None
+    dy = -_ratio(dl * jnp.asarray(t, wide.dtype), wide)  # (1)
+    dt = -dl * finite_if_zero(jnp.log(wide), dl)  # (2)
+    return dy.astype(y.dtype), label_cotangent(t, dt)
+
+
+@jax.custom_jvp
+def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The ratio a / b, 0 where a = 0."""
+    return a / above_zero_if_zero(b, a)
+
+
+@_ratio.defjvp
+def _ratio_jvp(primals, tangents):
+    """Without JAX's b⁻², which overflows long before a / b² does."""
+    (a, b), (da, db) = primals, tangents
+    ratio = _ratio(a, b)
+    return ratio, (da - ratio * db) / above_zero_if_zero(b, a)
 
 
 cross_entropy.defvjp(cross_entropy_fwd, cross_entropy_bwd)
 
 
-@rule
+@rule(real=("y",))
 def huber(y: jax.Array, t: jax.Array, *, delta: float = 1.0) -> jax.Array:
     """The Huber loss of each example: squares of small errors, absolute values of large ones.
 
@@ -203,16 +246,10 @@ def huber(y: jax.Array, t: jax.Array, *, delta: float = 1.0) -> jax.Array:
     1.25
     """
     _check_same("huber", y, t)
-    if not delta > 0:
-        raise ValueError(f"huber: delta must be positive, got {delta}")
-    u = jnp.abs(_difference(y, t))
+    check_number("huber", "delta", delta, above=0)
+    u = jnp.abs(_difference(y, t, y.dtype))
     q = jnp.minimum(u, delta)
     return (q * (u - q / 2)).mean(-1).astype(y.dtype)
-
-
-def _difference(y: jax.Array, t: jax.Array) -> jax.Array:
-    wide = widen(y)
-    return wide - t.astype(wide.dtype)
 
 
 def huber_fwd(y, t, *, delta):
@@ -228,7 +265,7 @@ def huber_bwd(residuals, dloss, *, delta):
         dy = (dL/C) min(max(u, −δ), δ),   dt = −dy.                                           (1)
     """
     y, t = jax.lax.optimization_barrier(residuals)  # else u may be kept from the forward pass
-    u = _difference(y, t)
+    u = _difference(y, t, y.dtype)
     dy = (widen(dloss) / y.shape[-1])[..., None] * jnp.clip(u, -delta, delta)  # (1)
     return dy.astype(y.dtype), label_cotangent(t, -dy)
 
@@ -236,7 +273,7 @@ def huber_bwd(residuals, dloss, *, delta):
 huber.defvjp(huber_fwd, huber_bwd)
 
 
-@rule
+@rule(real=("log_p",))
 def kl_divergence(log_p: jax.Array, t: jax.Array) -> jax.Array:
     """The Kullback-Leibler divergence of each example, from the output p to the target t.
 
@@ -287,13 +324,13 @@ def kl_divergence_bwd(residuals, dloss):
     Both occur in one term of the sum, and ∂(t log t)/∂t = log t + 1:
 
         dlog p = −dL t,                                                                       (1)
-        dt = dL (log t − log p + 1),   0 where t = 0.                                         (2)
+        dt = dL (log t − log p + 1),   0 where t = 0 or dL = 0.                               (2)
     """
     log_p, t_given = residuals
     zero, log_ratio, t = _log_ratio(log_p, t_given)
     dl = widen(dloss)[..., None]
     dlog_p = -dl * t  # (1)
-    dt = jnp.where(zero, jnp.zeros_like(t), dl * (log_ratio + 1))  # (2)
+    dt = jnp.where(zero, jnp.zeros_like(t), dl * finite_if_zero(log_ratio + 1, dl))  # (2)
     return dlog_p.astype(log_p.dtype), label_cotangent(t_given, dt)
 
 

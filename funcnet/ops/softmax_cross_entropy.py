@@ -3,9 +3,12 @@
 import jax
 import jax.numpy as jnp
 
+from funcnet._arguments import check_number
 from funcnet.ops.labels import (
     at,
     at_least_if_zero,
+    finite_if_zero,
+    is_class,
     is_index,
     label_cotangent,
     put,
@@ -16,7 +19,7 @@ from funcnet.ops.sharding import placed_like
 from funcnet.rule import rule
 
 
-@rule
+@rule(real=("logits",))
 def softmax_cross_entropy(
     logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
 ) -> jax.Array:
@@ -32,8 +35,9 @@ def softmax_cross_entropy(
 
     Args:
       logits: x, shape (..., C).
-      labels: t: probabilities or one-hot, of the shape of logits; or class indices from −C to C − 1
-        (as in indexing), of shape (...) and an integer dtype. Another index gives nan.
+      labels: t: probabilities or one-hot, of the shape of logits; or class indices from 0 to C − 1,
+        of shape (...) and an integer dtype. Any other index, negative ones too, gives a loss of nan
+        and a gradient of nan.
       label_smoothing: a in [0, 1). Static.
 
     Returns:
@@ -73,33 +77,55 @@ def softmax_cross_entropy_fwd(logits, labels, *, label_smoothing):
 
 
 def _forward(logits, labels, a, put):
-    if not 0 <= a < 1:
-        raise ValueError(f"softmax_cross_entropy: label_smoothing must be in [0, 1), got {a}")
+    check_number("softmax_cross_entropy", "label_smoothing", a, at_least=0, below=1)
     x = widen(logits)
-    if is_index("softmax_cross_entropy", logits, labels):
+    if is_index("softmax_cross_entropy", "logits", logits, labels):
         loss, saved = of_index(x, labels, a, put)
         return loss.astype(logits.dtype), saved
-    m = jax.lax.stop_gradient(x.max(-1, keepdims=True))  # L does not depend on it
-    e, t = jnp.exp(x - m), _smooth(labels.astype(x.dtype), a)
+    m = jax.lax.stop_gradient(x.max(-1, keepdims=True))
+    z, t = _below(x, m), _smooth(labels.astype(x.dtype), a)
+    e = jnp.exp(z)
     top, rest = e.shape[-1] + jnp.floor(e - 1).sum(-1), (e - jnp.floor(e)).sum(-1)
     log_s = jnp.log1p(rest + (top - 1))
-    loss = t.sum(-1) * log_s - (t * at_least_if_zero(x - m, t)).sum(-1)
+    loss = t.sum(-1) * log_s - (t * at_least_if_zero(z, t)).sum(-1)
     return loss.astype(logits.dtype), (e, top, rest, labels, logits, m)
 
 
 def of_index(x, labels, a, put):
     """Loss and residuals for class indices, with e changed at the own class by `put`."""
-    m, x_own = jax.lax.stop_gradient(x.max(-1, keepdims=True)), at(x, labels)
-    # No change of m, but now e comes after x_own, and XLA can write it over x.
-    m = jnp.maximum(m, jax.lax.stop_gradient(x_own)[..., None])
-    z_own = x_own - m.squeeze(-1)
-    others = put(jnp.exp(x - m), labels, jnp.zeros_like(z_own))
+    # No change of m, but now e comes after at(x), and XLA can write it over x.
+    m = jnp.fmax(x.max(-1), at(x, labels))[..., None]
+    m = jax.lax.stop_gradient(m)
+    z, z_own = _below(x, m), _below(x, m, labels)
+    others = put(jnp.exp(z), labels, jnp.zeros_like(z_own))
     top, rest = jnp.exp(z_own), others.sum(-1)
     log_s = jnp.log1p(rest + (top - 1))
     loss = log_s - z_own
     if a:
-        loss = (1 - a) * loss + a * (log_s - (x - m).mean(-1))
+        loss = (1 - a) * loss + a * (log_s - z.mean(-1))
     return loss, (others, top, rest, labels)
+
+
+@jax.custom_jvp
+def _below(x: jax.Array, m: jax.Array, index: jax.Array | None = None) -> jax.Array:
+    """The z = x − m of all classes, or of one index; m is the maximum of each row."""
+    return x - m if index is None else at(x, index) - m.squeeze(-1)
+
+
+@_below.defjvp
+def _below_jvp(primals, tangents):
+    """The derivative of x − max x, in which m moves with the largest x, whose z is 0 for ever.
+
+    The loss and its gradient depend on no m, but in the second derivative all that is summed over
+    the classes is then tiny if 1 − p is, where else numbers of order 1 would have to cancel.
+    """
+    (x, m, index), dx = primals, tangents[0]
+    classes = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    largest = classes == jnp.expand_dims(jnp.argmax(x, -1).astype(jnp.int32), -1)
+    zero = jnp.zeros_like(dx)
+    dm = jnp.where(largest, dx, zero).sum(-1, keepdims=True)
+    dz = jnp.where(largest, zero, dx - dm)
+    return _below(x, m, index), dz if index is None else at(dz, index)
 
 
 def _smooth(t: jax.Array, a: float) -> jax.Array:
@@ -120,7 +146,7 @@ def softmax_cross_entropy_bwd(residuals, dloss, *, label_smoothing):
         T p − t = (T − t) − (rest + (top − e)) T / s                                          (3)
 
     does not cancel: T − t is exact if t > T/2 (Sterbenz), and 0 for a class index or one-hot t. For
-    a class index, top = e.
+    a class index, top = e. Where dL = 0, dt is 0 also at x = −∞.
 
     With label smoothing these t are (1 − a) t + a/C, the one of a class index is 1 − (a − a/C), and
     dt is (1 − a) times (2).
@@ -138,19 +164,25 @@ def softmax_cross_entropy_bwd(residuals, dloss, *, label_smoothing):
     dl, top, rest, total, log_s, scale = (
         v[..., None] for v in (dl, top, rest, total, log_s, scale)
     )
-    at_top = (total - t) - (rest + (top - e)) * scale  # (3)
+    # Summed again, so that the derivative of T − t is that of the other t alone.
+    at_top = (t.sum(-1, keepdims=True) - t) - (rest + (top - e)) * scale  # (3)
     dx = dl * jnp.where(e < 1, e * scale - t, at_top)  # (1)
-    dt = dl * (log_s - (widen(logits) - m))  # (2)
+    dt = dl * finite_if_zero(log_s - _below(widen(logits), m), dl)  # (2)
     dt = (1 - a) * dt if a else dt
     return dx.astype(dloss.dtype), label_cotangent(labels, dt)
 
 
 def of_index_bwd(saved, dl, a, put):
-    """(1) for class indices, changed at the own class by `put`."""
+    """(1) for class indices, changed at the own class by `put`.
+
+    Of an index out of range top is nan, and so is the row, unless dL = 0: the loss is then hidden.
+    """
     others, top, rest, labels = saved
     classes = others.shape[-1]
-    scale = dl / (top + rest)
-    dx, dx_own = others * scale[..., None], -rest * scale  # (1), (3) with T = 1
+    hidden = (dl == 0) & ~is_class(labels, classes)
+    scale = dl / jnp.where(hidden, jnp.ones_like(top), top + rest)
+    dx = others * scale[..., None]  # (1)
+    dx_own = jnp.where(top < 1, top * scale - dl, -rest * scale)  # (1), or (3) with T = 1
     if a:
         dx, dx_own = dx - (a / classes * dl)[..., None], dx_own + (a - a / classes) * dl
     return put(dx, labels, dx_own)

@@ -9,6 +9,7 @@ from cases.case import Case, ints, normal, one_hot, probabilities
 
 TARGETS = [
     Case("rank2", (normal(4, 5), normal(4, 5, seed=1)), shard=(True, True)),
+    Case("ints", (normal(2, 3), np.array([[0, 1, 5], [2, -3, 0]], np.int32))),
     Case("rank1", (normal(3), normal(3, seed=1))),
     Case("rank4", (normal(2, 1, 3, 4), normal(2, 1, 3, 4, seed=1))),
     Case("one output", (normal(4, 1), normal(4, 1, seed=1))),
@@ -23,7 +24,7 @@ CASES = {
     "sum_squared_error": TARGETS,
     "cross_entropy": [
         Case("rank2", (probabilities(4, 5), probabilities(4, 5, seed=1)), shard=(True, True)),
-        Case("index", (probabilities(4, 5), ints(0, 4, 2, -1))),
+        Case("index", (probabilities(4, 5), ints(0, 4, 2, 4))),
         Case("rank1", (probabilities(5), one_hot(3, 5))),
         Case("index rank1", (probabilities(5), np.array(2, np.uint8))),
         Case("rank4", (probabilities(2, 1, 3, 4), probabilities(2, 1, 3, 4, seed=1))),
@@ -33,7 +34,8 @@ CASES = {
     ],
     "softmax_cross_entropy": [
         Case("rank2", (normal(4, 5), probabilities(4, 5, seed=1)), shard=(True, True)),
-        Case("index", (normal(4, 5), ints(0, 4, 2, -1))),
+        Case("index", (normal(4, 5), ints(0, 4, 2, 4))),
+        Case("index out of range", (normal(4, 5), ints(5, -1, 2, -100))),
         Case("rank1", (normal(5), one_hot(3, 5))),
         Case("index rank1", (normal(5), np.array(2, np.uint8))),
         Case("rank4", (normal(2, 1, 3, 4), probabilities(2, 1, 3, 4, seed=1))),
@@ -92,11 +94,12 @@ def _softmax_cross_entropy(x, t, label_smoothing=0.0):
     if label_smoothing:
         dense = one_hot(t, np.shape(x)[-1]) if np.shape(t) != np.shape(x) else t
         t = np.asarray(optax.losses.smooth_labels(jnp.asarray(dense), label_smoothing))
+        t[~dense.any(-1)] = np.nan
     if np.shape(t) != np.shape(x):
-        wrapped = jnp.where(jnp.asarray(t, jnp.int32) < 0, t + np.shape(x)[-1], t)
-        return optax.losses.softmax_cross_entropy_with_integer_labels(
-            jnp.asarray(x), jnp.asarray(wrapped, jnp.int32)
+        loss = optax.losses.softmax_cross_entropy_with_integer_labels(
+            jnp.asarray(x), jnp.asarray(t, jnp.int32)
         )
+        return jnp.where((t >= 0) & (t < np.shape(x)[-1]), loss, jnp.nan)
     log_p = jax.nn.log_softmax(jnp.asarray(x))
     return -jnp.where(t == 0, 0.0, np.asarray(t, float) * log_p).sum(
         -1

@@ -49,6 +49,15 @@ def test_two_classes_by_softmax():
     )
 
 
+def test_complex_arguments():
+    z = np.ones(2)
+    for args, name in (((1j * z, z), "logits"), ((z, 1j * z), "labels")):
+        with pytest.raises(TypeError) as e:
+            ops.sigmoid_binary_cross_entropy(*args)
+        message = f"sigmoid_binary_cross_entropy: {name} must be real, got complex128[2]"
+        assert str(e.value) == message
+
+
 @pytest.mark.parametrize(("z", "y"), [((4, 1), (4,)), ((4,), ()), ((), (4,))], ids=str)
 def test_labels_of_another_shape(z, y):
     with pytest.raises(ValueError) as e:

@@ -128,13 +128,42 @@ def test_an_ignored_example_leaves_no_trace(f, bad):
     assert not dh[3:5].any()
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("ignored", [[3, 4], [0, 1, 2, 3, 4, 5]], ids=["some", "all"])
+def test_the_cotangent_of_an_ignored_example_leaves_no_trace(bad, ignored):
+    h, labels, dloss = H.copy(), T.copy(), np.ones(6)
+    h[ignored], labels[ignored], dloss[ignored] = bad, -100, bad
+    _, back = jax.vjp(lambda h, w: ops.linear_cross_entropy(h, w, labels, ignore=-100), h, W)
+    dh, dw = back(jnp.asarray(dloss))
+    expected = back(jnp.ones(6))
+    np.testing.assert_array_equal(dh, expected[0])
+    np.testing.assert_array_equal(dw, expected[1])
+    assert jnp.isfinite(dh).all()
+    assert jnp.isfinite(dw).all()
+    assert not dh[np.array(ignored)].any()
+
+
+@pytest.mark.parametrize("n", [0, 6])
+def test_no_example_counts(n):
+    """No examples, or all ignored: zeros, and nothing infinite on the way."""
+    loss = lambda h, w: ops.linear_cross_entropy(h, w, np.full(n, 3), ignore=3)
+    with jax.debug_nans(True), jax.debug_infs(True):
+        out, back = jax.vjp(loss, jnp.asarray(H[:n]), jnp.asarray(W))
+        dh, dw = back(jnp.ones(n))
+    for x, shape in ((out, (n,)), (dh, (n, 4)), (dw, (4, 7))):
+        np.testing.assert_array_equal(x, np.zeros(shape))
+
+
 def test_a_label_to_ignore_that_no_label_can_be():
     """-100, the habit of others, is no number of an unsigned dtype: nothing is ignored."""
-    loss = ops.linear_cross_entropy(H, W, T.astype(np.uint8), ignore=-100)
-    np.testing.assert_array_equal(loss, ops.linear_cross_entropy(H, W, T))
+    for dtype, ignore in ((np.uint8, -100), (np.uint32, -100), (np.int8, 356)):
+        labels = T.astype(dtype)
+        labels[0] = ignore % 2 ** (8 * labels.itemsize)  # which wraps to it
+        loss = ops.linear_cross_entropy(H, W, labels, ignore=ignore)
+        np.testing.assert_array_equal(loss, ops.linear_cross_entropy(H, W, labels))
 
 
-@pytest.mark.parametrize("label", [7, 1000, -8])
+@pytest.mark.parametrize("label", [7, 1000, -1, -8, -100])
 def test_a_label_out_of_range_gives_nan(label):
     loss = ops.linear_cross_entropy(H, W, np.array([0, 1, label, 3, 4, 5]), ignore=4, at_once=14)
     assert np.isnan(loss).tolist() == [False, False, True, False, False, False]
@@ -186,14 +215,15 @@ def test_narrow_inputs_have_wide_logits():
 @pytest.mark.parametrize(
     ("h", "w", "labels", "static", "message"),
     [
-        ((6, 4), (4,), T, {}, "w must have shape (d, V), got (4,)"),
+        ((6, 4), (4,), T, {}, "w must have shape (d, V) with V > 0, got (4,)"),
+        ((6, 4), (4, 0), T, {}, "w must have shape (d, V) with V > 0, got (4, 0)"),
         ((6, 3), (4, 7), T, {}, "h must have shape (..., 4) for w (4, 7), got (6, 3)"),
         ((), (4, 7), T, {}, "h must have shape (..., 4) for w (4, 7), got ()"),
         ((6, 4), (4, 7), T[:5], {},
          "labels must have shape (6,) and an integer dtype, got (5,) and int32"),
         ((6, 4), (4, 7), np.zeros(6), {},
          "labels must have shape (6,) and an integer dtype, got (6,) and float64"),
-        ((6, 4), (4, 7), T, {"at_once": 0}, "at_once must be at least 1, got 0"),
+        ((6, 4), (4, 7), T, {"at_once": 0}, "at_once must be an integer of at least 1, got 0"),
     ],
 )  # fmt: skip
 def test_wrong_arguments(h, w, labels, static, message):

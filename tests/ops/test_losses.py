@@ -41,7 +41,7 @@ def test_sum_of_squares_of_the_source():
 @pytest.mark.parametrize("f", [ops.cross_entropy, ops.softmax_cross_entropy])
 @pytest.mark.parametrize(
     "labels", [T, T.astype(np.float32), T.astype(np.int32), T.astype(bool), INDEX,
-               INDEX.astype(np.uint8), INDEX.astype(np.int64), INDEX - 4],
+               INDEX.astype(np.uint8), INDEX.astype(np.int64)],
 )  # fmt: skip
 def test_every_form_of_labels_is_the_same(f, labels):
     y = np.asarray(ops.softmax(X))
@@ -60,7 +60,7 @@ def test_more_classes_than_the_label_dtype_counts(f):
 
 
 @pytest.mark.parametrize("f", [ops.cross_entropy, ops.softmax_cross_entropy])
-@pytest.mark.parametrize("label", [4, 1000, -5])
+@pytest.mark.parametrize("label", [4, 1000, -1, -5, -100])
 def test_an_index_out_of_range_gives_nan(f, label):
     y = np.asarray(ops.softmax(X))[:2]
     value = f(y, np.array([0, label]))
@@ -85,22 +85,19 @@ def test_labels_of_another_shape(f, labels):
 
 @pytest.mark.parametrize("f", [ops.mean_squared_error, ops.sum_squared_error, ops.huber])
 @pytest.mark.parametrize(
-    ("y", "t"), [((6, 4), (6,)), ((6, 1), (6,)), ((6, 4), (1, 4)), ((), ())], ids=str
+    ("y", "t"), [((6, 4), (6,)), ((6, 1), (6,)), ((6, 4), (1, 4)), ((6, 4), ())], ids=str
 )
 def test_targets_of_another_shape(f, y, t):
     """Among them the (n, 1) against (n,) trap, which would broadcast to (n, n)."""
     with pytest.raises(ValueError) as e:
         f(jnp.ones(y), jnp.ones(t))
-    assert str(e.value).startswith(f"{f.__name__}: t must have the shape of y, {y} ")
-    assert "\n" not in str(e.value)
+    assert str(e.value) == f"{f.__name__}: t must have the shape of y, {y}, got {t}"
 
 
 def test_targets_of_another_shape_for_the_divergence():
     with pytest.raises(ValueError) as e:
         ops.kl_divergence(X, T[0])
-    assert str(e.value) == (
-        "kl_divergence: t must have the shape of log_p, (6, 4) of rank 1 at least, got (4,)"
-    )
+    assert str(e.value) == ("kl_divergence: t must have the shape of log_p, (6, 4), got (4,)")
 
 
 def test_zero_times_log_zero():
@@ -140,7 +137,7 @@ def test_smoothing_of_every_form_of_labels(label_smoothing):
     """A class index, a one-hot and the smoothed target itself are the same."""
     smooth = (1 - label_smoothing) * T + label_smoothing / 4
     expected, back = jax.vjp(lambda x: ops.softmax_cross_entropy(x, smooth), X)
-    for labels in (INDEX, INDEX - 4, T, T.astype(np.int32)):
+    for labels in (INDEX, T, T.astype(np.int32)):
         f = lambda x, t=labels: ops.softmax_cross_entropy(x, t, label_smoothing=label_smoothing)
         loss, back_f = jax.vjp(f, X)
         np.testing.assert_allclose(loss, expected, rtol=1e-14)
@@ -184,20 +181,47 @@ def test_class_indices_over_two_devices(kind):
     np.testing.assert_allclose(actual, gradient(X, INDEX), atol=1e-15)
 
 
+LOSSES = {
+    "mean_squared_error": "y", "sum_squared_error": "y", "huber": "y", "kl_divergence": "log_p",
+    "cross_entropy": "y", "softmax_cross_entropy": "logits",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0)], ids=str)
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_classes(name, shape):
+    with pytest.raises(ValueError) as e:
+        getattr(ops, name)(jnp.ones(shape), jnp.ones(shape))
+    assert (
+        str(e.value) == f"{name}: {LOSSES[name]} must have shape (..., C) with C > 0, got {shape}"
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_numbers_that_are_not_real(name):
+    for args, argument in (
+        ((1j * X, T), LOSSES[name]),
+        ((X, 1j * T), "labels" if name.endswith("entropy") else "t"),
+    ):
+        with pytest.raises(TypeError) as e:
+            getattr(ops, name)(*args)
+        assert str(e.value) == f"{name}: {argument} must be real, got complex128[6,4]"
+
+
 @pytest.mark.parametrize("label_smoothing", [-0.1, 1.0, float("nan")])
 def test_smoothing_out_of_range(label_smoothing):
     with pytest.raises(ValueError) as e:
         ops.softmax_cross_entropy(X, T, label_smoothing=label_smoothing)
     assert str(e.value) == (
-        f"softmax_cross_entropy: label_smoothing must be in [0, 1), got {label_smoothing}"
+        f"softmax_cross_entropy: label_smoothing must be a number in [0, 1), got {label_smoothing}"
     )
 
 
-@pytest.mark.parametrize("delta", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("delta", [0.0, -1.0, float("nan"), float("inf")])
 def test_delta_of_the_huber_loss(delta):
     with pytest.raises(ValueError) as e:
         ops.huber(X, T, delta=delta)
-    assert str(e.value) == f"huber: delta must be positive, got {delta}"
+    assert str(e.value) == f"huber: delta must be a finite number above 0, got {delta}"
 
 
 def test_the_huber_loss_is_smooth_where_its_parts_meet():
