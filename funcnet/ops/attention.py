@@ -20,6 +20,7 @@ from funcnet.ops.attention_tiles import (
     zeros,
 )
 from funcnet.ops.precision import sum_products, widen
+from funcnet.ops.sharding import batches_alike
 from funcnet.rule import rule
 
 
@@ -168,6 +169,7 @@ class _Arguments:
     def __init__(self, q, k, v, mask, lengths, causal, scale):
         self.heads = (k.shape[-2], q.shape[-2] // k.shape[-2])  # (K, g)
         self.tiles = tiles(q.shape[-3], k.shape[-3], causal)
+        q, k, v = batches_alike((q, k, v), 3)
         self.scale = q.shape[-1] ** -0.5 if scale is None else scale
         length_t, length_u = self.tiles.padded
         self.q = padded(q, length_t, -3)

@@ -26,7 +26,7 @@ def embedding(ids: jax.Array, w: jax.Array) -> jax.Array:
       y, shape (..., d), with the dtype of w; integers are converted, as nan needs a float.
 
     Raises:
-      ValueError: If ids are not integers, or w is not a matrix.
+      ValueError: If ids are not integers, or w is not a matrix with rows.
 
     Reference: Bengio et al., 2003, A neural probabilistic language model, section 2, the mapping C.
 
@@ -35,8 +35,8 @@ def embedding(ids: jax.Array, w: jax.Array) -> jax.Array:
     """
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(f"embedding: ids must be integers, got {ids.dtype}")
-    if w.ndim != 2:
-        raise ValueError(f"embedding: w must have shape (V, d), got {w.shape}")
+    if w.ndim != 2 or w.shape[0] == 0:
+        raise ValueError(f"embedding: w must have shape (V, d) with a row at least, got {w.shape}")
     rows = jnp.asarray(w).at[_wide(ids)]
     return rows.get(mode="fill", fill_value=jnp.nan, out_sharding=_of_rows(ids, w))
 

@@ -28,3 +28,15 @@ def batch_like(h: jax.Array, x: jax.Array) -> jax.Array:
         return h
     own = (explicit_sharding(h, x) or like).spec[-1]
     return jax.sharding.reshard(h, like.update(spec=PartitionSpec(*like.spec[:-2], own)))
+
+
+def batches_alike(xs: tuple[jax.Array, ...], own: int) -> tuple[jax.Array, ...]:
+    """The arrays (..., and `own` axes), on a mesh with explicit axes sharded alike over batches."""
+    if not (shardings := [s for x in xs if (s := explicit_sharding(x, *xs))]):
+        return xs
+    of_axes = zip(*(s.spec[:-own] for s in shardings), strict=True)
+    batch = [next(filter(None, axis), None) for axis in of_axes]
+    return tuple(
+        jax.sharding.reshard(x, s.update(spec=PartitionSpec(*batch, *s.spec[-own:])))
+        for x, s in zip(xs, shardings, strict=True)
+    )

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from cases.attention import ORACLES
 from criterion import equal
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from marks import slow
 
 from funcnet import autodiff, ops
@@ -383,3 +385,18 @@ def test_bad_options_and_arguments(changed, message):
     with pytest.raises((TypeError, ValueError)) as e:
         ops.dot_product_attention(**arguments)
     assert str(e.value) == f"dot_product_attention: {message}"
+
+
+@pytest.mark.parametrize("placed", [0, *slow(1)])
+@pytest.mark.usefixtures("small_tiles")
+def test_explicit_meshes_with_some_arguments_on_them(placed):
+    args, lengths = qkv(2), np.array([5, 3])
+    loss = lambda *a: (ops.dot_product_attention(*a, None, lengths, causal=True) ** 2).sum()
+    expected = jax.jit(jax.grad(loss, (0, 1, 2)))(*args)
+    mesh = jax.make_mesh((2,), ("d",))
+    with jax.set_mesh(mesh):
+        mixed = [np.asarray(x) for x in args]
+        mixed[placed] = jax.device_put(mixed[placed], NamedSharding(mesh, P("d")))
+        found = jax.grad(loss, (0, 1, 2))(*mixed)
+    for x, e in zip(found, expected, strict=True):
+        np.testing.assert_allclose(x, e, rtol=0, atol=1e-14)

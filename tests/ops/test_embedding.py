@@ -67,7 +67,8 @@ def test_explicit_meshes(of_ids, of_w):
     [
         (np.ones(3), (5, 2), "ids must be integers, got float64"),
         (np.ones(3, bool), (5, 2), "ids must be integers, got bool"),
-        (np.ones(3, int), (5,), "w must have shape (V, d), got (5,)"),
+        (np.ones(3, int), (5,), "w must have shape (V, d) with a row at least, got (5,)"),
+        (np.ones(3, int), (0, 2), "w must have shape (V, d) with a row at least, got (0, 2)"),
     ],
 )
 def test_arguments_that_do_not_fit(ids, w, message):
