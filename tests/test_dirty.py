@@ -49,17 +49,10 @@ def pulled(g):
 @pytest.mark.parametrize(("name", "case"), EVERY)
 def test_nan_in_gives_nan_out(name, case):
     g, values = call_of(name, case)
-    clean = jax.jit(g)(*values)
-    if not any(np.size(y) for y in jax.tree.leaves(clean)):
-        return  # there is no output
     for i, v in enumerate(values):
-        put = lambda x, i=i: (*values[:i], x, *values[i + 1 :])
-        others = [jax.jit(g)(*put(x)) for x in (-v, v + 1)]
-        same = lambda a, b: np.array_equal(a, b, equal_nan=True)
-        if not all(jax.tree.all(jax.tree.map(same, clean, other)) for other in others):
-            # else it has no influence: all is dropped, or masked
-            dirty = jax.jit(g)(*put(jnp.full_like(v, jnp.nan)))
-            assert any(np.isnan(y).any() for y in jax.tree.leaves(dirty)), f"argument {i}"
+        at = lambda v, i=i: jax.tree.leaves(jax.jit(g)(*values[:i], v, *values[i + 1 :]))
+        if any(np.any(a != b) for a, b in zip(at(v), at(-1 - v), strict=True)):  # it matters
+            assert any(np.isnan(y).any() for y in at(jnp.full_like(v, jnp.nan))), f"argument {i}"
 
 
 @pytest.mark.parametrize(("name", "case"), EVERY)

@@ -83,7 +83,7 @@ def linear_recurrence(
     Args:
       a: a_1 … a_T, shape (..., T, C), usually with |a| ≤ 1.
       b: b_1 … b_T, shape (..., T, C).
-      h0: h_0, shape (..., C); None is 0.
+      h0: h_0, shape (..., C); None is 0, and then the first factor has no influence.
       reverse: Whether to run from the last step to the first. Static.
 
     Returns:
