@@ -98,10 +98,14 @@ def finite(x: jax.Array) -> jax.Array:
 def not_finite(x: jax.Array, by: float = 1) -> jax.Array:
     """Whether something along the last axis of `by` times x is nan or infinite.
 
-    As a product with zeros, which is nan then, XLA:CPU needs no copy of x.
+    A product with zeros is nan then. XLA:CPU computes it several times faster than it searches an
+    axis, if a barrier hides the zeros; but it would widen a copy of a narrow x.
     """
     x = x if by == 1 else widen(x) * by
-    return ~jnp.isfinite(x).all(-1)
+    if x.dtype.itemsize < 4:
+        return ~jnp.isfinite(x).all(-1)
+    zeros = jax.lax.optimization_barrier(jnp.zeros(x.shape[-1], x.dtype))
+    return jnp.isnan(jnp.einsum("...c,c->...", x, zeros))
 
 
 def visibility(
