@@ -166,13 +166,13 @@ def check_array(f: str, name: str, x: Any) -> None:
 def check_real(f: str, name: str, x: Any) -> None:
     """Raises a TypeError unless x holds real numbers, integers or booleans.
 
-    >>> check_real("huber", "t", jnp.ones(3, complex))
+    >>> check_real("huber", "t", jnp.ones(3, "complex64"))
     Traceback (most recent call last):
     TypeError: huber: t must be real, got complex64[3]
     """
     kinds = (jnp.floating, jnp.integer, jnp.bool_)
     if not any(jnp.issubdtype(jax.typeof(x).dtype, kind) for kind in kinds):
-        raise TypeError(f"{f}: {name} must be real, got {jax.typeof(x).str_short()}")
+        raise TypeError(f"{f}: {name} must be real, got {type_name(x)}")
 
 
 def check_key(f: str, key: Any, name: str = "key") -> None:
@@ -186,7 +186,8 @@ def check_key(f: str, key: Any, name: str = "key") -> None:
     new = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
     old = dtype == jnp.uint32 and shape is not None and len(shape) == 1 and shape[0] in (2, 4)
     if not (new or old):
-        raise TypeError(f"{f}: {name} must be one key of jax.random.key, got {describe(key)}")
+        got = type_name(key) if isinstance(key, Tracer) else describe(key)  # in an op all is traced
+        raise TypeError(f"{f}: {name} must be one key of jax.random.key, got {got}")
 
 
 def check_tree(f: str, name: str, tree: Any, like_name: str, like: Any) -> None:
@@ -221,16 +222,21 @@ def check_tree(f: str, name: str, tree: Any, like_name: str, like: Any) -> None:
             )
 
 
+def type_name(x: Any) -> str:
+    """Dtype and shape of an array: "float32[3,4]"."""
+    dtype, shape = jax.typeof(x).dtype, jax.typeof(x).shape
+    name = "key" if jnp.issubdtype(dtype, jax.dtypes.prng_key) else str(dtype)
+    return f"{name}[{','.join(map(str, shape))}]"
+
+
 def describe(value: Any) -> str:
     """A value in a message: what it is if it is short, else its kind; arrays by type."""
+    if isinstance(value, Tracer):
+        return f"a traced {type_name(value)}"
     if hasattr(value, "dtype") and hasattr(value, "shape"):
-        scalar = value.shape == () and not isinstance(value, Tracer | jax.ShapeDtypeStruct)
         is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-        traced = "a traced " if isinstance(value, Tracer) else ""
-        if scalar and not is_key:
-            return str(np.asarray(value).item())
-        name = "key" if is_key else str(value.dtype)
-        return f"{traced}{name}[{','.join(map(str, value.shape))}]"
+        scalar = value.shape == () and not isinstance(value, jax.ShapeDtypeStruct)
+        return str(np.asarray(value).item()) if scalar and not is_key else type_name(value)
     text = repr(value)
     return text if len(text) <= 60 and "\n" not in text and " at 0x" not in text else kind(value)
 
