@@ -23,7 +23,7 @@ def placed_like(x: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def batch_like(h: jax.Array, x: jax.Array) -> jax.Array:
-    """H (..., H), on a mesh with explicit axes sharded over the batch axes of x (..., T, I)."""
+    """A state h (..., H), sharded over the batch axes as x (..., T, I) on an explicit mesh is."""
     if (like := explicit_sharding(x)) is None or not any(like.spec[:-2]):
         return h
     own = (explicit_sharding(h, x) or like).spec[-1]
