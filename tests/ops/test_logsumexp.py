@@ -22,8 +22,8 @@ def test_a_slice_of_minus_infinity_has_no_gradient(f):
 
 
 def test_a_slice_of_minus_infinity_has_no_second_derivative():
-    gradient = jax.grad(lambda x: jnp.sin(ops.logsumexp(x)).sum())
-    curvature = jax.grad(lambda x: jnp.sin(gradient(x)).sum())
+    gradient = jax.grad(lambda x: ops.logsumexp(x).sum())
+    curvature = jax.grad(lambda x: jnp.sin(gradient(x))[..., 0].sum())
     x = jnp.array([[-INF, -INF], [0.0, 1.0]])
     np.testing.assert_allclose(curvature(x), [[0, 0], curvature(x[1])], rtol=1e-14)
 
