@@ -290,7 +290,7 @@ def _check_optimizer(f: str, optimizer: Any) -> None:
 
 
 def _check_function(f: str, name: str, function: Any, arguments: int) -> None:
-    """Raises a TypeError unless `function` can be called with so many arguments."""
+    """Raises a TypeError unless `function` can be called with that number of arguments."""
     if not callable(function):
         raise TypeError(f"{f}: {name} must be a function, got {describe(function)}")
     try:

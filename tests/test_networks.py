@@ -458,7 +458,7 @@ def test_summary_counts_loops_and_convolutions():
 
 
 def test_summary_fits_a_page():
-    """Of a residual network: a layer that has rows of its own is written by its kind alone."""
+    """Of a residual network: a layer with rows for its parts is written by its kind alone."""
     conv = lambda channels: chain(Conv(channels, (3, 3), bias=False), BatchNorm())
     block = lambda channels: residual(conv(channels), ops.relu, conv(channels))
     net = chain(

@@ -86,7 +86,7 @@ def layer_norm_bwd(residuals, dy, *, eps):
         ⟨dz⟩ = dy · γ / c,   ⟨dz ⊙ z⟩ = (dy ⊙ z) · γ / c,                                     (2)
         dx = r (dz − ⟨dz⟩ − z ⟨dz ⊙ z⟩).                                                      (3)
 
-    Both means are of one pass. Autodiff takes ⟨dz⟩ in a pass of its own, after the rest: that
+    Both means are of one pass. Autodiff takes ⟨dz⟩ in a separate pass, after the rest: that
     rounds a little less for a few features, and reads all rows again.
     """
     # Without a barrier XLA would find x − μ computed already in fwd, and keep it beside x.
