@@ -115,11 +115,10 @@ def differentiable(g, values):
     return values, jax.tree.map(draw, jax.eval_shape(g, *values))
 
 
+SMALL = lambda v: np.clip(np.round(2 * np.nan_to_num(v)), -100, 100)
 KINDS = {
-    "int32": lambda v: np.asarray(np.round(2 * np.nan_to_num(v, posinf=9, neginf=-9)), np.int32),
-    "uint8": lambda v: np.asarray(
-        np.abs(np.round(2 * np.nan_to_num(v, posinf=9, neginf=9))) % 256, np.uint8
-    ),
+    "int32": lambda v: SMALL(v).astype(np.int32),
+    "uint8": lambda v: np.abs(SMALL(v)).astype(np.uint8),
     "bool": lambda v: np.asarray(v) > 0,
 }
 
