@@ -115,7 +115,7 @@ def differentiable(g, values):
     return values, jax.tree.map(draw, jax.eval_shape(g, *values))
 
 
-SMALL = lambda v: np.clip(np.round(2 * np.nan_to_num(v)), -100, 100)
+SMALL = lambda v: np.round(2 * np.clip(np.nan_to_num(v), -50, 50))
 KINDS = {
     "int32": lambda v: SMALL(v).astype(np.int32),
     "uint8": lambda v: np.abs(SMALL(v)).astype(np.uint8),
