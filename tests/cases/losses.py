@@ -93,7 +93,7 @@ def _cross_entropy(y, t):
 def _softmax_cross_entropy(x, t, label_smoothing=0.0):
     if label_smoothing:
         dense = one_hot(t, np.shape(x)[-1]) if np.shape(t) != np.shape(x) else t
-        t = np.asarray(optax.losses.smooth_labels(jnp.asarray(dense), label_smoothing))
+        t = np.array(optax.losses.smooth_labels(jnp.asarray(dense), label_smoothing))
         t[~dense.any(-1)] = np.nan
     if np.shape(t) != np.shape(x):
         loss = optax.losses.softmax_cross_entropy_with_integer_labels(
