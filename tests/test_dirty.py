@@ -3,6 +3,8 @@
 The cases are those of `cases`; what is changed in them is made here, for every rule alike.
 """
 
+import typing
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from cases import CASES
 from criterion import cast, cotangents, equal, split
 from marks import slow
 
-from funcnet import autodiff, ops
+from funcnet import RULES, autodiff, ops
 
 
 def params(keep=lambda case: True):
@@ -123,11 +125,12 @@ KINDS = {
 }
 
 
-def arrays(case):
-    """Which of the floating leaves are arguments; an integer in a tree is not a parameter."""
+def arrays(name, case):
+    """Which of the floating leaves are arguments; an integer among parameters is not one."""
+    hints = list(typing.get_type_hints(RULES[name].primal).values())
     leaves = jax.tree.leaves_with_path(case.args)
     floats = [path for path, x in leaves if jnp.issubdtype(jax.typeof(x).dtype, jnp.inexact)]
-    return [i for i, path in enumerate(floats) if len(path) == 1]
+    return [i for i, (argument, *_) in enumerate(floats) if hints[argument.idx] is not typing.Any]
 
 
 @pytest.mark.parametrize("kind", ["uint8", *slow("int32", "bool")])
@@ -139,7 +142,7 @@ def test_integers(name, case, kind):
     """
     g, values = call_of(name, case)
     put = lambda i, v: (*values[:i], v, *values[i + 1 :])
-    variants = [put(i, KINDS[kind](values[i])) for i in arrays(case)]
+    variants = [put(i, KINDS[kind](values[i])) for i in arrays(name, case)]
     with jax.numpy_dtype_promotion("standard"):
         taken = accepted(name, g, variants)
         pairs = [differentiable(g, v) for v in taken]
