@@ -4,10 +4,10 @@ Question. A neuron fires if its weighted inputs reach a threshold, so it cuts th
 straight line. AND and OR are on one side of a line. XOR is not: which network computes it, and can
 a network find it by itself?
 
-Method. The gates of `funcnet.perceptron` on a grid of inputs. A search over all weights and biases
-of a grid counts the neurons that compute each gate. Then networks with tanh in a hidden layer are
-trained on the four points of XOR by gradient descent, each width from many random initial weights,
-all in one compiled program.
+Method. The gates of `funcnet.book.perceptron` on a grid of inputs. A search over all weights and
+biases of a grid counts the neurons that compute each gate. Then networks with tanh in a hidden
+layer are trained on the four points of XOR by gradient descent, each width from many random initial
+weights, all in one compiled program.
 
 Expect. Straight borders for AND and OR; no neuron for XOR, and a band for the gates in two layers.
 Trained networks find XOR too, in most cases with more than two hidden neurons.
@@ -28,7 +28,8 @@ from matplotlib.figure import Figure
 from experiments import style
 from experiments.claim import Claim, claim
 from experiments.networks import accuracy_on, train
-from funcnet import datasets, ops, optim, perceptron
+from funcnet import datasets, ops, optim
+from funcnet.book import perceptron
 from funcnet.layers import mlp
 
 GATES = {

@@ -25,7 +25,8 @@ from matplotlib.figure import Figure
 
 from experiments import style
 from experiments.claim import Claim, claim
-from funcnet import datasets, delta, ops
+from funcnet import datasets, ops
+from funcnet.book import delta
 
 Params = dict[str, jax.Array]
 

@@ -11,10 +11,11 @@ from funcnet import (
     numerical,
     ops,
     optim,
+    profile,
     training,
 )
-from funcnet.check import assert_residuals, check_model, check_rule, profile_rule
-from funcnet.overview import summary
+from funcnet.check import check_model, check_rule
+from funcnet.profile import assert_residuals, profile_rule, summary
 from funcnet.rule import RULES, Rule, autodiff, rule
 
 __version__ = version("funcnet")
@@ -33,6 +34,7 @@ __all__ = [
     "numerical",
     "ops",
     "optim",
+    "profile",
     "profile_rule",
     "rule",
     "summary",

@@ -2,6 +2,6 @@
 
 import sys
 
-from funcnet.check.command import main
+from funcnet.command.check import main
 
 sys.exit(main())

@@ -21,8 +21,8 @@ from funcnet._arguments import (
     is_array,
     kind,
 )
+from funcnet._arrays import wide_dtype
 from funcnet.layers.base import Layer
-from funcnet.ops.precision import wide_dtype
 
 __all__ = ["TrainState", "accuracy", "evaluate", "make_epoch", "make_step"]
 

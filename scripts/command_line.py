@@ -12,7 +12,7 @@ from typing import IO, Any, TypeVar
 
 import tyro
 
-from funcnet._command import check_writable, command
+from funcnet.command.base import check_writable, command
 
 __all__ = ["check_writable", "command", "cpu", "make_folder", "parse", "write"]
 

@@ -1,7 +1,18 @@
-"""Generated parts of README files, each between `<!-- NAME: begin -->` and `<!-- NAME: end -->`."""
+"""Generated parts of the README files.
 
+    python scripts/readme.py    corrects the links to rules
+
+A link to a rule, [`relu`](activations.py#L82), leads to the line of its definition; it may be
+written as [`relu`](activations.py). Tables stand between `<!-- NAME: begin -->` and
+`<!-- NAME: end -->`, and are written by their own programs (`--write`).
+"""
+
+import inspect
+import os
 import re
 from pathlib import Path
+
+from funcnet import RULES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "funcnet").rglob("README.md"))]
@@ -31,5 +42,26 @@ def write(name: str, text: str) -> Path:
     return path
 
 
+def linked(page: Path) -> str:
+    """The text of a page, in which each link to a rule leads to the line of its definition."""
+
+    def link(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in RULES:
+            return match[0]
+        f = RULES[name].primal
+        lines, first = inspect.getsourcelines(f)
+        line = first + next(i for i, text in enumerate(lines) if text.startswith("def "))
+        file = os.path.relpath(inspect.getfile(f), page.parent)
+        return f"[`{name}`]({Path(file).as_posix()}#L{line})"
+
+    return re.sub(r"\[`(\w+)`\]\([^)\s]*?\.py(?:#L\d+)?\)", link, page.read_text(encoding="utf-8"))
+
+
 def _part(name: str) -> re.Pattern[str]:
     return re.compile(f"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)", re.DOTALL)
+
+
+if __name__ == "__main__":
+    for each in PAGES:
+        each.write_text(linked(each), encoding="utf-8")

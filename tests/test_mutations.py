@@ -1,8 +1,9 @@
 """The tests of the tests: every small change of an op's source must make some property fail.
 
-Each module of `funcnet.ops` is parsed, one node is changed (a sign, a factor of 1.001, a dropped
-term, an axis, `>` for `>=`, ...), the ops are built again from the changed source, and the
-properties of `test_rules.py` and the rows of the table of accuracy run until one fails.
+Each module of `funcnet.ops`, and `funcnet._arrays`, is parsed, one node is changed (a sign, a
+factor of 1.001, a dropped term, an axis, `>` for `>=`, ...), the ops are built again from the
+changed source, and the properties of `test_rules.py` and the rows of the table of accuracy run
+until one fails.
 """
 
 import ast
@@ -30,30 +31,40 @@ from funcnet import RULES, autodiff, ops
 OPS = Path(ops.__file__).parent
 TESTS = Path(__file__).parent / "ops"
 TESTED_BY = {  # the files of tests/ops for the modules that have none of their name
-    "attention_tiles": ["attention"],
     "binary_cross_entropy": ["binary_cross_entropy", "loss_tails"],
     "gru": ["recurrent"],
-    "labels": ["losses", "loss_tails"],
     "losses": ["losses", "loss_tails"],
-    "logsumexp": ["logsumexp", "softmax"],
     "lstm": ["recurrent"],
     "rnn": ["recurrent"],
     "softmax_cross_entropy": ["losses", "loss_tails"],
-    "time_loop": ["recurrent"],
-    "windows": ["pooling", "convolution", "depthwise"],
+    "_attention_tiles": ["attention"],
+    "_labels": ["losses", "loss_tails"],
+    "_time_loop": ["recurrent"],
+    "_windows": ["pooling", "convolution", "depthwise"],
+}
+
+
+FILES = {
+    path.stem: path
+    for path in [OPS.parent / "_arrays.py", *OPS.glob("[!_]*.py"), *OPS.glob("_[!_]*.py")]
 }
 
 
 def imported(path):
-    return set(re.findall(r"^from funcnet\.ops\.(\w+) import", path.read_text("utf-8"), re.M))
+    found = re.findall(r"^from funcnet\.(?:ops\.)?(\w+) import", path.read_text("utf-8"), re.M)
+    return FILES.keys() & found
 
 
-IMPORTS = {path.stem: imported(path) for path in OPS.glob("[!_]*.py")}
+def full(module):
+    return f"funcnet.{module}" if module == "_arrays" else f"funcnet.ops.{module}"
+
+
+IMPORTS = {module: imported(path) for module, path in FILES.items()}
 ORDER = list(graphlib.TopologicalSorter(IMPORTS).static_order())  # imported before importing
 
 # Changes that leave the function as it is, or change no more than its rounding.
 EQUIVALENT = {
-    "precision": {  # there is no dtype of 32 bits but float32, and none of 33
+    "_arrays": {  # there is no dtype of 32 bits but float32, and none of 33
         "jnp.finfo(dtype).bits < 32  ->  jnp.finfo(dtype).bits <= 32",
         "jnp.finfo(dtype).bits < 32  ->  jnp.finfo(dtype).bits < 33",
     },
@@ -61,7 +72,7 @@ EQUIVALENT = {
         "x.dtype.itemsize < 4  ->  x.dtype.itemsize <= 4",
         "x.dtype.itemsize < 4  ->  x.dtype.itemsize < 5",
     },
-    "labels": {  # an index of 32 bits is the same before and after
+    "_labels": {  # an index of 32 bits is the same before and after
         "jnp.iinfo(index.dtype).bits >= 32  ->  jnp.iinfo(index.dtype).bits > 32",
         "jnp.iinfo(index.dtype).bits >= 32  ->  jnp.iinfo(index.dtype).bits >= 33",
     },
@@ -70,15 +81,15 @@ EQUIVALENT = {
         "x.real < 0  ->  x.real <= 0",
         "x.real < 0  ->  x.real < 1",
     },
-    "normalization": {"mean + delta  ->  mean"},  # as an output; δ is of the size of its rounding
+    "batch_norm": {"mean + delta  ->  mean"},  # as an output; δ is of the size of its rounding
     "pooling": {
         "math.prod(at.window) <= 4  ->  math.prod(at.window) < 4",  # by one search or by two
         "math.prod(at.window) <= 4  ->  math.prod(at.window) <= 5",
         "taps(place, stage, 0)  ->  taps(place, stage, 1)",  # padding, either way
         ":0  ->  :1",  # what is saved, which another test counts
     },
-    "elu": {"x > 0  ->  x >= 0"},  # what exp is given at 0 is 0
-    "smooth": {
+    "activations_elu": {"x > 0  ->  x >= 0"},  # what exp is given at 0 is 0
+    "activations_smooth": {
         "FAR = 1000.0  ->  FAR = 1001.0",  # is far as well
         "v < 0  ->  v < 1",  # which of two equal fractions is taken
     },
@@ -106,7 +117,7 @@ EQUIVALENT = {
         "tap >= 0  ->  tap > 0",  # whether to look for the taps that are not there
         "tap >= 0  ->  tap >= 1",
     },
-    "windows": {
+    "_windows": {
         "MOST_TERMS = 64  ->  MOST_TERMS = 65",
         "(None,) * (lead - 1)  ->  (None,) / (lead - 1)",  # for explicit meshes
         "e - 1  ->  e + 1",  # shifts without a tap are left out
@@ -117,7 +128,7 @@ EQUIVALENT = {
         "-1  ->  1",  # the axes of h that are sharded, of which the tests have one
         "classes - rest  ->  classes",  # a slice begins where it can end
     },
-    "attention_tiles": {
+    "_attention_tiles": {
         "size - x.shape[axis]  ->  size",  # more zeros than are taken
         "u > 1  ->  u > 2",  # two keys are one block
     },
@@ -130,8 +141,9 @@ EQUIVALENT = {
     },
 }
 
-# Shared by shapes, meshes and declarations.
-ELSEWHERE = {"sharding", "elementwise"}
+# Declarations and meshes: other tests hold them.
+ELSEWHERE = {"_elementwise"}
+OF_MESHES = ("explicit_sharding", "placed_like", "batch_like", "batches_alike")
 
 SWAPS = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
@@ -157,12 +169,15 @@ def changes(node):
         yield lambda n: ast.UnaryOp(ast.USub(), n)
 
 
+NOT_CHANGED = ("_check", "check_", "is_index", *OF_MESHES)
+
+
 def is_skipped(node):
     """Checks of arguments are tested elsewhere, and defaults by the cases that set them."""
     return (
         isinstance(node, ast.arguments | ast.AnnAssign | ast.Import | ast.ImportFrom)
         or (isinstance(node, ast.If) and isinstance(node.body[0], ast.Raise))
-        or (isinstance(node, ast.FunctionDef) and node.name.startswith(("_check", "is_index")))
+        or (isinstance(node, ast.FunctionDef) and node.name.startswith(NOT_CHANGED))
     )
 
 
@@ -180,7 +195,7 @@ def walk(tree, path=()):
 
 def mutants(module):
     """(changed line, changed tree) of each change of a module; of a number, what it stands in."""
-    tree = ast.parse(inspect.getsource(importlib.import_module(f"funcnet.ops.{module}")))
+    tree = ast.parse(inspect.getsource(importlib.import_module(full(module))))
     follow = lambda node, at: getattr(node, at[0]) if at[1] is None else getattr(node, at[0])[at[1]]
     for path, node in walk(tree):
         shown = path[:-1] if isinstance(node, ast.Constant) else path
@@ -211,7 +226,7 @@ def affected(module):
 @contextlib.contextmanager
 def built(module, tree):
     """The ops as built from sources of which one is `tree`."""
-    names = {m: f"funcnet.ops.{m}" for m in affected(module)}
+    names = {m: full(m) for m in affected(module)}
     rules = dict(RULES)
     saved = {name: sys.modules[name] for name in names.values()}
     ops_saved = dict(vars(ops))
@@ -222,7 +237,7 @@ def built(module, tree):
             fresh.__file__ = saved[name].__file__
             sys.modules[name] = fresh
             exec(compile(source, saved[name].__file__, "exec"), vars(fresh))
-            if getattr(ops, m) is saved[name]:  # not a rule of the same name
+            if getattr(ops, m, None) is saved[name]:  # not a rule of the same name
                 setattr(ops, m, fresh)
             for public in ops_saved.keys() & vars(fresh).keys() & RULES.keys():
                 setattr(ops, public, vars(fresh)[public])
@@ -305,7 +320,7 @@ def survives(module, names):
 
 def names_of(module):
     """The rules of a module; of a shared one those of the modules that import it."""
-    inside = lambda m: [n for n, r in RULES.items() if r.primal.__module__ == f"funcnet.ops.{m}"]
+    inside = lambda m: [n for n, r in RULES.items() if r.primal.__module__ == full(m)]
     return inside(module) or [n for m in ORDER if module in IMPORTS[m] for n in inside(m)[:2]]
 
 

@@ -34,7 +34,7 @@ from funcnet.layers import (
     repeat,
     residual,
 )
-from funcnet.overview import summary
+from funcnet.profile.summary import summary
 
 KEY, X = jax.random.key(0), jax.ShapeDtypeStruct((3, 4), jnp.float32)
 IMAGE, SEQUENCE, ROWS = (2, 6, 6, 4), (2, 5, 4), (3, 4)

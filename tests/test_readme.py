@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import readme
 
 from funcnet import RULES, ops
 
@@ -57,9 +58,25 @@ def test_links_lead_somewhere(page):
         file, _, anchor = link.partition("#")
         target = (page.parent / file).resolve() if file else page
         assert target.exists(), link
-        if anchor:
+        if re.fullmatch(r"L\d+", anchor):
+            assert int(anchor[1:]) <= len(text_of(target).splitlines()), link
+        elif anchor:
             titles = re.findall(r"^#+ (.*)$", text_of(target), re.M)
             assert anchor in {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}
+
+
+@pytest.mark.parametrize("page", readme.PAGES, ids=name_of)
+def test_links_to_rules_lead_to_their_lines(page):
+    assert text_of(page) == readme.linked(page), "run `python scripts/readme.py`"
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_the_catalogue_leads_to_every_rule(name):
+    catalogue = text_of(ROOT / "funcnet" / "ops" / "README.md")
+    file = Path(inspect.getsourcefile(RULES[name].primal)).name
+    assert f"[`{name}`]({file}#L" in catalogue, (
+        f"funcnet/ops/README.md: a row of the first table must have [`{name}`]({file})"
+    )
 
 
 def test_the_readme_is_short():

@@ -1,17 +1,19 @@
 """Layers: parameters and state around the ops, and their composition."""
 
-from funcnet.layers.attention import MultiHeadAttention, TransformerBlock
-from funcnet.layers.base import Layer, chain, stateless
-from funcnet.layers.combinators import Flatten, parallel, repeat, residual
+from funcnet.layers.attention import MultiHeadAttention
+from funcnet.layers.base import Layer, stateless
+from funcnet.layers.combinators import chain, parallel, repeat, residual
 from funcnet.layers.convolution import Conv, ConvTranspose, DepthwiseConv
 from funcnet.layers.dense import Dense
 from funcnet.layers.dropout import Dropout
 from funcnet.layers.embedding import Embedding
+from funcnet.layers.flatten import Flatten
 from funcnet.layers.gated import GatedMLP
 from funcnet.layers.mlp import mlp
 from funcnet.layers.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from funcnet.layers.pooling import AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
 from funcnet.layers.recurrent import GRU, LSTM, RNN
+from funcnet.layers.transformer import TransformerBlock
 
 __all__ = [
     "GRU",

@@ -1,8 +1,8 @@
-"""What a layer is, and how layers make a network."""
+"""What a layer is: two pure functions and a name."""
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -91,78 +91,6 @@ def stateless(
         return f(params, x), state
 
     return Layer(lambda key, x: (init(key, x), ()), apply, name)
-
-
-def chain(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
-    """The composition of layers, the first one first.
-
-    Params and state are tuples with one entry for each layer. Layer i gets the key
-    `fold_in(key, i)`, so that a layer added at the end changes nothing in those before it.
-
-    Args:
-      *layers: Layers, or plain functions of one array (`funcnet.ops.relu`), which have neither
-        params nor state. A chain of none is the identity.
-
-    Raises:
-      TypeError: If one of them is neither.
-      ValueError: From `apply`, if params or state are those of another number of layers.
-
-    >>> from funcnet import ops
-    >>> from funcnet.layers import Dense
-    >>> net = chain(Dense(50), ops.relu, Dense(10))
-    >>> net
-    chain(Dense(50), relu, Dense(10))
-    >>> params, state = net.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 784), "float32"))
-    >>> jax.tree.map(lambda p: p.shape, params)
-    ({'b': (50,), 'w': (784, 50)}, (), {'b': (10,), 'w': (50, 10)})
-    """
-    parts = tuple(as_layer("chain", layer) for layer in layers)
-
-    def init(key, x):
-        params, state, _ = init_in_a_row(parts, key, x)
-        return params, state
-
-    def apply(params, state, x, *, key=None, train=False):
-        return apply_in_a_row("chain", parts, params, state, x, key, train)
-
-    return Layer(init, apply, f"chain({', '.join(layer.name for layer in parts)})", parts)
-
-
-def init_in_a_row(
-    parts: Sequence[Layer], key: Any, x: Shaped
-) -> tuple[tuple[Params, ...], tuple[State, ...], Shaped]:
-    """Params and state of each layer, and the shape and dtype of the last one's output."""
-    params, states = [], []
-    for i, layer in enumerate(parts):
-        p, s = layer.init(jax.random.fold_in(key, i), x)
-        x, _ = jax.eval_shape(layer.apply, p, s, x)  # so no layer has to know its output shape
-        params.append(p)
-        states.append(s)
-    return tuple(params), tuple(states), x
-
-
-def apply_in_a_row(
-    f: str, parts: Sequence[Layer], params: Any, state: Any, x: Any, key: Any, train: bool
-) -> tuple[Any, tuple[State, ...]]:
-    """The output of the last layer, and the state of each."""
-    check_entries(f, parts, params, state)
-    states = []
-    for i, (layer, p, s) in enumerate(zip(parts, params, state, strict=True)):
-        k = None if key is None else jax.random.fold_in(key, i)
-        x, s = layer.apply(p, s, x, key=k, train=train)
-        states.append(s)
-    return x, tuple(states)
-
-
-def check_entries(f: str, parts: Sequence[Layer], params: Any, state: Any) -> None:
-    """Raises unless params and state are tuples with one entry for each of the layers."""
-    for what, tree in (("params", params), ("state", state)):
-        is_sequence = isinstance(tree, tuple | list)
-        if not is_sequence or len(tree) != len(parts):
-            raise (ValueError if is_sequence else TypeError)(
-                f"{f}: {what} must have {len(parts)} entries, one for each layer, "
-                f"got {len(tree) if is_sequence else kind(tree)}"
-            )
 
 
 def check_none(name: str, what: str, tree: Any) -> None:

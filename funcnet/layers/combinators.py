@@ -1,21 +1,48 @@
-"""How layers make larger ones: side by side, around a shortcut, and many equal ones."""
+"""How layers make larger ones: in a row, side by side, around a shortcut, many equal ones."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from funcnet._arguments import check_array, check_bool, check_int, describe
-from funcnet.layers.base import (
-    Layer,
-    apply_in_a_row,
-    as_layer,
-    check_entries,
-    init_in_a_row,
-    stateless,
-)
+from funcnet._arguments import check_bool, check_int, describe, kind
+from funcnet.layers.base import Layer, Params, Shaped, State, as_layer
+
+
+def chain(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
+    """The composition of layers, the first one first.
+
+    Params and state are tuples with one entry for each layer. Layer i gets the key
+    `fold_in(key, i)`, so that a layer added at the end changes nothing in those before it.
+
+    Args:
+      *layers: Layers, or plain functions of one array (`funcnet.ops.relu`), which have neither
+        params nor state. A chain of none is the identity.
+
+    Raises:
+      TypeError: If one of them is neither.
+      ValueError: From `apply`, if params or state are those of another number of layers.
+
+    >>> from funcnet import ops
+    >>> from funcnet.layers import Dense
+    >>> net = chain(Dense(50), ops.relu, Dense(10))
+    >>> net
+    chain(Dense(50), relu, Dense(10))
+    >>> params, state = net.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 784), "float32"))
+    >>> jax.tree.map(lambda p: p.shape, params)
+    ({'b': (50,), 'w': (784, 50)}, (), {'b': (10,), 'w': (50, 10)})
+    """
+    parts = tuple(as_layer("chain", layer) for layer in layers)
+
+    def init(key, x):
+        params, state, _ = _init_in_a_row(parts, key, x)
+        return params, state
+
+    def apply(params, state, x, *, key=None, train=False):
+        return _apply_in_a_row("chain", parts, params, state, x, key, train)
+
+    return Layer(init, apply, f"chain({', '.join(layer.name for layer in parts)})", parts)
 
 
 def residual(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
@@ -42,12 +69,12 @@ def residual(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
     name = f"residual({', '.join(layer.name for layer in parts)})"
 
     def init(key, x):
-        params, state, y = init_in_a_row(parts, key, x)
+        params, state, y = _init_in_a_row(parts, key, x)
         _check_same(name, x, y)
         return params, state
 
     def apply(params, state, x, *, key=None, train=False):
-        y, state = apply_in_a_row("residual", parts, params, state, x, key, train)
+        y, state = _apply_in_a_row("residual", parts, params, state, x, key, train)
         _check_same(name, x, y)
         return x + y, state
 
@@ -97,7 +124,7 @@ def parallel(
         return tuple(p for p, _ in made), tuple(s for _, s in made)
 
     def apply(params, state, x, *, key=None, train=False):
-        check_entries("parallel", branches, params, state)
+        _check_entries("parallel", branches, params, state)
         outputs, states = [], []
         for branch, p, s, k in zip(branches, params, state, each(key), strict=True):
             y, s = branch.apply(p, s, x, key=k, train=train)
@@ -167,22 +194,41 @@ def repeat(
     return Layer(init, apply, name)
 
 
-def Flatten() -> Layer:
-    """All axes but the first as one: (n, ...) becomes (n, features).
+def _init_in_a_row(
+    parts: Sequence[Layer], key: Any, x: Shaped
+) -> tuple[tuple[Params, ...], tuple[State, ...], Shaped]:
+    """Params and state of each layer, and the shape and dtype of the last one's output."""
+    params, states = [], []
+    for i, layer in enumerate(parts):
+        p, s = layer.init(jax.random.fold_in(key, i), x)
+        x, _ = jax.eval_shape(layer.apply, p, s, x)  # so no layer has to know its output shape
+        params.append(p)
+        states.append(s)
+    return tuple(params), tuple(states), x
 
-    Params and state: none.
 
-    Raises:
-      ValueError: From `init` and `apply`, if x is a scalar.
-    """
+def _apply_in_a_row(
+    f: str, parts: Sequence[Layer], params: Any, state: Any, x: Any, key: Any, train: bool
+) -> tuple[Any, tuple[State, ...]]:
+    """The output of the last layer, and the state of each."""
+    _check_entries(f, parts, params, state)
+    states = []
+    for i, (layer, p, s) in enumerate(zip(parts, params, state, strict=True)):
+        k = None if key is None else jax.random.fold_in(key, i)
+        x, s = layer.apply(p, s, x, key=k, train=train)
+        states.append(s)
+    return x, tuple(states)
 
-    def flat(_, x):
-        check_array("Flatten()", "x", x)
-        if not x.shape:
-            raise ValueError("Flatten(): x must have shape (n, ...), got ()")
-        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
-    return stateless(flat, lambda *_: (), "Flatten()")
+def _check_entries(f: str, parts: Sequence[Layer], params: Any, state: Any) -> None:
+    """Raises unless params and state are tuples with one entry for each of the layers."""
+    for what, tree in (("params", params), ("state", state)):
+        is_sequence = isinstance(tree, tuple | list)
+        if not is_sequence or len(tree) != len(parts):
+            raise (ValueError if is_sequence else TypeError)(
+                f"{f}: {what} must have {len(parts)} entries, one for each layer, "
+                f"got {len(tree) if is_sequence else kind(tree)}"
+            )
 
 
 def _parts(f: str, layers: Sequence[Any]) -> tuple[Layer, ...]:

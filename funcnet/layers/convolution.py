@@ -10,7 +10,7 @@ from funcnet import initializers, ops
 from funcnet._arguments import check_bool, check_int
 from funcnet.layers._params import check_functions, check_params, last_axis
 from funcnet.layers.base import Layer, stateless
-from funcnet.ops.windows import Ints, Padding, paddings, per_axis, window_sizes
+from funcnet.ops._windows import Ints, Padding, paddings, per_axis, window_sizes
 
 
 def Conv(

@@ -7,7 +7,8 @@ import jax
 from funcnet import initializers, ops
 from funcnet._arguments import check_bool, check_int, check_number
 from funcnet.layers._params import check_functions
-from funcnet.layers.base import Layer, chain
+from funcnet.layers.base import Layer
+from funcnet.layers.combinators import chain
 from funcnet.layers.dense import Dense
 from funcnet.layers.dropout import Dropout
 from funcnet.layers.normalization import BatchNorm

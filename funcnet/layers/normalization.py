@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from funcnet import ops
 from funcnet._arguments import check_int, check_number, check_tree
+from funcnet._arrays import wide_dtype
 from funcnet.layers._params import check_params, last_axis
 from funcnet.layers.base import Layer, Params, stateless
-from funcnet.ops.precision import wide_dtype
 
 
 def BatchNorm(*, momentum: float = 0.9, eps: float = 1e-5) -> Layer:

@@ -7,7 +7,7 @@ import jax
 from funcnet import ops
 from funcnet._arguments import check_bool, check_int
 from funcnet.layers.base import Layer, stateless
-from funcnet.ops.windows import Ints, Padding, paddings, per_axis, window_sizes
+from funcnet.ops._windows import Ints, Padding, paddings, per_axis, window_sizes
 
 
 def MaxPool(

@@ -1,20 +1,22 @@
 """Pure functions of arrays, each with a hand-written backward rule."""
 
 from funcnet.ops.activations import identity, relu, sigmoid, step, tanh
+from funcnet.ops.activations_elu import elu, selu
+from funcnet.ops.activations_gated import geglu, swiglu
+from funcnet.ops.activations_piecewise import hard_sigmoid, hard_silu, hard_tanh, leaky_relu, relu6
+from funcnet.ops.activations_smooth import gelu, log_sigmoid, mish, silu, softplus
+from funcnet.ops.affine import affine
 from funcnet.ops.attention import dot_product_attention
+from funcnet.ops.batch_norm import batch_norm, batch_norm_inference
 from funcnet.ops.binary_cross_entropy import sigmoid_binary_cross_entropy
 from funcnet.ops.convolution import conv, conv_transpose
 from funcnet.ops.depthwise import depthwise_conv
 from funcnet.ops.dropout import dropout
-from funcnet.ops.elu import elu, selu
 from funcnet.ops.embedding import embedding
-from funcnet.ops.gates import geglu, swiglu
 from funcnet.ops.gru import gru
 from funcnet.ops.layer_norm import group_norm, layer_norm, rms_norm
-from funcnet.ops.linear import affine
 from funcnet.ops.linear_cross_entropy import linear_cross_entropy
 from funcnet.ops.linear_recurrence import linear_recurrence
-from funcnet.ops.logsumexp import logsumexp
 from funcnet.ops.losses import (
     cross_entropy,
     huber,
@@ -23,14 +25,11 @@ from funcnet.ops.losses import (
     sum_squared_error,
 )
 from funcnet.ops.lstm import lstm
-from funcnet.ops.normalization import batch_norm, batch_norm_inference
 from funcnet.ops.penalties import elastic_net_penalty, l1_penalty, l2_penalty
-from funcnet.ops.piecewise import hard_sigmoid, hard_silu, hard_tanh, leaky_relu, relu6
 from funcnet.ops.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool
 from funcnet.ops.rnn import rnn
 from funcnet.ops.rope import rope
-from funcnet.ops.smooth import gelu, log_sigmoid, mish, silu, softplus
-from funcnet.ops.softmax import log_softmax, softmax
+from funcnet.ops.softmax import log_softmax, logsumexp, softmax
 from funcnet.ops.softmax_cross_entropy import softmax_cross_entropy
 
 __all__ = [

@@ -3,16 +3,16 @@
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.elementwise import elementwise, has_derivative, ordered
-from funcnet.ops.precision import widen
+from funcnet._arrays import widen
+from funcnet.ops._elementwise import elementwise, has_derivative, ordered
 
 
 def _bell_slope(x: jax.Array) -> jax.Array:
-    return -_bell(x) * jnp.tanh(0.5 * x)  # s(x) s(−x) (s(−x) − s(x))
+    return -bell(x) * jnp.tanh(0.5 * x)  # s(x) s(−x) (s(−x) − s(x))
 
 
 @has_derivative(_bell_slope)
-def _bell(x: jax.Array) -> jax.Array:
+def bell(x: jax.Array) -> jax.Array:
     """s(x) s(−x) = e / (1 + e)² with e = exp(−|x|), s the sigmoid; full relative accuracy.
 
     The usual form y(1 − y) of the same quantity rounds to 0 as soon as y rounds to 1, in float32
@@ -74,7 +74,7 @@ def step(x: jax.Array) -> jax.Array:
 
 @elementwise(
     saves=lambda x: x,
-    dx=lambda x, dy: (widen(dy) * _bell(widen(x))).astype(dy.dtype),
+    dx=lambda x, dy: (widen(dy) * bell(widen(x))).astype(dy.dtype),
     inexact=("x",),
 )
 def sigmoid(x: jax.Array) -> jax.Array:
@@ -106,7 +106,7 @@ def sigmoid(x: jax.Array) -> jax.Array:
 
 @elementwise(
     saves=lambda x: x,
-    dx=lambda x, dy: (4 * widen(dy) * _bell(2 * widen(x))).astype(dy.dtype),
+    dx=lambda x, dy: (4 * widen(dy) * bell(2 * widen(x))).astype(dy.dtype),
     inexact=("x",),
 )
 def tanh(x: jax.Array) -> jax.Array:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from funcnet._arguments import check_number
-from funcnet.ops.attention_tiles import (
+from funcnet._arrays import batches_alike, sum_products, widen
+from funcnet.ops._attention_tiles import (
     finite,
     not_finite,
     over_tiles,
@@ -19,8 +20,6 @@ from funcnet.ops.attention_tiles import (
     visibility,
     zeros,
 )
-from funcnet.ops.precision import sum_products, widen
-from funcnet.ops.sharding import batches_alike
 from funcnet.rule import rule
 
 

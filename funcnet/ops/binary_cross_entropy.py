@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from funcnet._arguments import check_real
-from funcnet.ops.labels import finite_if_zero, label_cotangent
-from funcnet.ops.precision import widen
+from funcnet._arrays import widen
+from funcnet.ops._labels import finite_if_zero, label_cotangent
 from funcnet.rule import rule
 
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnet.ops.sharding import explicit_sharding
-from funcnet.ops.windows import (
+from funcnet._arrays import explicit_sharding
+from funcnet.ops._windows import (
     Ints,
     Padding,
     Windows,

@@ -7,9 +7,8 @@ import operator
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.convolution import Correlation, correlate, correlate_bwd, cotangent, shifted
-from funcnet.ops.precision import wide_dtype, widen
-from funcnet.ops.windows import (
+from funcnet._arrays import wide_dtype, widen
+from funcnet.ops._windows import (
     Ints,
     Padding,
     Windows,
@@ -21,6 +20,7 @@ from funcnet.ops.windows import (
     taps,
     unfold,
 )
+from funcnet.ops.convolution import Correlation, correlate, correlate_bwd, cotangent, shifted
 from funcnet.rule import rule
 
 MOST_TAPS = 64  # one term in the program for each

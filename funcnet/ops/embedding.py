@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from funcnet.ops.precision import widen
-from funcnet.ops.sharding import explicit_sharding
+from funcnet._arrays import explicit_sharding, widen
 from funcnet.rule import rule
 
 

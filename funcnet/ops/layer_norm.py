@@ -5,9 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.moments import check_norm, moments, row
-from funcnet.ops.precision import sum_products, widen
-from funcnet.ops.sharding import explicit_sharding
+from funcnet._arrays import explicit_sharding, sum_products, widen
+from funcnet.ops._moments import check_norm, moments, row
 from funcnet.rule import rule
 
 

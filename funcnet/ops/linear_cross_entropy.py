@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from funcnet._arguments import check_int
-from funcnet.ops.labels import put_by_mask
-from funcnet.ops.precision import wide_dtype, widen
-from funcnet.ops.sharding import explicit_sharding
+from funcnet._arrays import explicit_sharding, wide_dtype, widen
+from funcnet.ops._labels import put_by_mask
 from funcnet.ops.softmax_cross_entropy import of_index, of_index_bwd
 from funcnet.rule import rule
 

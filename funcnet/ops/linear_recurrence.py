@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from funcnet.ops.precision import cast_cotangent, wide_dtype
-from funcnet.ops.sharding import batch_like
+from funcnet._arrays import batch_like, cast_cotangent, wide_dtype
 from funcnet.rule import rule
 
 

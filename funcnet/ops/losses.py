@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from funcnet._arguments import check_number, check_real
-from funcnet.ops.labels import (
+from funcnet._arrays import wide_dtype, widen
+from funcnet.ops._labels import (
     above_zero_if_zero,
     at,
     at_least_if_zero,
@@ -17,7 +18,6 @@ from funcnet.ops.labels import (
     label_cotangent,
     one_hot,
 )
-from funcnet.ops.precision import wide_dtype, widen
 from funcnet.rule import rule
 
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from funcnet.ops.sharding import batch_like
-from funcnet.ops.time_loop import (
+from funcnet._arrays import batch_like
+from funcnet.ops._time_loop import (
     as_row,
     check_sequence,
     check_weights,

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnet.ops.precision import widen
-from funcnet.ops.windows import (
+from funcnet._arrays import widen
+from funcnet.ops._windows import (
     MOST_TERMS,
     Ints,
     Padding,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet._arguments import check_number
-from funcnet.ops.precision import wide_dtype, widen
+from funcnet._arrays import wide_dtype, widen
 from funcnet.rule import rule
 
 PI = "3.14159265358979323846264338327950288419716939937510582097494"

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from funcnet._arguments import check_number
-from funcnet.ops.labels import (
+from funcnet._arrays import placed_like, widen
+from funcnet.ops._labels import (
     at,
     at_least_if_zero,
     finite_if_zero,
@@ -14,8 +15,6 @@ from funcnet.ops.labels import (
     put,
     put_by_mask,
 )
-from funcnet.ops.precision import widen
-from funcnet.ops.sharding import placed_like
 from funcnet.rule import rule
 
 

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from marks import slow
 
 from funcnet import autodiff, ops
-from funcnet.ops import attention_tiles
+from funcnet.ops import _attention_tiles
 
 RANDOM = np.random.default_rng(0)
 
@@ -40,8 +40,8 @@ def pulled(f, *args):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles of 2 by 3, which divide nothing."""
-    monkeypatch.setattr(attention_tiles, "QUERIES", 2)
-    monkeypatch.setattr(attention_tiles, "KEYS", 3)
+    monkeypatch.setattr(_attention_tiles, "QUERIES", 2)
+    monkeypatch.setattr(_attention_tiles, "KEYS", 3)
 
 
 @pytest.mark.parametrize(("t", "u"), [(7, 7), *slow((4, 9), (9, 4))])
@@ -64,7 +64,7 @@ def test_any_tiles_give_what_one_gives(t, u, restricted):
 
 def test_causal_tiles_are_skipped():
     for causal, count in ((False, 32), (True, 20)):
-        tiles = attention_tiles.tiles(2048, 2048, causal)
+        tiles = _attention_tiles.tiles(2048, 2048, causal)
         assert tiles.block == (256, 512)
         assert len(tiles.visible) == count
 

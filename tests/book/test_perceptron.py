@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from funcnet import datasets
-from funcnet.perceptron import and_gate, neuron, not_gate, or_gate, xor_gate
+from funcnet.book.perceptron import and_gate, neuron, not_gate, or_gate, xor_gate
 
 POINTS = [(0, 0), (0, 1), (1, 0), (1, 1)]
 TABLES = {and_gate: [0, 0, 0, 1], or_gate: [0, 1, 1, 1], xor_gate: [0, 1, 1, 0]}

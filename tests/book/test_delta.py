@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from funcnet import numerical, ops
-from funcnet.delta import error, forward, gradients
+from funcnet.book.delta import error, forward, gradients
 
 
 def problem(l, m, n, batch=(), scale=1.0):

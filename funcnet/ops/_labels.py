@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from funcnet._arguments import check_real
-from funcnet.ops.sharding import explicit_sharding
+from funcnet._arrays import explicit_sharding
 
 
 def check_classes(f: str, name: str, y: jax.Array) -> None:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from funcnet._arguments import check_number
-from funcnet.ops.elementwise import elementwise, ordered, recomputed
-from funcnet.ops.precision import widen
+from funcnet._arrays import widen
+from funcnet.ops._elementwise import elementwise, ordered, recomputed
 
 
 def _bounds(x: jax.Array, low: float, high: float) -> tuple[jax.Array, jax.Array]:

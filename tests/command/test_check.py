@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from funcnet import RULES
-from funcnet.check import command
-from funcnet.check.command import main
-from funcnet.check.specs import parse_argument, parse_option
+from funcnet.command import check as command
+from funcnet.command.check import main
+from funcnet.command.specs import parse_argument, parse_option
 
 MODULE = """
 import jax, jax.numpy as jnp

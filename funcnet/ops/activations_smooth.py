@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.activations import _bell
-from funcnet.ops.elementwise import has_derivative, recomputed
-from funcnet.ops.precision import widen
+from funcnet._arrays import widen
+from funcnet.ops._elementwise import has_derivative, recomputed
+from funcnet.ops.activations import bell
 
 FAR = 1000.0
 """From |x| = FAR on, s(x), Φ(x) and their like are exactly 0 or 1 in every dtype, and flat."""
@@ -257,7 +257,7 @@ def mish(x: jax.Array) -> jax.Array:
     return _up_to(18.6, _mish, x)
 
 
-@has_derivative(_bell)
+@has_derivative(bell)
 def _sigmoid(x: jax.Array) -> jax.Array:
     return jax.lax.logistic(x)
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet._arguments import check_int, check_number
-from funcnet._flops import flops
 from funcnet.check import criterion
 from funcnet.check.points import REST, SEEDS, points_of, programs_of
 from funcnet.check.programs import QUICK, run_all
@@ -18,6 +17,7 @@ from funcnet.check.reference import Outputs, cotangents, pullback, wide_arithmet
 from funcnet.check.report import CheckFailed, finite_json, number, table
 from funcnet.check.subject import Subject, ruled_subject, subject, type_name
 from funcnet.check.tracing import twin
+from funcnet.profile._flops import flops
 
 NAN = float("nan")
 BLOCK = 2e-3  # seconds: calls are timed in blocks at least this long

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from funcnet._arguments import describe
-from funcnet._flops import flops
 from funcnet.layers import Layer
+from funcnet.profile._flops import flops
 from funcnet.rule import autodiff
 
 

@@ -7,7 +7,7 @@ from typing import Any, ParamSpec
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.precision import widen
+from funcnet._arrays import widen
 from funcnet.rule import Ruled, rule
 
 P = ParamSpec("P")

@@ -5,8 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.moments import check_norm, moments, row
-from funcnet.ops.precision import widen
+from funcnet._arrays import widen
+from funcnet.ops._moments import check_norm, moments, row
 from funcnet.rule import rule
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnet.ops.precision import widen
+from funcnet._arrays import widen
 
 QUERIES = 256  # of a tile, at most: large enough for fast products,
 KEYS = 512  # small enough that a tile of one head stays in a processor's cache

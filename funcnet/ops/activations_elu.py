@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from funcnet._arguments import check_number
-from funcnet.ops.elementwise import recomputed
-from funcnet.ops.precision import widen
+from funcnet._arrays import widen
+from funcnet.ops._elementwise import recomputed
 
 SELU_ALPHA = 1.6732632423543772
 SELU_SCALE = 1.0507009873554805

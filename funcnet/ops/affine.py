@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.precision import cast_cotangent
-from funcnet.ops.sharding import explicit_sharding
+from funcnet._arrays import cast_cotangent, explicit_sharding
 from funcnet.rule import rule
 
 

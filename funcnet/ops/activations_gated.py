@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from funcnet.ops.precision import widen
-from funcnet.ops.smooth import gelu, gelu_slope, silu, silu_slope
+from funcnet._arrays import widen
+from funcnet.ops.activations_smooth import gelu, gelu_slope, silu, silu_slope
 from funcnet.rule import rule
 
 Activation = Callable[[jax.Array], jax.Array]

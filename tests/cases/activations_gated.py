@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from cases.activations_smooth import ORACLES as SMOOTH
 from cases.case import Case, normal
-from cases.smooth import ORACLES as SMOOTH
 
 TAILS = (
     np.array([0.5, -np.inf, -700.0, -38.0, -9.0, -0.75, 9.0, 41.0, 700.0]),

@@ -14,12 +14,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from funcnet._command import USAGE, check_writable, command, say
 from funcnet.check.failures import line
 from funcnet.check.model import check_model
-from funcnet.check.profile import profile_rule
 from funcnet.check.prove import check_rule
-from funcnet.check.specs import DTYPES, GRAMMAR, is_option, parse_argument, parse_option
+from funcnet.command.base import USAGE, check_writable, command, say
+from funcnet.command.specs import DTYPES, GRAMMAR, is_option, parse_argument, parse_option
+from funcnet.profile.profile_rule import profile_rule
 from funcnet.rule import RULES
 
 PROVED, REFUTED = 0, 1

@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 from marks import slow
 
 from funcnet import autodiff, ops
-from funcnet._flops import flops
+from funcnet.profile._flops import flops
 
 X = jax.ShapeDtypeStruct((8, 4), jnp.float32)
 W = jax.ShapeDtypeStruct((4, 4), jnp.float32)

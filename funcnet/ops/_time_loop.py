@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from funcnet.ops.precision import wide_dtype
-from funcnet.ops.sharding import batch_like, explicit_sharding
+from funcnet._arrays import batch_like, explicit_sharding, wide_dtype
+from funcnet.ops.activations import bell
 
 
 def check_sequence(
@@ -163,17 +163,11 @@ def sum_of_steps(x: jax.Array) -> jax.Array:
     return x.sum(tuple(range(x.ndim - 1)))
 
 
-def _bell(x: jax.Array) -> jax.Array:
-    """s(x) s(−x) = e / (1 + e)² with e = exp(−|x|), accurate in both tails."""
-    e = jnp.exp(-jnp.abs(x))
-    return e / (1 + e) ** 2
-
-
 def sigmoid_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Of y = s(x) the slope is s(x) s(−x); y(1 − y) would round to 0 in the tail."""
-    return lax.logistic(x), _bell(x)
+    return lax.logistic(x), bell(x)
 
 
 def tanh_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Of t = tanh x = 2 s(2x) − 1 the slope is 4 s(2x) s(−2x); 1 − t² would round to 0."""
-    return jnp.tanh(x), 4 * _bell(2 * x)
+    return jnp.tanh(x), 4 * bell(2 * x)

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from funcnet._arguments import as_int
-from funcnet.ops.sharding import explicit_sharding
+from funcnet._arrays import explicit_sharding
 
 Ints = int | Sequence[int]
 Padding = str | Sequence[tuple[int, int]]

@@ -1,0 +1,1 @@
+"""The command `funcnet`, and what all commands of this repository share."""

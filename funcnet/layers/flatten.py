@@ -1,0 +1,24 @@
+"""Flattening as a layer."""
+
+import math
+
+from funcnet._arguments import check_array
+from funcnet.layers.base import Layer, stateless
+
+
+def Flatten() -> Layer:
+    """All axes but the first as one: (n, ...) becomes (n, features).
+
+    Params and state: none.
+
+    Raises:
+      ValueError: From `init` and `apply`, if x is a scalar.
+    """
+
+    def flat(_, x):
+        check_array("Flatten()", "x", x)
+        if not x.shape:
+            raise ValueError("Flatten(): x must have shape (n, ...), got ()")
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
+    return stateless(flat, lambda *_: (), "Flatten()")
