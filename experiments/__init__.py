@@ -1,16 +1,18 @@
-"""The experiments of the sources, one file for each question.
+"""The experiments from the sources, one file per question.
 
-    python -m experiments                         lists them
+    python -m experiments                         lists the experiments
     python -m experiments initial_weights         runs one
-    python -m experiments all                     runs all, and writes a page to read them on
+    python -m experiments all                     runs all and writes a page with the results
 
-An experiment is a module that reads as the explanation of what it does:
+An experiment is a module that explains itself. It consists of
 
-- its docstring: the question, the method, what to expect, the source and the run time;
-- `Config`, a frozen dataclass: its options and their defaults, those of the book where it has them;
+- a docstring: the question, the method, the expected outcome, the source and the run time;
+- `Config`, a frozen dataclass: the options and their defaults, taken from the book where it gives
+  them;
 - `run(config) -> Result`: the computation, pure and compiled;
 - `plot(result) -> Figure`;
-- `claims(result) -> list[Claim]`: what the source says, whether it is so here, and by what numbers.
+- `claims(result) -> list[Claim]`: the statements of the source, whether they hold in this run, and
+  the numbers that decide it.
 """
 
 NAMES = (

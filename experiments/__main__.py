@@ -1,11 +1,12 @@
-"""Runs experiments: prints their claims, writes figures, numbers, and a page of all.
+"""Runs experiments: prints their claims and writes figures, numbers and a page of all results.
 
-    python -m experiments                    lists them
+    python -m experiments                    lists the experiments
     python -m experiments NAME [--options]   runs one; --help lists its options
-    python -m experiments all                runs all, with the options of the book
+    python -m experiments all                runs all with the options of the book
 
-Each writes NAME.png and NAME.json into the folder --out, by default runs/experiments; `all` writes
-index.html too. The exit status is 0 if all claims hold, 1 if one is false, 2 for bad usage.
+Each experiment writes NAME.png and NAME.json into the folder --out (default: runs/experiments);
+`all` also writes index.html. The exit status is 0 if all claims hold, 1 if a claim is false, and 2
+for bad usage.
 """
 
 import dataclasses
@@ -34,13 +35,14 @@ from scripts.command_line import command, cpu, make_folder, parse, write
 
 OUT = Path("runs/experiments")
 HELD, FALSE = 0, 1
-LEAST = {"seed": 0, "timed": 0}  # of whole numbers; of others 1
-SIGNED = {"x", "start", "momentum_start", "learning_rates", "weight_decays"}  # other numbers: not
+LEAST = {"seed": 0, "timed": 0}  # smallest value of these integer options; 1 for all others
+# Options that may be negative; all other floating-point options must be at least 0.
+SIGNED = {"x", "start", "momentum_start", "learning_rates", "weight_decays"}
 
 
 @command("experiments")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command, and returns its exit status."""
+    """Runs the command and returns its exit status."""
     name, *options = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
         print(f"{__doc__}\nThe experiments:\n")
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     make_folder(out)
     if name == "all":
         if options:
-            raise ValueError(f"all takes no option but --out, got {options[0]}")
+            raise ValueError(f"all takes no option except --out, got {options[0]}")
         return run_all(out)
     module = importlib.import_module(f"experiments.{name}")
     config = configure(name, module.Config, options)
@@ -71,10 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def configure(name: str, config: type[Any], options: Sequence[str]) -> Any:
-    """The configuration of an experiment.
+    """Parses the options of an experiment into its `Config`.
 
     Raises:
-      ValueError: If an option or its value is wrong; names those that there are.
+      ValueError: If an option or its value is wrong; the message lists the valid options.
     """
     try:
         found = parse(config, options, f"python -m experiments {name}")
@@ -86,7 +88,7 @@ def configure(name: str, config: type[Any], options: Sequence[str]) -> Any:
 
 
 def check(name: str, config: Any) -> None:
-    """Raises a ValueError that names the option which is out of range."""
+    """Raises a ValueError that names the first option whose value is out of range."""
     for option, value in vars(config).items():
         shown = f"--{option.replace('_', '-')}"
         for number in value if isinstance(value, tuple) else (value,):
@@ -98,7 +100,7 @@ def check(name: str, config: Any) -> None:
 
 
 def split_out(options: Sequence[str]) -> tuple[Path, list[str]]:
-    """The folder that --out names, and the other options.
+    """Separates the folder given by --out from the other options.
 
     Raises:
       ValueError: If --out has no value.
@@ -117,14 +119,14 @@ def split_out(options: Sequence[str]) -> tuple[Path, list[str]]:
 
 
 def run_all(out: Path) -> int:
-    """All experiments at their defaults, and the page."""
+    """Runs all experiments with their defaults and writes the page; returns the exit status."""
     entries = []
     for name in tqdm(NAMES, desc="experiments", unit="", disable=None):
         module = importlib.import_module(f"experiments.{name}")
         entries.append(run(name, module.Config(), out))
         with tqdm.external_write_mode():
             show(entries[-1])
-        jax.clear_caches()  # the compiled programs of one experiment are of no use to the next
+        jax.clear_caches()  # the next experiment cannot reuse the compiled programs of this one
     write(out / "index.html", lambda file: file.write(page(entries, machine()).encode()))
     claims = [c for entry in entries for c in entry.claims]
     held = sum(c.holds for c in claims)
@@ -134,7 +136,7 @@ def run_all(out: Path) -> int:
 
 
 def run(name: str, config: Any, out: Path) -> Entry:
-    """Runs one experiment and writes its figure and its numbers."""
+    """Runs one experiment, writes its figure and its numbers, and returns them."""
     module = importlib.import_module(f"experiments.{name}")
     start = time.perf_counter()
     result = module.run(config)
@@ -168,7 +170,7 @@ def run(name: str, config: Any, out: Path) -> Entry:
 
 
 def plain(value: Any) -> Any:
-    """A result as JSON can hold it; of an array of more than 50,000 numbers only the shape."""
+    """Converts a result to JSON types; arrays of more than 50,000 numbers become their shape."""
     if dataclasses.is_dataclass(value):
         return dataclasses.asdict(value)  # pyright: ignore
     if hasattr(value, "_asdict"):
@@ -184,14 +186,14 @@ def plain(value: Any) -> Any:
 
 
 def show(entry: Entry) -> None:
-    """Prints the claims of an experiment."""
+    """Prints the claims and notes of an experiment."""
     print(f"{entry.name}: {title(entry.docstring)}")
     for line in [*entry.claims, *entry.notes]:
         print(f"  {line}")
 
 
 def machine() -> str:
-    """What the times and the last digits depend on."""
+    """Describes the hardware and versions on which run times and last digits depend."""
     versions = ", ".join(f"{m.__name__} {m.__version__}" for m in (jax, jaxlib, np, optax))
     return f"{jax.default_backend()}, {os.cpu_count()} cores of {cpu()}, {versions}"
 

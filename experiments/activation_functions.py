@@ -1,15 +1,16 @@
 """What do the activation functions and their derivatives look like?
 
-Question. The step function carries no gradient: what do sigmoid, tanh and ReLU have that it lacks,
-and what does softmax do?
+Question. The gradient of the step function is 0 everywhere. How do the gradients of sigmoid, tanh
+and ReLU differ from that, and what does softmax do?
 
-Method. Each function on a grid, and its derivative by its hand-written rule, beside numerical
-differentiation, which knows nothing of the rule. Softmax with C classes, its rule in the two forms
-of the source: dy (diag(y) − yᵀy), with a C × C matrix, and y (dy − ⟨dy, y⟩), without.
+Method. Each function is evaluated on a grid. Its derivative is computed by its hand-written rule
+and compared with numerical differentiation, which is independent of the rule. For softmax with C
+classes, the two forms of the rule in the source are compared: dy (diag(y) − yᵀy), which needs a
+C × C matrix, and y (dy − ⟨dy, y⟩), which does not.
 
-Expect. The derivative of sigmoid is at most ¼, so that a gradient shrinks through layers; that of
-tanh is at most 1; that of ReLU is 0 or 1, and 1 at exactly 0, as the source defines it; that of the
-step is 0.
+Expect. The derivative of sigmoid is at most ¼, so gradients shrink from layer to layer. The
+derivative of tanh is at most 1. The derivative of ReLU is 0 or 1, and is 1 at exactly 0, as the
+source defines it. The derivative of the step function is 0.
 
 Source. A 2.1, 2.3.1 to 2.3.3, 3.3.5 and 3.3.6: rows F1 to F4 and X10.
 
@@ -36,31 +37,31 @@ class Config:
     """Activation functions and their derivatives."""
 
     points: int = 601
-    """Of the grid; an odd number, so that 0 is one of them."""
+    """Points of the grid; an odd number, so that 0 is one of them."""
     limit: float = 6.0
     """The grid goes from −limit to limit."""
     classes: int = 6
-    """Of softmax."""
+    """Classes of softmax."""
     seed: int = 0
-    """Decides the inputs of softmax."""
+    """Seed of the inputs of softmax."""
 
 
 class Result(NamedTuple):
-    """What `run` found."""
+    """The results of `run`."""
 
     x: jax.Array  # (points,)
     y: dict[str, jax.Array]  # f(x)
-    dy: dict[str, jax.Array]  # f′(x), by the rule
-    numerical: dict[str, jax.Array]  # f′(x), by differences
+    dy: dict[str, jax.Array]  # f′(x) from the hand-written rule
+    numerical: dict[str, jax.Array]  # f′(x) from differences
     logits: jax.Array  # (classes,)
-    shares: jax.Array  # softmax of a multiple of them: (multiples, classes)
+    shares: jax.Array  # softmax of multiples of the logits, (multiples, classes)
     multiples: tuple[float, ...]
-    jacobians: tuple[jax.Array, jax.Array]  # of softmax, by the rule and as diag(y) − yᵀy
-    moved: jax.Array  # the largest change of softmax when 1000 is added to all logits
+    jacobians: tuple[jax.Array, jax.Array]  # of softmax, from the rule and as diag(y) − yᵀy
+    moved: jax.Array  # largest change of softmax when 1000 is added to all logits
 
 
 def run(config: Config) -> Result:
-    """Evaluates functions and derivatives."""
+    """Evaluates the functions and their derivatives."""
     multiples = (0.0, 1.0, 4.0)
 
     @jax.jit
@@ -88,7 +89,7 @@ def run(config: Config) -> Result:
 
 
 def plot(result: Result) -> Figure:
-    """Each function over its derivative; softmax of small and of large logits."""
+    """Plots each function with its derivative, and softmax of small and of large logits."""
     figure, axes = style.panels(2, 3, height=6)
     for ax, (i, name) in zip(axes.flat, enumerate(FUNCTIONS), strict=False):
         ax.plot(result.x, result.y[name], label="f(x)", **style.line(0))
@@ -107,17 +108,17 @@ def plot(result: Result) -> Figure:
 
 
 def claims(result: Result) -> list[Claim]:
-    """What A 2.3 and 3.3 say."""
+    """The claims of A 2.3 and 3.3."""
     x, dy = np.asarray(result.x), {n: np.asarray(d) for n, d in result.dy.items()}
     zero = int(np.flatnonzero(x == 0)[0])
-    kinks = np.abs(x) > 0.1  # differences step over the kink of relu and the jump of step
+    kinks = np.abs(x) > 0.1  # near 0, differences straddle the kink of relu and the jump of step
     errors = {n: np.abs(dy[n] - np.asarray(result.numerical[n]))[kinks].max() for n in dy}
     by_rule, by_matrix = map(np.asarray, result.jacobians)
     apart = np.abs(by_rule - by_matrix).max()
     sums = np.asarray(result.shares).sum(-1)
     return [
         claim(
-            "Sigmoid passes on at most ¼ of a gradient, at 0; tanh all of it, at 0",
+            "Sigmoid passes on at most ¼ of a gradient, tanh at most all of it, both at 0",
             dy["sigmoid"].argmax() == dy["tanh"].argmax() == zero
             and dy["sigmoid"][zero] == 0.25
             and dy["tanh"][zero] == 1,
@@ -125,13 +126,15 @@ def claims(result: Result) -> list[Claim]:
             tanh=dy["tanh"].max(),
         ),
         claim(
-            "ReLU passes on all of a gradient or nothing, and all of it at exactly 0",
+            "ReLU passes on all or nothing of a gradient; at exactly 0, all of it",
             np.array_equal(dy["relu"], x >= 0),
             at_0=dy["relu"][zero],
             below_0=dy["relu"][zero - 1],
         ),
         claim(
-            "The step function passes on nothing", not dy["step"].any(), largest=dy["step"].max()
+            "The step function passes on no gradient",
+            not dy["step"].any(),
+            largest=dy["step"].max(),
         ),
         claim(
             "The rules agree with numerical differentiation", max(errors.values()) < 1e-4, **errors
@@ -143,6 +146,6 @@ def claims(result: Result) -> list[Claim]:
             change=result.moved,
         ),
         claim(
-            "The rule of softmax without a matrix is dy (diag(y) − yᵀy)", apart < 1e-6, apart=apart
+            "The matrix-free rule of softmax equals dy (diag(y) − yᵀy)", apart < 1e-6, apart=apart
         ),
     ]

@@ -1,15 +1,17 @@
-"""What do the initial weights do to the activations of a deep network?
+"""How do the initial weights affect the activations of a deep network?
 
-Question. With which initial weights do the signals of all layers stay alive: neither all the same,
-nor all at the ends of the activation function?
+Question. Which initial weights keep the activations of all layers useful, so that they are neither
+all equal nor all saturated?
 
-Method. 1,000 inputs from N(0, 1) go through five layers of 100 neurons, with sigmoid, ReLU or tanh,
-and Gaussian weights of a standard deviation of 1, 0.01, Xavier's √(1/n) or He's √(2/n). Histograms
-of the outputs of each layer. All four scales of an activation in one vmapped program.
+Method. 1,000 inputs from N(0, 1) pass through five layers of 100 neurons with sigmoid, ReLU or
+tanh. The weights are Gaussian with a standard deviation of 1, 0.01, Xavier's √(1/n) or He's √(2/n).
+Histograms show the outputs of each layer. For each activation, all four scales run in one vmapped
+program.
 
-Expect. Sigmoid with std 1 sits at 0 and 1, where its derivative vanishes; with 0.01 all neurons say
-the same, ½; with Xavier the outputs are spread. ReLU fades away with 0.01, slowly with Xavier, and
-keeps its size with He. tanh is spread with Xavier.
+Expect. Sigmoid saturates at 0 and 1 with std 1, where its derivative vanishes. With 0.01, the
+outputs of all neurons are ½; with Xavier, they are spread out. The outputs of ReLU vanish with
+0.01, shrink slowly with Xavier and keep their size with He. The outputs of tanh are spread out with
+Xavier.
 
 Source. C 6.2, figures 6-10 to 6-14 of the book. Row X3.
 
@@ -33,34 +35,34 @@ ACTIVATIONS = {"sigmoid": (ops.sigmoid, 0, 1), "ReLU": (ops.relu, 0, 1), "tanh":
 
 @dataclass(frozen=True)
 class Config:
-    """Histograms of activations by initial weights."""
+    """Histograms of activations for several initial weights."""
 
     inputs: int = 1000
-    """Examples, from N(0, 1)."""
+    """Number of inputs, drawn from N(0, 1)."""
     neurons: int = 100
-    """Of each layer, and elements of an input."""
+    """Neurons per layer, and elements of an input."""
     layers: int = 5
-    """Layers."""
+    """Number of layers."""
     bins: int = 30
-    """Of a histogram."""
+    """Bins of a histogram."""
     seed: int = 0
-    """Decides inputs and weights."""
+    """Seed of inputs and weights."""
 
 
 class Result(NamedTuple):
-    """What `run` found: by activation, arrays with axes (scale of the weights, layer, ...)."""
+    """The results of `run`: for each activation, arrays of shape (scales, layers, ...)."""
 
     scales: dict[str, float]  # standard deviations of the weights by name
     histograms: dict[str, jax.Array]  # counts, (scales, layers, bins)
     stds: dict[str, jax.Array]  # of the outputs, (scales, layers)
     mean_squares: dict[str, jax.Array]  # of the outputs, (scales, layers)
-    neuron_stds: dict[str, jax.Array]  # of a neuron over the inputs, in the mean, (scales, layers)
-    at_the_ends: dict[str, jax.Array]  # share of outputs where sigmoid or tanh is flat
+    neuron_stds: dict[str, jax.Array]  # std over the inputs, averaged over neurons
+    at_the_ends: dict[str, jax.Array]  # share of outputs near either end of the range
     slopes: dict[str, jax.Array]  # mean derivative of the activation, (scales, layers)
 
 
 def run(config: Config) -> Result:
-    """Sends the inputs through all networks."""
+    """Passes the inputs through all networks."""
     n = config.neurons
     scales = {"std = 1": 1.0, "std = 0.01": 0.01, "Xavier": (1 / n) ** 0.5, "He": (2 / n) ** 0.5}
 
@@ -92,7 +94,7 @@ def run(config: Config) -> Result:
 
 
 def plot(result: Result) -> Figure:
-    """For each activation and scale a row of histograms, one for each layer, as in the book."""
+    """Plots one row of histograms per activation and scale, one per layer, as in the book."""
     layers = next(iter(result.stds.values())).shape[1]
     rows = [(name, i) for name in ACTIVATIONS for i in range(len(result.scales))]
     figure, axes = style.panels(len(rows), layers, height=1.15 * len(rows), sharex="row")
@@ -102,7 +104,7 @@ def plot(result: Result) -> Figure:
         colour = style.COLOURS[list(ACTIVATIONS).index(name)]
         for k, ax in enumerate(row):
             ax.stairs(result.histograms[name][i, k], edges, fill=True, color=colour)
-            # Of ReLU half of the outputs are 0: the book cuts that bar off too.
+            # Half of the outputs of ReLU are 0. The book cuts off that bar too.
             top = 0.07 * result.histograms[name][i, k].sum() if name == "ReLU" else None
             ax.set(yticks=[], ylim=(0, top))
             ax.tick_params(labelsize=6)
@@ -110,12 +112,12 @@ def plot(result: Result) -> Figure:
                 ax.set_title(f"layer {k + 1}")
         row[0].set_ylabel(f"{name}\n{list(result.scales)[i]}", fontsize=8)
     figure.supxlabel("output of the neurons", fontsize=9)
-    figure.supylabel("how many", fontsize=9)
+    figure.supylabel("count", fontsize=9)
     return figure
 
 
 def claims(result: Result) -> list[Claim]:
-    """What C 6.2 says of each figure."""
+    """The claims of C 6.2 about each figure."""
     of = lambda table, name, scale: np.asarray(
         getattr(result, table)[name][list(result.scales).index(scale)], float
     )
@@ -129,18 +131,18 @@ def claims(result: Result) -> list[Claim]:
     xavier = of("mean_squares", "ReLU", "Xavier")
     return [
         claim(
-            "Sigmoid, std 1: most outputs are near 0 and 1, and the gradient vanishes",
+            "Sigmoid, std 1: most outputs are near 0 or 1, and the gradient vanishes",
             ends["std = 1"] > 0.5 and slopes["std = 1"] < 0.1,
             share_near_the_ends=ends["std = 1"],
             mean_slope=slopes["std = 1"],
         ),
         claim(
-            "Sigmoid, std 0.01: a neuron says the same for all inputs",
+            "Sigmoid, std 0.01: a neuron has the same output for all inputs",
             spread["std = 0.01"] < 1e-3 and ends["std = 0.01"] == 0,
             std_over_inputs=spread["std = 0.01"],
         ),
         claim(
-            "Sigmoid, Xavier: no saturation, and outputs more spread than with 0.01",
+            "Sigmoid, Xavier: no saturation, and outputs are more spread out than with std 0.01",
             ends["Xavier"] < 0.1
             and last("stds", "sigmoid", "Xavier") > 5 * last("stds", "sigmoid", "std = 0.01"),
             share_near_the_ends=ends["Xavier"],
@@ -148,17 +150,19 @@ def claims(result: Result) -> list[Claim]:
             std_small=last("stds", "sigmoid", "std = 0.01"),
         ),
         claim(
-            "ReLU, std 0.01: nothing is left in the last layer", relu["std = 0.01"] < 1e-4, **relu
+            "ReLU, std 0.01: the signal vanishes by the last layer",
+            relu["std = 0.01"] < 1e-4,
+            **relu,
         ),
         claim(
-            "ReLU: He keeps the size of the signal, Xavier halves its square at each layer",
+            "ReLU: He keeps the size of the signal, Xavier halves its mean square at each layer",
             0.4 < he[-1] / he[0] < 2.5
             and 0.3 < (xavier[-1] / xavier[0]) ** (1 / (len(xavier) - 1)) < 0.75,
             He_last_over_first=he[-1] / he[0],
             Xavier_per_layer=(xavier[-1] / xavier[0]) ** (1 / (len(xavier) - 1)),
         ),
         claim(
-            "tanh: Xavier neither saturates nor fades",
+            "tanh: with Xavier the outputs neither saturate nor vanish",
             last("at_the_ends", "tanh", "Xavier") < 0.1
             and tanh["Xavier"] > 0.2 > tanh["std = 0.01"],
             share_near_the_ends=last("at_the_ends", "tanh", "Xavier"),

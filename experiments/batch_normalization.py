@@ -1,15 +1,15 @@
 """Does Batch Normalization make the initial weights matter less?
 
 Question. A network learns only if its initial weights have the right scale. Batch Normalization
-gives every layer inputs of mean 0 and variance 1, whatever the weights: does that help?
+gives every layer inputs of mean 0 and variance 1, whatever the weights are. Does that help?
 
-Method. Networks of 784-100×5-10 neurons with ReLU learn the first 1,000 training images for 20
-epochs, by SGD with a learning rate of 0.01 and minibatches of 100. The initial weights are
-Gaussian, with 16 standard deviations from 1 to 10⁻⁴; each network once with Batch Normalization
-before every ReLU and once without. All 32 networks are one vmapped program.
+Method. Networks of 784-100×5-10 neurons with ReLU are trained on the first 1,000 training images
+for 20 epochs by SGD with a learning rate of 0.01 and minibatches of 100. The initial weights are
+Gaussian with 16 standard deviations from 1 to 10⁻⁴. Each network is trained with Batch
+Normalization before every ReLU, and without. All 32 networks are trained in one vmapped program.
 
-Expect. With Batch Normalization most scales learn, and faster. Without it, most scales do not learn
-at all.
+Expect. With Batch Normalization, networks learn at most scales, and faster. Without it, networks do
+not learn at all at most scales.
 
 Source. C 6.3 (the slide is empty: the figure is 6-19 of the book), A 4.2.1. Row X5.
 
@@ -35,24 +35,24 @@ HIDDEN = (100,) * 5
 
 @dataclass(frozen=True)
 class Config:
-    """Batch Normalization and none, over scales of the initial weights."""
+    """Networks with and without Batch Normalization, over scales of the initial weights."""
 
     scales: int = 16
-    """Standard deviations of the initial weights, from 1 to 1e-4."""
+    """Number of standard deviations of the initial weights, from 1 to 1e-4."""
     images: int = 1000
     """Training images."""
     epochs: int = 20
-    """Passes over them."""
+    """Passes over the training images."""
     batch_size: int = 100
     """Images in a minibatch."""
     learning_rate: float = 0.01
-    """Of SGD."""
+    """Learning rate of SGD."""
     seed: int = 0
-    """Decides initial weights and minibatches."""
+    """Seed of initial weights and minibatches."""
 
 
 class Result(NamedTuple):
-    """What `run` found."""
+    """The results of `run`."""
 
     stds: jax.Array  # (scales,)
     with_bn: jax.Array  # accuracy on the training images after each epoch, (scales, epochs)
@@ -60,7 +60,7 @@ class Result(NamedTuple):
 
 
 def run(config: Config) -> Result:
-    """Trains all networks at once."""
+    """Trains all networks in one vmapped program."""
     data = digits(config.images, 1)
     per_epoch = config.images // config.batch_size
 
@@ -84,7 +84,7 @@ def run(config: Config) -> Result:
 
 
 def plot(result: Result) -> Figure:
-    """A panel for each scale, as in the book."""
+    """Plots one panel per scale, as in the book."""
     columns = 4
     rows = -(-len(result.stds) // columns)
     figure, axes = style.panels(rows, columns, sharex=True, sharey=True)
@@ -95,7 +95,7 @@ def plot(result: Result) -> Figure:
     ):
         epochs = np.arange(1, len(on) + 1)
         ax.plot(epochs, 100 * on, label="Batch Normalization", **style.line(0))
-        ax.plot(epochs, 100 * off, label="none", **style.line(1))
+        ax.plot(epochs, 100 * off, label="without", **style.line(1))
         style.label(ax, f"std {std:.2g}", ylim=(0, 100))
     for ax in axes[-1]:
         ax.set_xlabel("epochs")
@@ -105,19 +105,19 @@ def plot(result: Result) -> Figure:
 
 
 def claims(result: Result) -> list[Claim]:
-    """What the book says of the figure."""
+    """The claims of the book about the figure."""
     on, off = np.asarray(result.with_bn), np.asarray(result.without)
     learns = lambda accuracies: (accuracies[:, -1] > 0.5).mean()
     faster = on.mean(1) > off.mean(1)
     return [
         claim(
-            "With Batch Normalization it learns at most scales, without it at few",
+            "With Batch Normalization the network learns at most scales, without it at few",
             learns(on) > 0.6 and learns(off) < 0.5,
             share_of_scales_with=learns(on),
             share_of_scales_without=learns(off),
         ),
         claim(
-            "With Batch Normalization it learns faster at most scales",
+            "With Batch Normalization the network learns faster at most scales",
             faster.mean() > 0.7,
             share_of_scales=faster.mean(),
             mean_accuracy_with=on.mean(),

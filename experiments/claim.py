@@ -1,4 +1,4 @@
-"""What an experiment shows: statements, each with the numbers that make it true or false."""
+"""Claims: the statements that an experiment checks, each with the numbers that decide it."""
 
 from typing import NamedTuple
 
@@ -6,9 +6,9 @@ from typing import NamedTuple
 class Claim(NamedTuple):
     """A statement of the source about an experiment.
 
-    statement: One sentence, that may be false.
-    holds: Whether it is true of this run.
-    numbers: What it was decided by.
+    statement: One sentence, which may turn out false.
+    holds: Whether the statement is true for this run.
+    numbers: The measured numbers that decide it.
     """
 
     statement: str
@@ -21,6 +21,6 @@ class Claim(NamedTuple):
 
 
 def claim(statement: str, holds: object, /, **numbers: object) -> Claim:
-    """A claim; an underscore in the name of a number is a space."""
+    """Makes a claim; underscores in the names of the numbers become spaces."""
     by_name = {name.replace("_", " "): float(value) for name, value in numbers.items()}  # pyright: ignore
     return Claim(statement, bool(holds), by_name)

@@ -1,4 +1,4 @@
-"""The page on which all experiments can be read: one file, for a phone as for a desk."""
+"""The HTML page with all experiments: a single file, readable on phones and on large screens."""
 
 import base64
 import html
@@ -10,7 +10,7 @@ from experiments.claim import Claim
 
 
 class Entry(NamedTuple):
-    """One experiment that was run."""
+    """The results of one experiment."""
 
     name: str
     docstring: str
@@ -40,11 +40,11 @@ summary { cursor: pointer; } .quiet { color: #555; font-size: .9rem; }
 
 
 def page(entries: Iterable[Entry], machine: str) -> str:
-    """The page, as HTML that needs no other file and no network.
+    """The page as HTML; it needs no other file and no network.
 
     Args:
-      entries: What was run.
-      machine: What it ran on, in words.
+      entries: The results of the experiments.
+      machine: A description of the machine that they ran on.
     """
     entries = list(entries)
     total = sum(entry.seconds for entry in entries)
@@ -57,7 +57,7 @@ def page(entries: Iterable[Entry], machine: str) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>funcnet: experiments</title><style>{STYLE}</style></head><body>"
-        "<h1>The experiments of <i>Deep Learning from Scratch</i>, by hand-written rules</h1>"
+        "<h1>The experiments of <i>Deep Learning from Scratch</i>, with hand-written rules</h1>"
         f'<p class="quiet">{held} of {len(claims)} claims hold. {total:.0f} s on {_text(machine)}. '
         "Each experiment is one file: <code>python -m experiments NAME</code>.</p>"
         f"<nav><ol>{links}</ol></nav>{''.join(map(_section, entries))}</body></html>"
@@ -85,18 +85,18 @@ def _section(entry: Entry) -> str:
         f'<img alt="Figure: {question}" src="data:image/png;base64,{image}">'
         f'<ul class="claims">{claims}</ul>{f"<ul>{notes}</ul>" if notes else ""}'
         f'<p class="quiet"><code>python -m experiments {entry.name}</code>, '
-        f"{entry.seconds:.1f} s here.</p>"
+        f"{entry.seconds:.1f} s on this machine.</p>"
         f"<details><summary>Options</summary><table>{rows}</table></details></section>"
     )
 
 
 def title(docstring: str) -> str:
-    """The question of an experiment, in one line."""
+    """The question of an experiment: the first line of its docstring."""
     return docstring.strip().partition("\n")[0]
 
 
 def _paragraph(text: str) -> str:
-    """With the word that a paragraph of the docstring begins with set off, and code as code."""
+    """A docstring paragraph as HTML: its leading word (`Question.`, ...) bold, code marked up."""
     text = re.sub(r"^(Question|Method|Expect|Source|Run time)\.", r"<b>\1.</b>", _text(text))
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
 

@@ -1,16 +1,17 @@
-"""What can one neuron decide, and what takes two layers?
+"""What can one neuron compute, and what needs two layers?
 
-Question. A neuron fires if its weighted inputs reach a threshold, so it cuts the plane by a
-straight line. AND and OR are on one side of a line. XOR is not: which network computes it, and can
-a network find it by itself?
+Question. A neuron fires if the sum of its weighted inputs reaches a threshold, so its decision
+boundary in the plane is a straight line. A line separates the two classes of AND and of OR, but not
+those of XOR. Which network computes XOR, and can a network learn it?
 
-Method. The gates of `funcnet.book.perceptron` on a grid of inputs. A search over all weights and
-biases of a grid counts the neurons that compute each gate. Then networks with tanh in a hidden
-layer are trained on the four points of XOR by gradient descent, each width from many random initial
-weights, all in one compiled program.
+Method. The gates of `funcnet.book.perceptron` are evaluated on a grid of inputs. A search over a
+grid of weights and biases counts the neurons that compute each gate. Then networks with a hidden
+tanh layer are trained on the four points of XOR by gradient descent. Each width is trained from
+many random initial weights, all in one compiled program.
 
-Expect. Straight borders for AND and OR; no neuron for XOR, and a band for the gates in two layers.
-Trained networks find XOR too, in most cases with more than two hidden neurons.
+Expect. AND and OR have straight decision boundaries. No neuron computes XOR; the region of the
+two-layer gate is a band. Trained networks also find XOR, in most trials with more than two hidden
+neurons.
 
 Source. A 2.1 and 2.2 (D 2.1 and 2.2): rows N1, N2 and X10.
 
@@ -37,12 +38,12 @@ GATES = {
     "OR": (perceptron.or_gate, (0, 1, 1, 1)),
     "XOR": (perceptron.xor_gate, (0, 1, 1, 0)),
 }
-LOW, HIGH = -0.5, 1.5  # of both inputs in the figure
+LOW, HIGH = -0.5, 1.5  # range of both inputs in the figure
 
 
 @dataclass(frozen=True)
 class Config:
-    """Decision regions of the gates, and XOR learned."""
+    """Decision regions of the gates, and networks that learn XOR."""
 
     resolution: int = 201
     """Points of the figure along each axis."""
@@ -51,28 +52,28 @@ class Config:
     hidden: tuple[int, ...] = (1, 2, 4, 8)
     """Hidden neurons of the networks that learn XOR."""
     trials: int = 50
-    """Networks of each width."""
+    """Networks per width."""
     steps: int = 2000
-    """Of gradient descent, each on all four points."""
+    """Steps of gradient descent, each on all four points."""
     learning_rate: float = 0.5
-    """Of gradient descent."""
+    """Learning rate of gradient descent."""
     seed: int = 0
-    """Decides the initial weights."""
+    """Seed of the initial weights."""
 
 
 class Result(NamedTuple):
-    """What `run` found."""
+    """The results of `run`."""
 
-    tables: dict[str, jax.Array]  # of each gate, its outputs at (0,0), (0,1), (1,0), (1,1)
-    regions: dict[str, jax.Array]  # on the grid, row x₂, column x₁
-    neurons: dict[str, jax.Array]  # how many of the neurons on the grid of weights compute it
-    learned: dict[int, jax.Array]  # of each width and trial, the share of right answers at the end
+    tables: dict[str, jax.Array]  # outputs of each gate at (0,0), (0,1), (1,0), (1,1)
+    regions: dict[str, jax.Array]  # outputs on the grid, row x₂, column x₁
+    neurons: dict[str, jax.Array]  # number of neurons on the grid of weights that compute the gate
+    learned: dict[int, jax.Array]  # final accuracy by width, (trials,)
     losses: dict[int, jax.Array]  # (trials, steps)
-    learned_region: jax.Array  # the probability of class 1, by the best network
+    learned_region: jax.Array  # probability of class 1, from the best network of the largest width
 
 
 def run(config: Config) -> Result:
-    """Evaluates the gates, searches the neurons, trains the networks."""
+    """Evaluates the gates, searches the grid of neurons, trains the networks."""
     points, labels = map(jnp.asarray, datasets.xor())
     axis = jnp.linspace(LOW, HIGH, config.resolution, dtype=jnp.float32)
     plane = jnp.stack(jnp.meshgrid(axis, axis), -1)
@@ -107,7 +108,7 @@ def run(config: Config) -> Result:
             shares[n] = measured[:, -1]
             first = losses[n][:, -1].argmin()
             params, state = jax.tree.map(lambda a: a[first], (states.params, states.state))  # noqa: B023
-            best = ops.softmax(model.apply(params, state, plane)[0])[..., 1]  # of the widest
+            best = ops.softmax(model.apply(params, state, plane)[0])[..., 1]  # keeps the last width
         return shares, losses, best
 
     shares, losses, best = learn(jax.random.key(config.seed))
@@ -115,7 +116,7 @@ def run(config: Config) -> Result:
 
 
 def plot(result: Result) -> Figure:
-    """Above: the gates. Below: XOR learned, from which initial weights, and how fast."""
+    """Plots the gates, the learned XOR, the share of networks that found it, and their losses."""
     figure, axes = style.panels(2, 3, height=6.4)
     extent = (LOW, HIGH, LOW, HIGH)
     for i, (name, region) in enumerate([*result.regions.items(), ("", result.learned_region)]):
@@ -143,7 +144,7 @@ def plot(result: Result) -> Figure:
 
 
 def claims(result: Result) -> list[Claim]:
-    """What A 2.1 and 2.2 say."""
+    """The claims of A 2.1 and 2.2."""
     right = {n: np.array_equal(result.tables[n], GATES[n][1]) for n in GATES}
     count = {n: int(k) for n, k in result.neurons.items()}
     solved = {n: float((np.asarray(s) == 1).mean()) for n, s in result.learned.items()}
@@ -151,12 +152,12 @@ def claims(result: Result) -> list[Claim]:
     return [
         claim("The gates give the truth tables of AND, OR and XOR", all(right.values()), **right),
         claim(
-            "Many neurons compute AND and OR, no neuron computes XOR",
+            "Many neurons compute AND and OR, but no neuron computes XOR",
             count["AND"] and count["OR"] and not count["XOR"],
             **count,
         ),
         claim(
-            "A hidden layer of one neuron never learns XOR, a wider one does in most trials",
+            "A hidden layer of one neuron never learns XOR; the widest one does in most trials",
             solved[narrow] == 0 and solved[wide] > 0.5,
             **{f"share_with_{n}_hidden": s for n, s in solved.items()},
         ),

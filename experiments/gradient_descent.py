@@ -1,16 +1,16 @@
-"""Where does gradient descent end, and what does the learning rate decide?
+"""Where does gradient descent end, and how does that depend on the learning rate?
 
-Question. Gradient descent follows the slope under its feet. When does it miss the lowest point of a
-curve, and what happens if the steps are too short or too long?
+Question. Gradient descent follows the local slope. When does it miss the global minimum of a curve,
+and what happens if the steps are too short or too long?
 
-Method. The curve E(w) = (3w⁴ + 4w³ − 12w²)/32 has a minimum of −1 at w = −2 and a local one of
-−5/32 at w = 1, with a hill at w = 0 between them. Descent from many starting points at once. Then
-from one starting point with three learning rates; and from behind the hill by Momentum, which
-carries on where the slope ends.
+Method. The curve E(w) = (3w⁴ + 4w³ − 12w²)/32 has a global minimum of −1 at w = −2 and a local one
+of −5/32 at w = 1, with a hill at w = 0 between them. Gradient descent runs from many starting
+points at once, and from one starting point with three learning rates. From a starting point behind
+the hill, it is compared with Momentum, which keeps moving where the slope ends.
 
-Expect. Which minimum is reached depends on the side of the hill. A small learning rate is still on
-its way after all steps, a right one has arrived, a large one jumps about for ever. Momentum crosses
-the hill from some starting points where plain descent stays.
+Expect. The side of the hill where descent starts decides which minimum it reaches. After all steps,
+a small learning rate has not arrived, a suitable one has, and a large one keeps jumping without
+converging. From some starting points, Momentum crosses the hill where plain descent does not.
 
 Source. B 5.5.1: w ← w − η ∂E/∂w, the local minimum, and the choice of η. Row X8.
 
@@ -40,34 +40,34 @@ class Config:
     starts: int = 101
     """Starting points, from −3 to 2."""
     start: float = -0.5
-    """Where the three learning rates start."""
+    """Starting point of the descents with three learning rates."""
     learning_rates: tuple[float, float, float] = (0.003, 0.2, 1.05)
-    """Too small, right, too large."""
+    """A too small, a suitable and a too large learning rate."""
     momentum_start: float = 1.9
-    """Where Momentum starts, behind the hill."""
+    """Starting point of Momentum, behind the hill."""
     momentum: float = 0.9
-    """Its α."""
+    """α of Momentum."""
     steps: int = 100
-    """Of each descent."""
+    """Steps of each descent."""
 
 
 class Result(NamedTuple):
-    """What `run` found."""
+    """The results of `run`."""
 
     config: Config
     starts: jax.Array  # (starts,)
     ends: jax.Array  # (starts,)
-    paths: jax.Array  # of the three learning rates: (3, steps + 1)
-    behind: jax.Array  # from behind the hill, without and with momentum: (2, steps + 1)
+    paths: jax.Array  # paths with the three learning rates, (3, steps + 1)
+    behind: jax.Array  # paths from behind the hill without and with momentum, (2, steps + 1)
 
 
 def curve(w: Any) -> Any:
-    """E(w), whose minimum is E(−2) = −1."""
+    """E(w); its global minimum is E(−2) = −1."""
     return (3 * w**4 + 4 * w**3 - 12 * w**2) / 32
 
 
 def descend(optimizer: optax.GradientTransformation, start: jax.Array, steps: int) -> jax.Array:
-    """The path of an optimizer on the curve, shape (steps + 1,)."""
+    """Returns the path of an optimizer on the curve, shape (steps + 1,)."""
 
     def step(carry: Any, _: Any) -> tuple[Any, jax.Array]:
         w, state = carry
@@ -79,7 +79,7 @@ def descend(optimizer: optax.GradientTransformation, start: jax.Array, steps: in
 
 
 def run(config: Config) -> Result:
-    """All descents, compiled as one program."""
+    """Runs all descents in one compiled program."""
 
     @jax.jit
     def compute() -> tuple[jax.Array, ...]:
@@ -97,7 +97,7 @@ def run(config: Config) -> Result:
 
 
 def plot(result: Result) -> Figure:
-    """The curve with paths on it; where each start ends; the error along the paths."""
+    """Plots the paths on the curve, the end of each descent, and E along the paths."""
     c = result.config
     figure, axes = style.panels(2, 3, height=6.2)
     w = np.linspace(-3.1, 2.1, 300)
@@ -126,13 +126,13 @@ def plot(result: Result) -> Figure:
     return figure
 
 
-WHAT = ("too small", "right", "too large")
+WHAT = ("too small", "suitable", "too large")
 
 
 def claims(result: Result) -> list[Claim]:
-    """What B 5.5.1 says."""
+    """The claims of B 5.5.1."""
     starts, ends, paths = map(np.asarray, (result.starts, result.ends, result.paths))
-    left, right = starts < HILL - 0.01, starts > HILL + 0.01  # on top it is slow
+    left, right = starts < HILL - 0.01, starts > HILL + 0.01  # descent is slow near the top
     stays = np.abs(ends[right] - LOCAL).max()
     falls = np.abs(ends[left] - GLOBAL).max()
     small, good, large = (np.abs(path[-20:] - GLOBAL) for path in paths)
@@ -145,18 +145,19 @@ def claims(result: Result) -> list[Claim]:
             largest_distance_right=stays,
         ),
         claim(
-            "Too small a learning rate is far from the minimum when the right one has arrived",
+            "With a too small learning rate, descent is far from the minimum when the suitable one "
+            "has reached it",
             small[-1] > 0.1 and good[-1] < 1e-3,
             distance_of_the_small=small[-1],
             distance_of_the_right=good[-1],
         ),
         claim(
-            "Too large a learning rate never settles",
+            "With a too large learning rate, descent never converges",
             large.max() > 0.1 and np.ptp(paths[2][-20:]) > 0.1,
             largest_distance_in_the_last_steps=large.max(),
         ),
         claim(
-            "Momentum can leave a local minimum that plain descent stays in",
+            "Momentum can leave a local minimum in which plain descent stays",
             abs(plain - LOCAL) < 1e-2 and abs(with_momentum - GLOBAL) < 0.2,
             descent=plain,
             momentum=with_momentum,

@@ -1,15 +1,16 @@
-"""How much do the initial weights decide of the learning of MNIST?
+"""How much do the initial weights affect training on MNIST?
 
-Question. Histograms of activations differ a lot between initial weights. Does learning? And why
-must the initial weights not be all equal?
+Question. Histograms of activations differ a lot between initial weights. Does training differ as
+much? And why must the initial weights not all be equal?
 
-Method. The network 784-100-100-100-100-10 with ReLU, 2,000 minibatches of 128 images, SGD with a
-learning rate of 0.01. Initial weights: Gaussian with a standard deviation of 0.01, Xavier, He; and
-all zero, and all 0.01. After training, the neurons of each hidden layer are compared: how far the
-weights of one are from those of another.
+Method. The network 784-100-100-100-100-10 with ReLU is trained with 2,000 minibatches of 128 images
+by SGD with a learning rate of 0.01. The initial weights are Gaussian with a standard deviation of
+0.01, Xavier or He, or they are all 0 or all 0.01. After training, the largest difference between
+the weights of two neurons is measured in each hidden layer.
 
-Expect. With 0.01 hardly anything is learned, with Xavier and He it is, with He fastest. Equal
-weights get equal gradients, so all neurons of a layer stay one neuron.
+Expect. With a standard deviation of 0.01 the network learns hardly anything. With Xavier and He it
+learns, and fastest with He. Equal weights get equal gradients, so all neurons of a layer remain
+identical.
 
 Source. C 6.2, figure 6-15 of the book, and "0??? No". Rows X4 and W1.
 
@@ -45,9 +46,9 @@ class Config:
     """Initial weights on MNIST."""
 
     learning_rate: float = 0.01
-    """Of SGD."""
+    """Learning rate of SGD."""
     iterations: int = 2000
-    """Minibatches."""
+    """Number of minibatches."""
     batch_size: int = 128
     """Images in a minibatch."""
     train: int = 60000
@@ -55,21 +56,21 @@ class Config:
     test: int = 10000
     """Test images."""
     seed: int = 0
-    """Decides initial weights and minibatches."""
+    """Seed of initial weights and minibatches."""
 
 
 class Result(NamedTuple):
-    """What `run` found, for each kind of initial weights."""
+    """The results of `run` for each kind of initial weights."""
 
     losses: dict[str, jax.Array]  # (iterations,)
-    accuracies: dict[str, jax.Array]  # on the test images at the end
-    apart: dict[str, jax.Array]  # of each hidden layer, how far its neurons are apart
+    accuracies: dict[str, jax.Array]  # final accuracy on the test images
+    apart: dict[str, jax.Array]  # `neurons_apart` after training, (hidden layers,)
 
 
 def neurons_apart(params: Any) -> jax.Array:
-    """Of each hidden layer, the largest difference between the weights of two neurons.
+    """The largest difference between the weights of two neurons, for each hidden layer.
 
-    Relative to the largest weight of the layer; 0 if all neurons are the same.
+    It is relative to the largest weight of the layer; 0 if all neurons are identical.
     """
     weights = [p["w"] for p in params if p][:-1]
     of = lambda w: (w.max(1) - w.min(1)).max() / jnp.maximum(jnp.abs(w).max(), 1e-30)
@@ -79,7 +80,7 @@ def neurons_apart(params: Any) -> jax.Array:
 def run(config: Config) -> Result:
     """Trains the five networks in one vmapped program."""
     models = [mlp(*HIDDEN, 10, w_init=init) for init in INITIALIZERS.values()]
-    model = models[0]  # they differ in their initial weights alone
+    model = models[0]  # the models differ only in their initial weights
 
     @jax.jit
     def train_all(key: Any, data: Any) -> Any:
@@ -108,7 +109,7 @@ def run(config: Config) -> Result:
 
 
 def plot(result: Result) -> Figure:
-    """The losses, smoothed as in the book; how far the neurons of a layer are apart."""
+    """Plots the losses, smoothed as in the book, and the differences between neurons."""
     figure, axes = style.panels(1, 2, height=4.4)
     curves, apart = axes.flat
     layers = np.arange(1, len(HIDDEN) + 1)
@@ -118,13 +119,13 @@ def plot(result: Result) -> Figure:
         apart.semilogy(layers, shown, marker="o", **style.line(i))
     style.label(curves, "Loss", "iterations", "cross entropy (nats)", ylim=(0, 2.5))
     title = "Difference between neurons after training"
-    style.label(apart, title, "hidden layer", "largest, relative (10⁻⁹: none)", xticks=layers)
+    style.label(apart, title, "hidden layer", "largest, relative (10⁻⁹: zero)", xticks=layers)
     style.legend_below(figure, curves, columns=5)
     return figure
 
 
 def claims(result: Result) -> list[Claim]:
-    """What C 6.2 says."""
+    """The claims of C 6.2."""
     tenth = len(result.losses["He"]) // 10
     ends = {name: float(np.mean(losses[-tenth:])) for name, losses in result.losses.items()}
     means = {name: float(np.mean(losses)) for name, losses in result.losses.items()}
@@ -132,22 +133,22 @@ def claims(result: Result) -> list[Claim]:
     guess = np.log(10)
     return [
         claim(
-            "With std 0.01 nothing is learned: the loss stays that of a guess, ln 10 = 2.303",
+            "With std 0.01 the network does not learn: its loss stays at chance, ln 10 = 2.303",
             abs(ends["std = 0.01"] - guess) < 0.05,
             **ends,
         ),
         claim(
-            "With Xavier and He it learns, with He fastest",
+            "With Xavier and He the network learns, and fastest with He",
             means["He"] < means["Xavier"] < means["std = 0.01"] and ends["Xavier"] < 1,
             **means,
         ),
         claim(
-            "Equal weights do not learn either",
+            "With equal weights the network does not learn either",
             min(ends["all 0"], ends["all 0.01"]) > guess - 0.3,
             **ends,
         ),
         claim(
-            "Neurons that start equal stay equal, random ones do not",
+            "Neurons that start equal stay equal; random ones differ",
             max(apart["all 0"], apart["all 0.01"]) < 1e-2 and apart["He"] > 0.5,
             **apart,
         ),

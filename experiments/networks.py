@@ -1,9 +1,9 @@
-"""Training many networks at once: one compiled program, with `jax.vmap` over what they differ in.
+"""Training many networks in one compiled program, by `jax.vmap` over the settings that differ.
 
-`train` is one training run. It is pure, so many are `jax.vmap(lambda setting: train(…))(settings)`
-under one `jax.jit`, where a setting (a learning rate, a scale of the initial weights) may be any
-number that the function builds its model, its optimizer or its penalty from. All networks see the
-same minibatches, as in the book.
+`train` is one training run. It is pure, so that `jax.vmap(lambda setting: train(…))(settings)`
+under one `jax.jit` does many runs. A setting is any number from which the function builds its
+model, its optimizer or its penalty, e.g. a learning rate or the scale of the initial weights. All
+networks see the same minibatches, as in the book.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from funcnet.training import TrainState, accuracy, make_step
 
 
 class Digits(NamedTuple):
-    """MNIST as the book uses it: rows of 784 numbers in [0, 1], and labels."""
+    """MNIST as the book uses it: images as rows of 784 numbers in [0, 1], and labels."""
 
     x: jax.Array  # float32 (n, 784)
     labels: jax.Array  # int32 (n,)
@@ -30,10 +30,10 @@ class Digits(NamedTuple):
 
 
 def digits(train: int = 60000, test: int = 10000) -> Digits:
-    """The first images of the training set and of the test set.
+    """Loads the first `train` training images and the first `test` test images of MNIST.
 
     Raises:
-      ValueError: If more are asked for than there are.
+      ValueError: If `train` or `test` is less than 1 or larger than the data set.
     """
     data = mnist()
     for name, n, images in (
@@ -52,7 +52,7 @@ def digits(train: int = 60000, test: int = 10000) -> Digits:
 
 
 def with_replacement(key: Any, n: int, steps: int, batch_size: int) -> jax.Array:
-    """Minibatches as the book draws them: int32 (steps, batch_size), each an index below n."""
+    """Draws minibatches as the book does: int32 indices below n, shape (steps, batch_size)."""
     return jax.random.randint(key, (steps, batch_size), 0, n, jnp.int32)
 
 
@@ -67,21 +67,21 @@ def train(
     every: int = 0,
     measure: Callable[[TrainState], Any] = lambda _: (),
 ) -> tuple[TrainState, jax.Array, Any]:
-    """Trains one network to classify, by the cross entropy of its softmax.
+    """Trains one classifier with softmax cross entropy.
 
     Args:
       model: The network.
-      optimizer: Its optimizer.
-      key: Decides initial weights and dropout.
-      x: Examples, on the first axis.
-      labels: Their labels.
-      batches: Of shape (steps, batch_size): which examples each step sees.
-      every: Measure after so many steps, which must divide their number; 0: only at the end.
-      measure: What to measure, a pure function of the state of training.
+      optimizer: The optimizer.
+      key: Random key for the initial weights and Dropout.
+      x: Examples along the first axis.
+      labels: Labels of the examples.
+      batches: Indices of the examples of each step's minibatch, shape (steps, batch_size).
+      every: Number of steps between measurements; must divide `steps`. 0 measures only at the end.
+      measure: Pure function of the training state that returns the measurement.
 
     Returns:
-      The state at the end, the loss of each step's minibatch before the step, shape (steps,), and
-      what was measured, with a leading axis of steps / every.
+      The final training state; the loss of each minibatch before its step, shape (steps,); the
+      measurements, with a leading axis of length steps / every.
     """
     step = make_step(model, ops.softmax_cross_entropy, optimizer)
     steps = len(batches)
@@ -102,7 +102,7 @@ def train(
 
 
 def accuracy_on(model: Layer, x: jax.Array, labels: jax.Array) -> Callable[[TrainState], jax.Array]:
-    """A measurement for `train`: the share of the examples whose label has the largest output."""
+    """A measurement for `train`: the accuracy of the model on the examples `x`."""
 
     def measure(state: TrainState) -> jax.Array:
         y, _ = model.apply(state.params, state.state, x)
@@ -112,9 +112,10 @@ def accuracy_on(model: Layer, x: jax.Array, labels: jax.Array) -> Callable[[Trai
 
 
 def smooth(losses: Any, width: int = 11) -> Any:
-    """A moving average over the last axis, for plots of the loss of single minibatches.
+    """Moving average over the last axis, for plots of the loss of single minibatches.
 
-    Weighted by a Kaiser window of shape 2, as in the book; at the ends over what there is of it.
+    The weights are a Kaiser window with β = 2, as in the book. At both ends, the window is cut off
+    and its weights are renormalised.
     """
     window = np.kaiser(width, 2)
     average = lambda row: (

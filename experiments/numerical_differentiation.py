@@ -1,16 +1,17 @@
-"""How accurate is numerical differentiation, and what is the best step?
+"""How accurate is numerical differentiation, and which step size is best?
 
 Question. A difference quotient is exact in the limit of h → 0. Why is a smaller h not always
 better, and what do schemes with more points gain?
 
-Method. The derivative of f(x) = eˣ sin x at x = 1 by the five schemes of `funcnet.numerical`, for a
-range of steps, in float32 and in float64, all steps in one vmapped program. The slope of the error
-in a doubly logarithmic plot is measured where only the formula errs: above the best step, and below
-a relative error of 10⁻³; and for steps much smaller than the best, where only rounding does.
+Method. The derivative of f(x) = eˣ sin x at x = 1 is computed by the five schemes of
+`funcnet.numerical` for a range of steps, in float32 and in float64, with all steps in one vmapped
+program. The slope of the error in a log-log plot is measured in two ranges: where truncation error
+dominates, i.e. above the best step and below a relative error of 10⁻³; and where rounding error
+dominates, i.e. for steps much smaller than the best.
 
-Expect. Slopes 1, 1, 2, 4 and 6: the orders of the formulas. Below the best step the error grows as
-1/h. A central difference with the book's h = 10⁻⁴ is right to nine digits in float64; in float32 it
-is far beyond its best step.
+Expect. In the first range the slopes are 1, 1, 2, 4 and 6, the orders of the formulas. Below the
+best step the error grows as 1/h. In float64 a central difference with the book's h = 10⁻⁴ is
+correct to nine digits; in float32 this h is far below the best step.
 
 Source. A 3.3.1; the order of each scheme: Fornberg, 1988. Row G1.
 
@@ -35,12 +36,12 @@ BOOK = 1e-4  # the step of the book
 
 @dataclass(frozen=True)
 class Config:
-    """The error of numerical differentiation against its step."""
+    """The error of numerical differentiation as a function of its step."""
 
     x: float = 1.0
-    """Where to differentiate."""
+    """Point at which to differentiate."""
     points: int = 241
-    """How many steps, equally spaced in the logarithm."""
+    """Number of steps, equally spaced on a log scale."""
     smallest: float = 1e-12
     """The smallest step."""
     largest: float = 1.0
@@ -48,14 +49,14 @@ class Config:
 
 
 class Result(NamedTuple):
-    """What `run` found."""
+    """The results of `run`."""
 
     steps: jax.Array  # h, float64 (points,)
-    errors: dict[str, dict[str, jax.Array]]  # relative, of each dtype and method
+    errors: dict[str, dict[str, jax.Array]]  # relative errors by dtype and method, (points,)
 
 
 def f(x: jax.Array) -> jax.Array:
-    """The function, whose derivative is eˣ (sin x + cos x)."""
+    """The function eˣ sin x; its derivative is eˣ (sin x + cos x)."""
     return jnp.exp(x) * jnp.sin(x)
 
 
@@ -77,22 +78,22 @@ def run(config: Config) -> Result:
 
 
 def slope(h: np.ndarray, error: np.ndarray) -> float:
-    """Of log error against log h."""
+    """The slope of log error against log h."""
     return float(np.polyfit(np.log10(h), np.log10(error), 1)[0])
 
 
 def limbs(h: np.ndarray, error: np.ndarray, eps: float, order: int) -> tuple[float, float]:
-    """The slope where the formula errs, and the slope where rounding does."""
+    """The slopes where truncation error dominates and where rounding error dominates."""
     best = eps ** (order / (order + 1))
     formula = (error > 100 * best) & (error < 1e-3) & (h > eps ** (1 / (order + 1)))
-    if order == 1:  # few digits are left between the two
+    if order == 1:  # the truncation range spans few digits
         formula = (error > 10 * best) & (error < 1e-2) & (h > eps**0.5)
     rounding = (h < 0.1 * eps ** (1 / (order + 1))) & (h > 100 * eps) & (error > 0)
     return slope(h[formula], error[formula]), slope(h[rounding], error[rounding])
 
 
 def plot(result: Result) -> Figure:
-    """Error against step, for each dtype."""
+    """Plots the error against the step for each dtype."""
     figure, axes = style.panels(1, 2, height=4.6, sharey=True)
     for ax, dtype in zip(axes.flat, DTYPES, strict=True):
         for i, (method, error) in enumerate(result.errors[dtype].items()):
@@ -109,7 +110,7 @@ def plot(result: Result) -> Figure:
 
 
 def claims(result: Result) -> list[Claim]:
-    """The orders, the rounding, and the best steps."""
+    """The claims about orders, rounding and best steps."""
     h = np.asarray(result.steps)
     e = {d: {m: np.asarray(x) for m, x in by.items()} for d, by in result.errors.items()}
     eps = {d: float(jnp.finfo(d).eps) for d in DTYPES}
@@ -125,17 +126,17 @@ def claims(result: Result) -> list[Claim]:
             **{m: s[0] for m, s in slopes.items()},
         ),
         claim(
-            "Rounding grows as 1/h",
+            "The rounding error grows as 1/h",
             all(abs(s[1] + 1) < 0.15 for s in slopes.values()),
             **{m: s[1] for m, s in slopes.items()},
         ),
         claim(
-            "A central difference is better at its best than a one-sided one",
+            "At its best step, a central difference is more accurate than a one-sided one",
             best["float64"]["central"] < 0.1 * best["float64"]["forward"],
             **best["float64"],
         ),
         claim(
-            "The book's h = 1e-4 gives eight digits in float64",
+            "A central difference with the book's h = 1e-4 gives eight digits in float64",
             e["float64"]["central"][book] < 1e-8,
             error=e["float64"]["central"][book],
         ),

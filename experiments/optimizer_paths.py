@@ -1,9 +1,10 @@
-"""Which way do SGD, Momentum, AdaGrad and Adam go through a long valley?
+"""Which paths do SGD, Momentum, AdaGrad and Adam take through a long valley?
 
-Question. f(x, y) = x²/20 + y² is much steeper along y than along x, and its gradient hardly points
-to the minimum. How does each optimizer deal with that?
+Question. f(x, y) = x²/20 + y² is much steeper along y than along x, and its gradient mostly points
+away from the direction of the minimum. How does each optimizer deal with that?
 
-Method. 30 steps of each from (−7, 2), with the learning rates of the book: 0.95, 0.1, 1.5 and 0.3.
+Method. Each optimizer takes 30 steps from (−7, 2) with the learning rate of the book: 0.95, 0.1,
+1.5 and 0.3.
 
 Expect. SGD zigzags between the walls of the valley. Momentum rolls like a ball and zigzags less.
 AdaGrad shortens the large steps along y and goes almost straight. Adam is between the two.
@@ -42,22 +43,22 @@ class Config:
     adam: float = 0.3
     """Learning rate of Adam."""
     steps: int = 30
-    """Of each optimizer."""
+    """Steps of each optimizer."""
 
 
 class Result(NamedTuple):
-    """What `run` found: the points of each optimizer, (steps + 1, 2)."""
+    """The results of `run`: the path of each optimizer, shape (steps + 1, 2)."""
 
     paths: dict[str, jax.Array]
 
 
 def f(point: Any) -> Any:
-    """The valley x²/20 + y², of points (..., 2)."""
+    """The function x²/20 + y², for points of shape (..., 2)."""
     return point[..., 0] ** 2 / 20 + point[..., 1] ** 2
 
 
 def run(config: Config) -> Result:
-    """All paths, compiled as one program."""
+    """Computes all paths in one compiled program."""
 
     def path(optimizer: optax.GradientTransformation) -> jax.Array:
         def step(carry: Any, _: Any) -> tuple[Any, jax.Array]:
@@ -80,7 +81,7 @@ def run(config: Config) -> Result:
 
 
 def plot(result: Result) -> Figure:
-    """Figures 6-1 and 6-2 of the book above, its four paths below."""
+    """Plots figures 6-1 and 6-2 of the book, with the four paths below them."""
     figure, axes = style.panels(3, 2, height=9.6)
     x, y = np.meshgrid(np.linspace(-10, 10, 81), np.linspace(-5, 5, 81))
     z = f(np.stack([x, y], -1))
@@ -104,19 +105,19 @@ def plot(result: Result) -> Figure:
 
 
 def zigzags(path: np.ndarray) -> int:
-    """How often y turns back after crossing the valley: changes of its sign."""
+    """Counts how often the path crosses the valley: the sign changes of y."""
     y = path[:, 1]
     return int((y[1:] * y[:-1] < 0).sum())
 
 
 def length(path: np.ndarray) -> float:
-    """The way made, over the straight line between its ends."""
+    """The length of the path divided by the distance between its ends."""
     steps = np.linalg.norm(np.diff(path, axis=0), axis=1).sum()
     return float(steps / np.linalg.norm(path[-1] - path[0]))
 
 
 def claims(result: Result) -> list[Claim]:
-    """What C 6.1 says of its figures."""
+    """The claims of C 6.1 about its figures."""
     paths = {name: np.asarray(path) for name, path in result.paths.items()}
     crossings = {name: zigzags(path) for name, path in paths.items()}
     lengths = {name: length(path) for name, path in paths.items()}
@@ -128,21 +129,25 @@ def claims(result: Result) -> list[Claim]:
     steps = len(paths["SGD"]) - 1
     return [
         claim(
-            "At the start, downhill is not where the minimum is",
+            "At the start, −∇f does not point to the minimum",
             angle > 45,
             angle_in_degrees=angle,
         ),
         claim("SGD crosses the valley at every step", crossings["SGD"] == steps, **crossings),
         claim(
-            "Momentum, AdaGrad and Adam cross it less often",
+            "Momentum, AdaGrad and Adam cross the valley less often",
             max(c for name, c in crossings.items() if name != "SGD") < steps / 2,
             **crossings,
         ),
         claim(
-            "AdaGrad makes the straightest way, SGD the longest",
+            "AdaGrad takes the straightest path, SGD the longest",
             min(lengths, key=lengths.__getitem__) == "AdaGrad"
             and max(lengths, key=lengths.__getitem__) == "SGD",
             **lengths,
         ),
-        claim("AdaGrad ends lowest", min(values, key=values.__getitem__) == "AdaGrad", **values),
+        claim(
+            "AdaGrad ends at the lowest value",
+            min(values, key=values.__getitem__) == "AdaGrad",
+            **values,
+        ),
     ]

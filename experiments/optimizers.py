@@ -1,10 +1,11 @@
 """Which optimizer learns MNIST fastest?
 
-Question. On a long valley the four optimizers differ much. Do they on a real problem?
+Question. In a long valley the four optimizers differ a lot. Do they also differ on a real problem?
 
-Method. A network of 784-100-100-100-100-10 neurons with ReLU and He's initial weights, 2,000
-minibatches of 128 images, with the learning rates of the book: SGD 0.01, Momentum 0.01 (α = 0.9),
-AdaGrad 0.01, Adam 0.001. All see the same minibatches and start from the same weights.
+Method. A network of 784-100-100-100-100-10 neurons with ReLU and He's initial weights is trained
+with 2,000 minibatches of 128 images and the learning rates of the book: SGD 0.01, Momentum 0.01
+(α = 0.9), AdaGrad 0.01, Adam 0.001. All optimizers see the same minibatches and start from the same
+weights.
 
 Expect. SGD is the slowest; the other three are close together. Which of them is best depends on the
 learning rates, the network and the problem, as the source says.
@@ -43,7 +44,7 @@ class Config:
     adam: float = 0.001
     """Learning rate of Adam."""
     iterations: int = 2000
-    """Minibatches."""
+    """Number of minibatches."""
     batch_size: int = 128
     """Images in a minibatch."""
     train: int = 60000
@@ -51,14 +52,14 @@ class Config:
     test: int = 10000
     """Test images."""
     seed: int = 0
-    """Decides initial weights and minibatches."""
+    """Seed of initial weights and minibatches."""
 
 
 class Result(NamedTuple):
-    """What `run` found, of each optimizer."""
+    """The results of `run` for each optimizer."""
 
     losses: dict[str, jax.Array]  # (iterations,)
-    accuracies: dict[str, jax.Array]  # on the test images at the end
+    accuracies: dict[str, jax.Array]  # final accuracy on the test images
 
 
 def run(config: Config) -> Result:
@@ -88,7 +89,7 @@ def run(config: Config) -> Result:
 
 
 def plot(result: Result) -> Figure:
-    """The losses, smoothed as in the book."""
+    """Plots the losses, smoothed as in the book."""
     figure, axes = style.panels(1, 1, width=7, height=4.6)
     ax = axes[0, 0]
     for i, (name, losses) in enumerate(result.losses.items()):
@@ -99,7 +100,7 @@ def plot(result: Result) -> Figure:
 
 
 def claims(result: Result) -> list[Claim]:
-    """What C 6.1 says of the figure."""
+    """The claims of C 6.1 about the figure."""
     means = {name: float(np.mean(losses)) for name, losses in result.losses.items()}
     ends = {
         name: float(np.mean(losses[-len(losses) // 10 :])) for name, losses in result.losses.items()
@@ -112,9 +113,11 @@ def claims(result: Result) -> list[Claim]:
             **means,
         ),
         claim(
-            "The other three end lower than SGD",
+            "The other three end with a lower loss than SGD",
             max(v for n, v in ends.items() if n != "SGD") < ends["SGD"],
             **ends,
         ),
-        claim("All four learn", min(result.accuracies.values()) > 0.5, **result.accuracies),
+        claim(
+            "All four networks learn", min(result.accuracies.values()) > 0.5, **result.accuracies
+        ),
     ]

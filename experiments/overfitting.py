@@ -1,17 +1,20 @@
-"""What keeps a large network from learning 300 images by heart?
+"""What keeps a large network from memorising 300 images?
 
-Question. A network with many parameters and few examples fits them and nothing else. How much do
-weight decay, Dropout and an L1 penalty narrow the gap between training and test images?
+Question. A network with many parameters and few examples overfits: it fits the training examples
+but does not generalise. How much do weight decay, Dropout and an L1 penalty narrow the gap between
+the accuracies on training and test images?
 
-Method. The network 784-100×6-10 with ReLU and He's initial weights learns the first 300 training
-images by SGD with a learning rate of 0.01 and minibatches of 100: with no regularization, with an
-L2 penalty of λ = 0.1, with Dropout of 0.2 after each hidden layer, and with an L1 penalty. The
-penalties are on the weights, not on the biases. Networks that differ by a number are vmapped.
+Method. The network 784-100×6-10 with ReLU and He's initial weights is trained on the first 300
+training images by SGD with a learning rate of 0.01 and minibatches of 100. It is trained without
+regularization, with an L2 penalty of λ = 0.1, with Dropout of 0.2 after each hidden layer, and with
+an L1 penalty. The penalties apply to the weights, not to the biases. Networks that differ only in
+the values of λ are vmapped.
 
-Expect. Without regularization all training images are right after 100 epochs, and the test images
-stay far behind. With weight decay and Dropout the gap is narrower over the run, and training does
-not reach 100 %; Dropout mostly delays it: by epoch 300 its gap is near that of none. L1 makes most
-weights nearly 0.
+Expect. Without regularization, all training images are classified correctly after 100 epochs, and
+the accuracy on the test images stays far behind. With weight decay and Dropout, the mean gap over
+the run is narrower, and the training accuracy does not reach 100 %. Dropout mostly delays
+overfitting: at epoch 300 its gap is close to that without regularization. L1 makes most weights
+nearly 0.
 
 Source. C 6.4 (figures 6-20 to 6-23 of the book), A 4.2.2 and 4.3.1 to 4.3.3. Row X6.
 
@@ -36,12 +39,12 @@ from funcnet.training import TrainState
 
 HIDDEN = (100,) * 6
 NAMES: tuple[str, ...] = ("none", "weight decay", "L1", "Dropout")
-NEAR_0 = 1e-3  # a weight of this size or less counts as none
+NEAR_0 = 1e-3  # weights with |w| of at most this count as 0
 
 
 @dataclass(frozen=True)
 class Config:
-    """Overfitting, and three ways against it."""
+    """Overfitting, and three ways to reduce it."""
 
     images: int = 300
     """Training images."""
@@ -50,11 +53,11 @@ class Config:
     epochs: int = 300
     """Passes over the training images."""
     every: int = 5
-    """Epochs from one measurement to the next."""
+    """Epochs between measurements."""
     batch_size: int = 100
     """Images in a minibatch."""
     learning_rate: float = 0.01
-    """Of SGD."""
+    """Learning rate of SGD."""
     weight_decay: float = 0.1
     """λ of the L2 penalty ½λ‖W‖²."""
     l1: float = 0.01
@@ -62,20 +65,20 @@ class Config:
     dropout: float = 0.2
     """Probability of dropping the output of a hidden neuron."""
     seed: int = 0
-    """Decides initial weights, minibatches and what is dropped."""
+    """Seed of initial weights, minibatches and Dropout."""
 
 
 class Result(NamedTuple):
-    """What `run` found, of each way."""
+    """The results of `run` for each kind of regularization."""
 
-    epochs: np.ndarray  # at the measurements
-    train: dict[str, jax.Array]  # accuracy at the measurements
-    test: dict[str, jax.Array]
+    epochs: np.ndarray  # epochs of the measurements
+    train: dict[str, jax.Array]  # accuracy on the training images at the measurements
+    test: dict[str, jax.Array]  # accuracy on the test images at the measurements
     weights: dict[str, jax.Array]  # all weights at the end, (n,)
 
 
 def of_weights(params: Any) -> Any:
-    """True where a penalty applies: at weights, not at biases."""
+    """Mask of the penalties: True for weights, False for biases."""
     return jax.tree.map_with_path(lambda path, _: path[-1].key == "w", params)
 
 
@@ -118,7 +121,7 @@ def run(config: Config) -> Result:
 
 
 def plot(result: Result) -> Figure:
-    """Accuracies as in the book; what the penalties do to the weights."""
+    """Plots the accuracies as in the book, and the distribution of the sizes of the weights."""
     figure, axes = style.panels(2, 3, height=6)
     weights = axes[0, 2]
     axes[1, 2].remove()
@@ -139,7 +142,7 @@ def plot(result: Result) -> Figure:
 
 
 def claims(result: Result) -> list[Claim]:
-    """What C 6.4 and A 4.3 say."""
+    """The claims of C 6.4 and A 4.3."""
     train_at_end = {n: float(a[-1]) for n, a in result.train.items()}
     gaps = {n: np.asarray(result.train[n]) - np.asarray(result.test[n]) for n in NAMES}
     mean_gap = {n: float(gap.mean()) for n, gap in gaps.items()}
@@ -148,19 +151,20 @@ def claims(result: Result) -> list[Claim]:
     norm = {n: float(np.linalg.norm(w)) for n, w in result.weights.items()}
     return [
         claim(
-            "Without regularization all training images are right, and the test images far behind",
+            "Without regularization all training images are classified correctly, and the test "
+            "accuracy is far lower",
             train_at_end["none"] > 0.99 and last_gap["none"] > 0.15,
             training=train_at_end["none"],
             test=float(result.test["none"][-1]),
         ),
         claim(
-            "In the mean over the run, weight decay and Dropout narrow the gap",
+            "On average over the run, weight decay and Dropout narrow the gap",
             max(mean_gap["weight decay"], mean_gap["Dropout"]) < 0.9 * mean_gap["none"],
             **{f"mean_gap,_{n}": g for n, g in mean_gap.items()},
             **{f"last_gap,_{n}": g for n, g in last_gap.items()},
         ),
         claim(
-            "With weight decay and Dropout not all training images are learned",
+            "With weight decay and Dropout, the training accuracy stays below 100 %",
             max(train_at_end["weight decay"], train_at_end["Dropout"]) < 1,
             **{f"training,_{n}": a for n, a in train_at_end.items()},
         ),
@@ -168,7 +172,7 @@ def claims(result: Result) -> list[Claim]:
             "Weight decay makes the weights smaller", norm["weight decay"] < norm["none"], **norm
         ),
         claim(
-            "L1 makes most weights nearly 0, the others do not",
+            "L1 makes most weights nearly 0; the other methods do not",
             near_0["L1"] > 0.5 > max(near_0["none"], near_0["weight decay"], near_0["Dropout"]),
             **{f"share_of_|w|_≤_{NEAR_0},_{n}": s for n, s in near_0.items()},
         ),

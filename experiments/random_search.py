@@ -1,16 +1,16 @@
-"""Which learning rate and which weight decay?
+"""Which learning rate and which weight decay work best?
 
-Question. Hyper-parameters are found by trying. How much do 100 random trials tell, and how much
-faster are they at once than one after another?
+Question. Hyper-parameters are found by trial. How much do 100 random trials tell, and how much
+faster are they in one vmapped program than one after another?
 
-Method. The network 784-100×6-10 with ReLU and He's initial weights learns 400 images by SGD with
-minibatches of 100 for 50 epochs, and is judged on 100 others. The learning rate is 10^U(−6, −2),
-the weight decay 10^U(−8, −4). All 100 trials are one vmapped program, compiled once. For comparison
-of the time, a few of them one after another: each as one compiled program, and as a Python loop of
-compiled steps.
+Method. The network 784-100×6-10 with ReLU and He's initial weights is trained on 400 images by SGD
+with minibatches of 100 for 50 epochs and validated on 100 other images. The learning rate is
+10^U(−6, −2), the weight decay 10^U(−8, −4). All 100 trials are one vmapped program, compiled once.
+To compare run times, a few trials also run one after another: each as one compiled program, and as
+a Python loop of compiled steps.
 
 Expect. The learning rate decides nearly everything: good trials have one near the upper end of its
-range. The weight decays of the good trials are anywhere in theirs.
+range. The weight decays of good trials are spread over their whole range.
 
 Source. C 6.5 (figure 6-24 of the book). Row X7.
 
@@ -43,37 +43,37 @@ class Config:
     """Random search of learning rate and weight decay."""
 
     trials: int = 100
-    """Pairs of learning rate and weight decay."""
+    """Number of trials, i.e. pairs of learning rate and weight decay."""
     images: int = 400
     """Training images."""
     validation: int = 100
-    """Images to judge by, the next ones of the training set."""
+    """Validation images: those after the training images in the training set."""
     epochs: int = 50
     """Passes over the training images."""
     batch_size: int = 100
     """Images in a minibatch."""
     learning_rates: tuple[float, float] = (-6.0, -2.0)
-    """Powers of ten of the smallest and the largest learning rate."""
+    """Exponents, base 10, of the smallest and the largest learning rate."""
     weight_decays: tuple[float, float] = (-8.0, -4.0)
-    """Powers of ten of the smallest and the largest weight decay."""
+    """Exponents, base 10, of the smallest and the largest weight decay."""
     timed: int = 3
-    """Trials to run one after another, for their time; 0: none."""
+    """Trials to run one after another to measure their time; 0: none."""
     seed: int = 0
-    """Decides the trials, initial weights and minibatches."""
+    """Seed of the trials, initial weights and minibatches."""
 
 
 class Result(NamedTuple):
-    """What `run` found."""
+    """The results of `run`."""
 
     learning_rates: jax.Array  # (trials,)
     weight_decays: jax.Array  # (trials,)
     validation: jax.Array  # accuracy after each epoch, (trials, epochs)
-    training: jax.Array  # (trials, epochs)
-    seconds: dict[str, float]  # of one trial, by the three ways to run them, without compilation
+    training: jax.Array  # accuracy after each epoch, (trials, epochs)
+    seconds: dict[str, float]  # time per trial without compilation, for the three ways to run them
 
 
 def run(config: Config) -> Result:
-    """Runs all trials at once, and some of them one after another."""
+    """Runs all trials in one vmapped program, and some of them one after another."""
     data = digits(config.images + config.validation, 1)
     x, labels = data.x[: config.images], data.labels[: config.images]
     x_other, labels_other = data.x[config.images :], data.labels[config.images :]
@@ -123,19 +123,19 @@ def run(config: Config) -> Result:
 
 
 def timed(f: Callable[[], Any]) -> tuple[Any, float]:
-    """The result of f, and the seconds that it took."""
+    """Returns the result of f and the seconds that it took."""
     start = time.perf_counter()
     result = jax.block_until_ready(f())
     return result, time.perf_counter() - start
 
 
 def best_first(result: Result) -> np.ndarray:
-    """The trials, by their accuracy at the end."""
+    """Indices of the trials, sorted by final validation accuracy, best first."""
     return np.argsort(-np.asarray(result.validation)[:, -1], stable=True)
 
 
 def plot(result: Result) -> Figure:
-    """The 20 best trials as in the book; all trials by their two numbers; the time of a trial."""
+    """Plots the 20 best trials as in the book, all trials by η and λ, and the time per trial."""
     best = best_first(result)[:20]
     figure, (above, below) = style.stacked((4, 1.5), width=9, height=10)
     axes = above.subplots(4, 5, sharex=True, sharey=True)
@@ -169,7 +169,7 @@ def plot(result: Result) -> Figure:
 
 
 def claims(result: Result) -> list[Claim]:
-    """What C 6.5 and the book say."""
+    """The claims of C 6.5 and of the book."""
     order = best_first(result)
     good = order[: max(1, len(order) // 5)]
     rates, decays = (np.log10(np.asarray(a)) for a in (result.learning_rates, result.weight_decays))
@@ -177,20 +177,20 @@ def claims(result: Result) -> list[Claim]:
     by_rate, by_decay = (abs(rank_correlation(a, final)) for a in (rates, decays))
     return [
         claim(
-            "Random trials find a good pair",
+            "Random search finds a good pair",
             final.max() > 0.7,
             best_accuracy=final.max(),
             learning_rate=result.learning_rates[order[0]],
             weight_decay=result.weight_decays[order[0]],
         ),
         claim(
-            "The best fifth has learning rates at the upper end of the range",
+            "The best fifth of the trials has learning rates above the median",
             rates[good].min() > np.median(rates),
             smallest=10 ** rates[good].min(),
             median_of_all=10 ** np.median(rates),
         ),
         claim(
-            "The learning rate decides, the weight decay hardly matters in this range",
+            "The learning rate decides; the weight decay hardly matters in this range",
             by_rate > 0.6 > 3 * by_decay,
             rank_correlation_with_learning_rate=by_rate,
             with_weight_decay=by_decay,
@@ -199,15 +199,15 @@ def claims(result: Result) -> list[Claim]:
 
 
 def notes(result: Result) -> list[str]:
-    """The times, which are no claims: machines differ."""
+    """Reports the run times. They depend on the machine, so they are not claims."""
     at_once = result.seconds["all at once"]
     return [
-        f"{name}: {seconds:.3g} s for a trial, {seconds / at_once:.2f} times that of all at once"
+        f"{name}: {seconds:.3g} s per trial, {seconds / at_once:.2f} times that of all at once"
         for name, seconds in result.seconds.items()
     ]
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's, with ties in the order of the trials."""
+    """Spearman's rank correlation; ties are broken by the order of the trials."""
     rank = lambda v: np.argsort(np.argsort(v, stable=True))
     return float(np.corrcoef(rank(a), rank(b))[0, 1])

@@ -1,13 +1,13 @@
-"""Can a network of three layers learn a sine, and is δ-backpropagation what the rules compute?
+"""Can a three-layer network learn a sine, and do the rules compute the same as δ-backpropagation?
 
 Question. The source derives the gradients of one network by hand, with δ = ∂E/∂u. Do the general
-rules of funcnet, put together by `jax.grad`, give the same numbers on a whole training run?
+rules of funcnet, composed by `jax.grad`, give the same numbers over a whole training run?
 
-Method. Regression of t = sin πx by an input, a hidden layer of sigmoid neurons, and an output with
-the identity; the error is ½ Σ (y − t)². One training run by the equations (5-15) to (5-24) of the
-source, one by the rules, from the same initial weights, in float64.
+Method. A network with one input, a hidden layer of sigmoid neurons and an output neuron with the
+identity fits t = sin πx; the error is ½ Σ (y − t)². One training run uses the equations (5-15) to
+(5-24) of the source, the other the rules. Both start from the same initial weights, in float64.
 
-Expect. The network bends a few sigmoids into a sine. The two runs differ by rounding alone.
+Expect. The network combines a few sigmoids into a sine. The two runs differ only by rounding.
 
 Source. B 5.5.1 and 5.5.3 to 5.5.7. Rows X8 and G2.
 
@@ -33,43 +33,43 @@ Params = dict[str, jax.Array]
 
 @dataclass(frozen=True)
 class Config:
-    """Regression of a sine, by δ and by the rules."""
+    """Regression of a sine with δ-backpropagation and with the rules."""
 
     hidden: int = 8
     """Neurons of the hidden layer."""
     points: int = 41
     """Examples, equally spaced in [−1, 1]."""
     steps: int = 10000
-    """Of gradient descent, each on all examples."""
+    """Steps of gradient descent, each on all examples."""
     learning_rate: float = 0.3
-    """Of gradient descent, for the mean over the examples."""
+    """Learning rate of gradient descent on the mean error of the examples."""
     snapshots: int = 4
-    """Curves to show, from after the first steps to the end."""
+    """Number of curves to show, from step 10 to the last step."""
     seed: int = 0
-    """Decides the initial weights."""
+    """Seed of the initial weights."""
 
 
 class Result(NamedTuple):
-    """What `run` found, of both runs."""
+    """The results of `run`, for both training runs."""
 
     x: jax.Array  # (points, 1)
     t: jax.Array  # (points, 1)
     errors: dict[str, jax.Array]  # E before each step, (steps,)
-    curves: jax.Array  # y at some steps, (snapshots, points)
-    at: tuple[int, ...]  # which
-    hidden: jax.Array  # what each hidden neuron adds at the end, (points, hidden)
-    apart: jax.Array  # the largest difference of any parameter after each step, (steps,)
+    curves: jax.Array  # y after the steps `at`, (snapshots, points)
+    at: tuple[int, ...]
+    hidden: jax.Array  # contribution of each hidden neuron to y at the end, (points, hidden)
+    apart: jax.Array  # largest difference of any parameter after each step, (steps,)
 
 
 def by_rules(params: Params, x: jax.Array, t: jax.Array) -> jax.Array:
-    """E, by the functions of `funcnet.ops`, each of which carries its rule."""
+    """E from the functions of `funcnet.ops`, each of which has its hand-written rule."""
     y_j = ops.sigmoid(ops.affine(x, params["w_ij"], params["b_j"]))
     y_k = ops.affine(y_j, params["w_jk"], params["b_k"])
     return ops.sum_squared_error(y_k, t).sum()
 
 
 def run(config: Config) -> Result:
-    """Trains twice, side by side in one compiled loop."""
+    """Trains both networks side by side in one compiled loop."""
     with jax.enable_x64(True):
         x, t = (jnp.asarray(a, jnp.float64) for a in datasets.sine(config.points))
         at = tuple(int(i) for i in np.geomspace(10, config.steps, config.snapshots).round())
@@ -108,7 +108,7 @@ def run(config: Config) -> Result:
 
 
 def plot(result: Result) -> Figure:
-    """The curve as it is learned, what it is made of, the error, and how far the runs are apart."""
+    """Plots the learned curve, the hidden neurons, the error and the difference of the runs."""
     figure, axes = style.panels(2, 2)
     fit, parts, error, apart = axes.flat
     x = result.x[:, 0]
@@ -118,7 +118,7 @@ def plot(result: Result) -> Figure:
     style.label(fit, "The network", "x", "y", ylim=(None, 2.6))
     fit.legend(fontsize=7, loc="upper left")
     parts.plot(x, result.hidden, color=style.BLUE, alpha=0.6)
-    style.label(parts, "What each hidden neuron adds", "x", "$y_j w_{jk}$")
+    style.label(parts, "Contribution of each hidden neuron", "x", "$y_j w_{jk}$")
     for i, (name, errors) in enumerate(result.errors.items()):
         error.loglog(np.arange(1, len(errors) + 1), errors, label=f"by {name}", **style.line(i))
     style.label(error, "Error", "steps", "E = ½ Σ (y − t)²")
@@ -130,7 +130,7 @@ def plot(result: Result) -> Figure:
 
 
 def claims(result: Result) -> list[Claim]:
-    """What B 5.5.7 is about."""
+    """The claims of B 5.5.7."""
     first, *_, last = np.asarray(result.errors["rules"])
     worst = np.abs(np.asarray(result.curves)[-1] - np.asarray(result.t)[:, 0]).max()
     apart = np.asarray(result.apart).max()
@@ -143,7 +143,7 @@ def claims(result: Result) -> list[Claim]:
             largest_distance_from_the_sine=worst,
         ),
         claim(
-            "Backpropagation by δ and the rules differ by rounding alone, all the way",
+            "δ-backpropagation and the rules differ only by rounding throughout",
             apart < 1e-9,
             largest_difference_of_a_parameter=apart,
         ),

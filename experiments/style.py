@@ -1,4 +1,4 @@
-"""How the figures look: colours for all kinds of colour vision, light grids, no data covered."""
+"""The style of the figures: colour-blind-safe colours, light grids, legends that cover no data."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe & Ito, Color Universal Design, 2008. Lines differ in their dashes too.
+# The palette of Okabe & Ito, Color Universal Design, 2008. Lines also differ in their dashes.
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
 COLOURS = (BLUE, RED, GREEN, PINK, ORANGE, SKY, BLACK)
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
-MAP = "cividis"  # of ordered numbers
+MAP = "cividis"  # colour map for ordered values
 
 RC: Any = {
     "font.size": 9,
@@ -29,11 +29,11 @@ def panels(
     """A figure and an array of rows × columns axes.
 
     Args:
-      rows: Rows of panels.
-      columns: Columns of panels.
-      width: Of the figure, in inches.
-      height: Of the figure; by default the panels are 3 : 2.
-      **options: Of `Figure.subplots`.
+      rows: Number of rows of panels.
+      columns: Number of columns of panels.
+      width: Width of the figure in inches.
+      height: Height of the figure in inches; by default the panels have the ratio 3 : 2.
+      **options: Passed to `Figure.subplots`.
     """
     with mpl.rc_context(RC):
         figure = Figure(figsize=(width, height or rows * width / columns * 2 / 3 + 0.4))
@@ -41,7 +41,7 @@ def panels(
 
 
 def stacked(heights: tuple[float, ...], width: float, height: float) -> tuple[Figure, Any]:
-    """A figure and parts of it below each other, for `parts[i].subplots(…)`."""
+    """A figure and its subfigures, one below the other, for `parts[i].subplots(…)`."""
     with mpl.rc_context(RC):
         figure = Figure(figsize=(width, height))
         return figure, figure.subfigures(len(heights), 1, height_ratios=heights)
@@ -53,10 +53,10 @@ def line(i: int) -> dict[str, Any]:
 
 
 def label(axes: Axes, title: str = "", x: str = "", y: str = "", **options: Any) -> None:
-    """Names a panel and its axes."""
+    """Sets the title and the axis labels of a panel."""
     axes.set(title=title, xlabel=x, ylabel=y, **options)
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int = 4) -> None:
-    """The legend of one panel, for all of them, where it covers no data."""
+    """Draws the legend of one panel below the figure, for all panels, so that it covers no data."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)

@@ -1,17 +1,17 @@
 """Why is an L2 penalty in Adam not weight decay, and what does AdamW do instead?
 
-Question. For SGD, an L2 penalty λ/2 ‖w‖² and shrinking the weights by 1 − ηλ at every step are the
-same. Adam divides the gradient by its own size. What becomes of the penalty's part of it?
+Question. For SGD, an L2 penalty λ/2 ‖w‖² is the same as shrinking the weights by 1 − ηλ at every
+step. Adam divides the gradient by its own size. What does that do to the gradient of the penalty?
 
-Method. A network 784-100-10 learns 2,000 images of MNIST with Adam: without penalty; with an L2
-penalty in the gradient, of λ and of λ/10; and with the decay of AdamW. All four are one vmapped
-program. Some pixels are blank in all images: their weights get no gradient but that of the penalty,
-which shows it alone. For the others, the decay that a weight really gets per step is ηλ/√Ĝ of the
-weight in Adam, and ηλ in AdamW.
+Method. A network 784-100-10 is trained on 2,000 images of MNIST with Adam: without penalty, with an
+L2 penalty of λ and of λ/10 in the gradient, and with the decay of AdamW. All four runs are one
+vmapped program. Some pixels are blank in all images, so the only gradient of their weights is that
+of the penalty, which isolates its effect. The other weights decay per step by a fraction of ηλ/√Ĝ
+in Adam and of ηλ in AdamW.
 
-Expect. With L2, blank pixels' weights go to 0 at a speed of η, whatever λ is: Adam has scaled it
-away. The other weights decay by amounts that differ by orders of magnitude, and least where the
-gradients are large. With AdamW all weights decay by the same factor, (1 − ηλ)ᵗ.
+Expect. With L2, the weights of blank pixels go to 0 at a speed of η for any λ, because Adam scales
+λ away. The other weights decay by fractions that differ by orders of magnitude and are smallest
+where the gradients are large. With AdamW all weights decay by the same factor, (1 − ηλ)ᵗ.
 
 Source. A 4.3.4; Loshchilov & Hutter, Decoupled weight decay regularization, 2019. Row X9.
 
@@ -35,19 +35,19 @@ from funcnet.layers import mlp
 from funcnet.training import TrainState
 
 NAMES: tuple[str, ...] = ("Adam", "Adam + L2, λ", "Adam + L2, λ/10", "AdamW")
-B2, EPS = 0.999, 1e-8  # of Adam
+B2, EPS = 0.999, 1e-8  # hyper-parameters β₂ and ε of Adam
 
 
 @dataclass(frozen=True)
 class Config:
-    """L2 in Adam against AdamW."""
+    """L2 in Adam compared with AdamW."""
 
     l2: float = 0.01
     """λ of the L2 penalty."""
     weight_decay: float = 1.0
-    """λ of AdamW, which is multiplied by the learning rate alone."""
+    """λ of AdamW, which is multiplied only by the learning rate."""
     learning_rate: float = 0.001
-    """Of Adam."""
+    """Learning rate of Adam and AdamW."""
     hidden: int = 100
     """Neurons of the hidden layer."""
     images: int = 2000
@@ -55,27 +55,27 @@ class Config:
     test: int = 10000
     """Test images."""
     iterations: int = 1000
-    """Minibatches."""
+    """Number of minibatches."""
     every: int = 10
-    """Minibatches from one measurement to the next."""
+    """Minibatches between measurements."""
     batch_size: int = 100
     """Images in a minibatch."""
     seed: int = 0
-    """Decides initial weights and minibatches."""
+    """Seed of initial weights and minibatches."""
 
 
 class Result(NamedTuple):
-    """What `run` found, of each way; measurements have an axis of iterations / every."""
+    """The results of `run` for each method; measurements have an axis of iterations / every."""
 
     config: Config
-    steps: np.ndarray  # at the measurements
-    first: jax.Array  # the first layer's weights at the beginning, (784, hidden)
-    blank: np.ndarray  # which pixels are blank in all images, (784,)
+    steps: np.ndarray  # steps of the measurements
+    first: jax.Array  # initial weights of the first layer, (784, hidden)
+    blank: np.ndarray  # True for pixels that are blank in all images, (784,)
     of_blank: dict[str, jax.Array]  # mean |w| of the weights of blank pixels
     of_others: dict[str, jax.Array]  # mean |w| of the other weights
     test: dict[str, jax.Array]  # accuracy on the test images
-    last: dict[str, jax.Array]  # the first layer's weights at the end
-    root: dict[str, jax.Array]  # √Ĝ + ε of them at the end
+    last: dict[str, jax.Array]  # final weights of the first layer
+    root: dict[str, jax.Array]  # final √Ĝ + ε of the weights of the first layer
 
 
 def run(config: Config) -> Result:
@@ -116,7 +116,7 @@ def run(config: Config) -> Result:
 
 
 def decays(result: Result) -> dict[str, np.ndarray]:
-    """What a weight of the first layer that has a gradient decays by at the last step, over ηλ."""
+    """Decay over ηλ, at the last step, of the first-layer weights of pixels that are not blank."""
     others = ~result.blank
     return {
         name: np.ones_like(root[others]) if name == "AdamW" else 1 / np.asarray(root)[others]
@@ -126,7 +126,7 @@ def decays(result: Result) -> dict[str, np.ndarray]:
 
 
 def plot(result: Result) -> Figure:
-    """Weights of blank pixels, of others, the decay that weights get, and the accuracy."""
+    """Plots the weights of blank and of other pixels, the decay of weights, and the accuracy."""
     figure, axes = style.panels(2, 2, height=6.6)
     blank, others, decay, test = axes.flat
     for i, name in enumerate(NAMES):
@@ -148,7 +148,7 @@ def plot(result: Result) -> Figure:
 
 
 def claims(result: Result) -> list[Claim]:
-    """What A 4.3.4 says."""
+    """The claims of A 4.3.4."""
     c = result.config
     blank = {name: np.asarray(sizes) for name, sizes in result.of_blank.items()}
     start = float(np.abs(np.asarray(result.first)[result.blank]).mean())
@@ -160,7 +160,7 @@ def claims(result: Result) -> list[Claim]:
     ratio = {n: high / low for n, (low, high) in quantiles.items()}
     return [
         claim(
-            "In Adam, λ and λ/10 drive weights without a gradient to 0 at the same speed",
+            "In Adam, λ and λ/10 drive weights without other gradients to 0 at the same speed",
             np.abs(lam - tenth).max() < 0.02 * start and lam[-1] < 0.05 * start,
             first_mean=start,
             last_mean_with_λ=lam[-1],
@@ -168,13 +168,13 @@ def claims(result: Result) -> list[Claim]:
             largest_difference=np.abs(lam - tenth).max(),
         ),
         claim(
-            "In AdamW they decay by (1 − ηλ)ᵗ",
+            "In AdamW these weights decay by (1 − ηλ)ᵗ",
             error < 1e-4,
             largest_relative_error=error,
             factor_at_the_end=factor[-1],
         ),
         claim(
-            "In Adam the decay of a weight depends on its gradients, in AdamW it does not",
+            "In Adam the decay of a weight depends on its gradients; in AdamW it does not",
             ratio["Adam + L2, λ"] > 3 and ratio["AdamW"] == 1,
             **{f"95_%_over_5_%_of_the_weights,_{n}": r for n, r in ratio.items()},
         ),

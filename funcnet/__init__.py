@@ -1,4 +1,4 @@
-"""Neural networks in functional JAX, every backward pass derived by hand and proved."""
+"""Neural networks in functional JAX; every backward pass is derived by hand and proved."""
 
 from importlib.metadata import version
 

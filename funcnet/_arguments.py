@@ -1,6 +1,6 @@
-"""The shared checks of arguments: each raises one line that names function, argument and value.
+"""Shared argument checks: each error is one line that names function, argument and value.
 
-They run while JAX traces, so that they cost a compiled program nothing. Traced numbers pass.
+The checks run while JAX traces, so they cost nothing in a compiled program. Traced numbers pass.
 """
 
 import math
@@ -26,7 +26,7 @@ def check_number(
     """Raises unless `value` is a finite real number in a range; it may be a scalar array.
 
     Raises:
-      TypeError: If it is no real number.
+      TypeError: If it is not a real number.
       ValueError: If it is nan, infinite or outside the range.
 
     >>> check_number("adam", "b1", 1.0, at_least=0, below=1)
@@ -49,7 +49,7 @@ def check_number(
 
 
 def as_number(value: Any) -> int | float | None:
-    """A real number as Python's; None for anything else, booleans too."""
+    """Converts a real number to a Python number; None for anything else, booleans included."""
     if isinstance(value, bool | np.bool_):
         return None
     if isinstance(value, int | float):
@@ -62,7 +62,7 @@ def as_number(value: Any) -> int | float | None:
 
 
 def _range(at_least: float, above: float, at_most: float, below: float) -> str:
-    """The words for a range: "a number in [0, 1)", "a number above 0", "a finite number"."""
+    """Describes a range: "a number in [0, 1)", "a number above 0", "a finite number"."""
     has_low, has_high = max(at_least, above) > -math.inf, min(at_most, below) < math.inf
     if has_low and has_high:
         left = f"[{at_least:g}" if at_least > -math.inf else f"({above:g}"
@@ -78,10 +78,10 @@ def _range(at_least: float, above: float, at_most: float, below: float) -> str:
 
 
 def check_int(f: str, name: str, value: Any, *, at_least: int | None = None) -> int:
-    """The integer `value` as Python's.
+    """Checks an integer `value` and returns it as a Python int.
 
     Raises:
-      TypeError: If it is no integer; a boolean is none.
+      TypeError: If it is not an integer; a boolean does not count as one.
       ValueError: If it is less than `at_least`.
 
     >>> check_int("Dense", "units", 2.5, at_least=1)
@@ -98,7 +98,7 @@ def check_int(f: str, name: str, value: Any, *, at_least: int | None = None) -> 
 
 
 def as_int(value: Any) -> int | None:
-    """An integer, NumPy's too, as Python's; None for anything else, booleans too."""
+    """Converts any integer to a Python int; None for anything else, booleans included."""
     if isinstance(value, bool | np.bool_):
         return None
     try:
@@ -108,7 +108,7 @@ def as_int(value: Any) -> int | None:
 
 
 def check_bool(f: str, name: str, value: Any) -> None:
-    """Raises a TypeError unless `value` is a boolean of Python (or NumPy), known while tracing.
+    """Raises a TypeError unless `value` is a Python or NumPy boolean, not a traced one.
 
     >>> check_bool("gelu", "approximate", "none")
     Traceback (most recent call last):
@@ -119,11 +119,11 @@ def check_bool(f: str, name: str, value: Any) -> None:
 
 
 def check_axis(f: str, name: str, axis: Any, x: Any) -> None:
-    """Raises unless `axis` is an axis of the array x, or a tuple of different ones.
+    """Raises unless `axis` is an axis of the array x, or a tuple of distinct axes.
 
     Raises:
-      TypeError: If it is no integer, nor a tuple of them.
-      ValueError: If x has no such axis, or one is named twice.
+      TypeError: If it is neither an integer nor a tuple of integers.
+      ValueError: If x has no such axis, or an axis is named twice.
 
     >>> check_axis("softmax", "axis", 2, jnp.ones((3, 4)))
     Traceback (most recent call last):
@@ -145,7 +145,7 @@ def check_axis(f: str, name: str, axis: Any, x: Any) -> None:
 
 
 def is_array(x: Any) -> bool:
-    """Whether x is an array, a scalar of NumPy or a number of Python, traced or not."""
+    """Whether x is an array, a NumPy scalar or a Python number, traced or not."""
     return isinstance(x, jax.Array | np.ndarray | np.generic | bool | int | float | complex)
 
 
@@ -176,7 +176,7 @@ def check_real(f: str, name: str, x: Any) -> None:
 
 
 def check_key(f: str, key: Any, name: str = "key") -> None:
-    """Raises a TypeError unless `key` is one PRNG key, of `jax.random.key` or `PRNGKey`.
+    """Raises a TypeError unless `key` is a single PRNG key of `jax.random.key` or `PRNGKey`.
 
     >>> check_key("dropout", 42)
     Traceback (most recent call last):
@@ -186,14 +186,14 @@ def check_key(f: str, key: Any, name: str = "key") -> None:
     new = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
     old = dtype == jnp.uint32 and shape is not None and len(shape) == 1 and shape[0] in (2, 4)
     if not (new or old):
-        got = type_name(key) if isinstance(key, Tracer) else describe(key)  # in an op all is traced
+        got = type_name(key) if isinstance(key, Tracer) else describe(key)  # ops get it traced
         raise TypeError(f"{f}: {name} must be one key of jax.random.key, got {got}")
 
 
 def check_tree(f: str, name: str, tree: Any, like_name: str, like: Any) -> None:
     """Raises a ValueError unless `tree` has the structure and the shapes of `like`.
 
-    The message names the first leaf that is missing, surplus, or of another shape.
+    The message names the first leaf that is missing, unexpected, or has another shape.
 
     >>> check_tree("sgd", "grads", {"w": 1.0}, "params", {"w": 1.0, "b": 0.0})
     Traceback (most recent call last):
@@ -230,7 +230,7 @@ def type_name(x: Any) -> str:
 
 
 def describe(value: Any) -> str:
-    """A value in a message: what it is if it is short, else its kind; arrays by type."""
+    """Describes a value in a message: its repr if that is short, else its kind; arrays by type."""
     if isinstance(value, Tracer):
         return f"a traced {type_name(value)}"
     if hasattr(value, "dtype") and hasattr(value, "shape"):
@@ -242,7 +242,7 @@ def describe(value: Any) -> str:
 
 
 def kind(value: Any) -> str:
-    """The name of a value's type, or of the class or function that it is itself."""
+    """The name of a value's type; for a class or function, its own name."""
     if value is None:
         return "None"
     if isinstance(value, type) or hasattr(value, "__name__"):

@@ -1,4 +1,4 @@
-"""Precision and sharding of arrays: ops compute in float32 at least, on meshes of any kind."""
+"""Precision and sharding of arrays: ops compute in at least float32, on any kind of mesh."""
 
 from typing import Any
 
@@ -13,24 +13,24 @@ def wide_dtype(dtype: Any) -> Any:
 
 
 def widen(x: jax.Array) -> jax.Array:
-    """`x` in float32 if its dtype is narrower, else as it is.
+    """Casts `x` to float32 if its dtype is narrower, else returns it unchanged.
 
-    Sums and exponentials of narrow floats lose most of their digits; XLA fuses the two conversions
-    into the loop that computes, so they cost no memory.
+    Sums and exponentials of narrow floats lose most of their digits; XLA fuses the casts to and
+    from float32 into the loop that computes, so they cost no memory.
     """
     return jnp.asarray(x, wide_dtype(x.dtype))
 
 
 def cast_cotangent(d: jax.Array, like: jax.Array) -> jax.Array:
-    """`d` in the dtype of `like`; of a complex d the real part, if `like` is real."""
+    """Casts `d` to the dtype of `like`; takes the real part of a complex d if `like` is real."""
     return (d if jnp.iscomplexobj(like) else jnp.real(d)).astype(like.dtype)
 
 
 def sum_products(a: jax.Array, b: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Σ a b over some axes of two arrays of one shape, without these axes.
+    """Σ a b over the given axes of two arrays of the same shape.
 
-    As (a * b).sum(axes) it takes XLA:CPU up to 60 times longer where another axis has one element,
-    as the batch of a single example has.
+    XLA:CPU takes up to 60 times longer for (a * b).sum(axes) if another axis has one element, like
+    the batch axis of a single example.
     """
     rest = tuple(i for i in range(a.ndim) if i not in axes)
     dims, highest = ((axes, axes), (rest, rest)), jax.lax.Precision.HIGHEST
@@ -38,9 +38,9 @@ def sum_products(a: jax.Array, b: jax.Array, axes: tuple[int, ...]) -> jax.Array
 
 
 def explicit_sharding(x: jax.Array, *others: jax.Array) -> NamedSharding | None:
-    """The sharding of x on a mesh with explicit axes, which operations must be told; else None.
+    """The sharding of x on a mesh with explicit axes, which operations must be given; else None.
 
-    An x that is on no such mesh, while one of the others is, is a copy on each device of that.
+    If x is on no such mesh but one of the others is, x counts as replicated on that mesh.
     """
     sharding = jax.typeof(x).sharding
     if sharding.mesh.explicit_axes:
@@ -50,13 +50,13 @@ def explicit_sharding(x: jax.Array, *others: jax.Array) -> NamedSharding | None:
 
 
 def placed_like(x: jax.Array, like: jax.Array) -> jax.Array:
-    """The array x, sharded as `like` of its shape is, on a mesh with explicit axes."""
+    """Reshards x like `like`, which has the same shape, on a mesh with explicit axes."""
     sharding = explicit_sharding(like)
     return x if sharding in (None, explicit_sharding(x)) else jax.sharding.reshard(x, sharding)
 
 
 def batch_like(h: jax.Array, x: jax.Array) -> jax.Array:
-    """A state h (..., H), sharded over the batch axes as x (..., T, I) on an explicit mesh is."""
+    """Shards the batch axes of a state h (..., H) like those of x (..., T, I), on explicit axes."""
     if (like := explicit_sharding(x)) is None or not any(like.spec[:-2]):
         return h
     own = (explicit_sharding(h, x) or like).spec[-1]
@@ -64,7 +64,7 @@ def batch_like(h: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def batches_alike(xs: tuple[jax.Array, ...], own: int) -> tuple[jax.Array, ...]:
-    """The arrays (..., and `own` axes), on a mesh with explicit axes sharded alike over batches."""
+    """Shards the batch axes (all but the last `own`) of all arrays alike on an explicit mesh."""
     if not (shardings := [s for x in xs if (s := explicit_sharding(x, *xs))]):
         return xs
     of_axes = zip(*(s.spec[:-own] for s in shardings), strict=True)

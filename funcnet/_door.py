@@ -1,6 +1,6 @@
-"""What a call of a rule may be given: arrays for arguments, static values for options.
+"""Checks of the arguments of rules: arrays for positional ones, static values for options.
 
-A message is one line that names the rule, the argument and what it was.
+Each error message is one line that names the rule, the argument and the value.
 """
 
 import inspect
@@ -17,7 +17,7 @@ from funcnet._arguments import as_number, check_array, check_bool, check_int, de
 
 
 def check_leaves(name: str, signature: inspect.Signature, args: Any, kwargs: Any) -> None:
-    """Raises a TypeError of one line if there is a leaf among the arguments that is no array."""
+    """Raises a one-line TypeError if a leaf of the arguments is not an array."""
     arguments = {k: v for k, v in kwargs.items() if k in signature.parameters}
     for option in signature.parameters.values():
         if option.kind == option.KEYWORD_ONLY:
@@ -29,7 +29,7 @@ def check_leaves(name: str, signature: inspect.Signature, args: Any, kwargs: Any
 
 
 def hashable(name: str, option: str, value: Any) -> Any:
-    """A static option as `jax.jit` needs it: lists as tuples, scalar arrays as numbers."""
+    """Makes an option hashable for `jax.jit`: lists become tuples, scalar arrays numbers."""
     try:
         hash(value)
     except TypeError:
@@ -51,12 +51,12 @@ def annotations(f: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a function, as far as they can be evaluated."""
     try:
         return typing.get_type_hints(f)
-    except Exception:  # names that exist for the type checker alone
+    except Exception:  # names that only the type checker knows
         return {}
 
 
 def check_annotation(name: str, argument: str, value: Any, hint: Any) -> None:
-    """An array, a boolean, an integer or a number must be one; other annotations say nothing."""
+    """Checks a value annotated as array, bool, int or float; ignores other annotations."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     hints = set(typing.get_args(hint)) if union else {hint}
     if value is None and type(None) in hints:
@@ -73,7 +73,7 @@ def check_annotation(name: str, argument: str, value: Any, hint: Any) -> None:
 
 
 def floating(name: str, argument: str, x: Any, real: bool) -> Any:
-    """`x`, or numbers of another dtype converted to floating ones; only real ones if so asked."""
+    """Casts integers and booleans to floating numbers; refuses complex numbers if `real`."""
     if x is None:
         return x
     dtype = jax.typeof(x).dtype

@@ -1,8 +1,9 @@
-"""MNIST from its IDX files, and the toy problems of the sources, as NumPy arrays.
+"""Data sets as NumPy arrays: MNIST from its IDX files, and the toy problems of the sources.
 
-An IDX file is a header and the values in C order: two zero bytes, the type of the values (0x08:
-unsigned bytes), the rank r, r sizes as big-endian 32-bit integers. A reader that trusts the header
-returns garbage from a damaged file, so here the sizes must account for every byte.
+An IDX file consists of a header and the values in C order. The header has two zero bytes, the type
+of the values (0x08: unsigned bytes), the rank r, and r sizes as big-endian 32-bit integers. A
+reader that trusts the header returns garbage from a damaged file, so `read_idx` requires that the
+sizes account for every byte.
 """
 
 import gzip
@@ -28,7 +29,7 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-"""The files of MNIST, and the SHA-256 of their uncompressed content."""
+"""The names of the MNIST files, and the SHA-256 of their uncompressed content."""
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -38,10 +39,10 @@ CHECKOUT = Path(__file__).resolve().parent.parent / "experiments" / "data" / "mn
 
 
 class Mnist(NamedTuple):
-    """Images as they are in the files, 0 (paper) to 255 (ink), and labels 0 to 9.
+    """Images as stored in the files, with pixels 0 (paper) to 255 (ink), and labels 0 to 9.
 
-    Raw bytes take a quarter of the memory of float32, also on a device: convert a batch, not the
-    set. Labels are int32 because that is the integer type of JAX by default.
+    Raw bytes take a quarter of the memory of float32, also on a device: convert each batch, not the
+    whole data set. Labels are int32 because it is JAX's default integer type.
     """
 
     train_images: np.ndarray  # uint8 (60000, 28, 28)
@@ -51,29 +52,29 @@ class Mnist(NamedTuple):
 
 
 def mnist(directory: str | os.PathLike[str] | None = None) -> Mnist:
-    """The MNIST data set of handwritten digits, or another one in the same four files.
+    """Loads the MNIST data set of handwritten digits, or another one in the same file format.
 
-    The files are read from the first of these that is given; if it lacks one of them, that is an
-    error, and the next is not tried:
+    The files are read from the first of these locations that is available. If one of the files is
+    missing there, an error is raised, and the next location is not tried:
 
     1. `directory`;
     2. the environment variable FUNCNET_DATA;
-    3. `experiments/data/mnist`, where funcnet is imported from a checkout;
+    3. `experiments/data/mnist`, if funcnet is imported from a checkout;
     4. a cache in XDG_CACHE_HOME or ~/.cache, filled by a download of 11 MB at the first call. A
-       file enters the cache only if its SHA-256 is that of the original.
+       file is cached only if its SHA-256 equals that of the original.
 
     Args:
-      directory: A folder with the four files named in `SHA256`, plain or gzipped (`.gz`). They are
-        not compared with `SHA256`, so that sets of the same form (Fashion-MNIST) load as well.
+      directory: A folder with the four files named in `SHA256`, plain or gzipped (`.gz`). Their
+        hashes are not checked, so that data sets in the same format (Fashion-MNIST) can be loaded.
 
     Returns:
       Four arrays; see `Mnist`.
 
     Raises:
-      FileNotFoundError: If a file is missing, or no mirror delivers it. The message names it.
-      ValueError: If a file is damaged, holds no images or labels, or the number of labels is not
-        that of the images. The message names it.
-      TypeError: If directory is no path.
+      FileNotFoundError: If a file is missing, or no mirror delivers it. The message names the file.
+      ValueError: If a file is damaged or does not hold images or labels, or the numbers of images
+        and labels differ. The message names the file.
+      TypeError: If directory is not a path.
 
     Reference: LeCun, Bottou, Bengio & Haffner, Gradient-based learning applied to document
     recognition, 1998.
@@ -94,15 +95,15 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads an IDX file of unsigned bytes, of any rank.
 
     Args:
-      path: The file. Gzip is recognised by its first two bytes, whatever the name.
+      path: The file. Gzip is recognised by the first two bytes, whatever the name.
 
     Returns:
       A uint8 array with the shape that the header gives.
 
     Raises:
       FileNotFoundError: If there is no such file.
-      ValueError: If it is not a whole IDX file of unsigned bytes. The message names it.
-      TypeError: If path is none.
+      ValueError: If it is not a complete IDX file of unsigned bytes. The message names the file.
+      TypeError: If path is not a path.
     """
     _check_path("read_idx", "path", path)
     content = _decompress(Path(path).read_bytes(), f"read_idx: {path}")
@@ -129,7 +130,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def xor() -> tuple[np.ndarray, np.ndarray]:
-    """The four points of XOR, which no straight line separates, and their classes.
+    """The four points of XOR, whose classes no straight line separates, and their labels.
 
     Returns:
       Points, float32 (4, 2), and labels, int32 (4,).
@@ -144,7 +145,7 @@ def xor() -> tuple[np.ndarray, np.ndarray]:
 
 
 def sine(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """A curve for regression: t = sin πx at n equally spaced x in [−1, 1].
+    """A curve for regression, t = sin πx at n equally spaced x in [−1, 1].
 
     Args:
       n: The number of points, at least 1.
@@ -153,7 +154,7 @@ def sine(n: int) -> tuple[np.ndarray, np.ndarray]:
       x and t, both float32 (n, 1).
 
     Raises:
-      TypeError: If n is no integer.
+      TypeError: If n is not an integer.
       ValueError: If it is less than 1.
 
     Reference: Source B 5.5.7.
@@ -200,14 +201,14 @@ def _decompress(data: bytes, where: str) -> bytes:
 
 
 def _cached(name: str) -> Path:
-    """The file in the cache, downloaded first if it is not there."""
+    """Returns the path of the file in the cache, after downloading it if necessary."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "funcnet" / "mnist"
     path = cache / f"{name}.gz"
     if path.is_file():
         return path
     data = _download(path.name, SHA256[name])
     cache.mkdir(parents=True, exist_ok=True)
-    # Another process may be here too, and this one may be killed: the name appears with the data.
+    # Another process may download too, and this one may be killed: rename only a complete file.
     with tempfile.TemporaryDirectory(dir=cache) as partial:
         part = Path(partial) / path.name
         part.write_bytes(data)
@@ -216,7 +217,7 @@ def _cached(name: str) -> Path:
 
 
 def _download(name: str, sha256: str) -> bytes:
-    """The first copy on a mirror whose content has this SHA-256."""
+    """Downloads the file from the first mirror whose copy has this SHA-256."""
     failures = []
     for mirror in MIRRORS:
         url = mirror + name

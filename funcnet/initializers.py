@@ -1,18 +1,18 @@
 """Initial weights: pure functions `(key, shape, dtype) -> array`.
 
-    variance   Gaussian         uniform           keeps                        the book's name
-    1/n        lecun_normal     lecun_uniform     the variance forward         xavier
+    variance   Gaussian         uniform           preserves the variance       the book's name
+    1/n        lecun_normal     lecun_uniform     forward                      xavier
     2/(n + m)  glorot_normal    glorot_uniform    between forward and backward
-    2/n        he_normal        he_uniform        it forward, through ReLU     he
+    2/n        he_normal        he_uniform        forward, through ReLU        he
 
-n is the number of inputs of a neuron, the product of all axes of `shape` but the last. m is that of
-the neurons which an input reaches: the last axis, times the places of a kernel. So the shape of a
-kernel is (*kernel, c_in, c_out), n = Πkernel · c_in and m = Πkernel · c_out, as in
-`jax.nn.initializers`.
+n (fan-in) is the number of inputs of a neuron, the product of all axes of `shape` but the last.
+m (fan-out) is the number of neurons that an input reaches, the last axis times the size of a
+kernel. For a kernel of shape (*kernel, c_in, c_out), n = Πkernel · c_in and m = Πkernel · c_out, as
+in `jax.nn.initializers`.
 
-A uniform distribution of variance v is that on [−√(3v), √(3v)]. The Gaussian ones are whole, as in
-the papers and PyTorch; JAX and Keras cut theirs at two standard deviations, and widen them to the
-same variance.
+A uniform distribution of variance v is that on [−√(3v), √(3v)]. The Gaussians are not truncated, as
+in the papers and PyTorch; JAX and Keras truncate theirs at two standard deviations, and widen them
+to the same variance.
 """
 
 import math
@@ -43,7 +43,7 @@ Initializer = Callable[..., jax.Array]  # (key, shape, dtype=jnp.float32)
 
 
 def zeros(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """All zero: right for biases. As weights it never breaks the symmetry (see `constant`).
+    """Zeros, right for biases; zero weights would never break the symmetry (see `constant`).
 
     Reference: Source C 6.2.
 
@@ -54,10 +54,10 @@ def zeros(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Arr
 
 
 def constant(value: float) -> Initializer:
-    """Every weight has one value.
+    """Sets every weight to the same value.
 
-    All neurons of a layer then compute the same, get the same gradient, and stay equal for ever:
-    the layer is worth one neuron. Random weights break that symmetry.
+    All neurons of a layer then compute the same output, get the same gradient, and stay equal for
+    ever, so the layer is worth one neuron. Random weights break that symmetry.
 
     Args:
       value: The value of each element, a number. It may be traced.
@@ -82,12 +82,13 @@ def constant(value: float) -> Initializer:
 
 
 def normal(std: float | jax.Array = 0.01) -> Initializer:
-    """Gaussian weights of a given standard deviation, w ~ N(0, std²).
+    """Gaussian weights with a given standard deviation, w ~ N(0, std²).
 
-    The source tries std = 1, where sigmoid neurons saturate, and 0.01, where they all do the same.
+    The source tries std = 1, for which sigmoid neurons saturate, and 0.01, for which all neurons
+    compute the same.
 
     Args:
-      std: The standard deviation, at least 0. It may be traced: a sweep is a `jax.vmap`.
+      std: The standard deviation, at least 0. It may be traced, for a sweep by `jax.vmap`.
 
     Raises:
       TypeError: If std is not a number.
@@ -105,9 +106,9 @@ def normal(std: float | jax.Array = 0.01) -> Initializer:
 
 
 def lecun_normal(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Gaussian weights of variance 1/n: keep the variance of what passes a linear layer.
+    """Gaussian weights of variance 1/n, which preserve the variance through a linear layer.
 
-    For sigmoid, tanh and identity, which are linear near 0.
+    They suit sigmoid, tanh and identity, which are linear near 0.
 
     Reference: LeCun, Bottou, Orr & Müller, Efficient BackProp, 1998, equation 16.
 
@@ -126,10 +127,11 @@ def lecun_uniform(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) ->
 
 
 def glorot_normal(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Gaussian weights of variance 2/(n + m): between 1/n and 1/m.
+    """Gaussian weights of variance 2/(n + m), which is between 1/n and 1/m.
 
-    1/n keeps the variance of what passes a linear layer, 1/m that of gradients on their way back.
-    This is the Xavier initialization of its paper, of JAX and of PyTorch (`xavier_normal_`).
+    1/n preserves the variance of activations through a linear layer, and 1/m that of gradients in
+    the backward pass. This is Xavier initialization in its paper, JAX and PyTorch
+    (`xavier_normal_`).
 
     Reference: Glorot & Bengio, Understanding the difficulty of training deep feedforward neural
     networks, 2010, equation 12.
@@ -150,7 +152,7 @@ def glorot_uniform(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -
 
 
 def he_normal(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Gaussian weights of variance 2/n: twice that of LeCun, because ReLU sets half of it to 0.
+    """Gaussian weights of variance 2/n, twice LeCun's, because ReLU sets half of its inputs to 0.
 
     Reference: Source C 6.2; He, Zhang, Ren & Sun, Delving deep into rectifiers, 2015, equation 10,
     arXiv:1502.01852.
@@ -171,9 +173,9 @@ def he_uniform(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> ja
 
 
 def xavier(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """The book's name for `lecun_normal`, std √(1/n): elsewhere Xavier means `glorot_normal`.
+    """The book's name for `lecun_normal`, std √(1/n); elsewhere Xavier means `glorot_normal`.
 
-    The book leaves out the outputs m of std √(2/(n + m)), for simplicity.
+    For simplicity, the book leaves out the number of outputs m in std √(2/(n + m)).
 
     Reference: Source C 6.2.
 

@@ -1,4 +1,4 @@
-"""Networks made of the layers: the multilayer perceptron, a convolutional one, the transformer."""
+"""Models: the multilayer perceptron, a convolutional network and the transformer."""
 
 from collections.abc import Callable, Sequence
 
@@ -31,23 +31,23 @@ def cnn(
     convolutions: int | Sequence[int] = 2,
     dropout: float = 0.0,
 ) -> Layer:
-    """A convolutional network for images (n, height, width, c), by stages of halved size.
+    """A convolutional network for images (n, height, width, c), in stages of halved image size.
 
-    A stage is some times Conv 3×3, BatchNorm, relu; between stages the largest of each 2×2 window
-    stays. At the end come the mean over all places, Dropout (if wanted) and the output layer.
+    A stage repeats Conv 3×3, BatchNorm and relu; between stages there is max pooling over 2×2
+    windows. Then follow global average pooling, Dropout (optional) and the output layer.
 
     Args:
-      *channels: Of each stage, at least one.
+      *channels: The number of channels of each stage, for at least one stage.
       classes: The number of outputs.
-      convolutions: How many a stage has, at least 1; or a number for each stage.
-      dropout: The probability of dropping before the output layer, in [0, 1).
+      convolutions: The number of convolutions per stage, at least 1; or one number for each stage.
+      dropout: The dropout probability before the output layer, in [0, 1).
 
     Raises:
-      TypeError: If an argument is of another type.
-      ValueError: If there are no channels, or one of the numbers is out of range.
+      TypeError: If an argument has the wrong type.
+      ValueError: If there are no channels, or a number is out of range.
 
     Reference: Simonyan & Zisserman, 2015, section 2.1, arXiv:1409.1556, for the stages; Lin, Chen &
-    Yan, 2014, section 3.2, arXiv:1312.4400, for the mean over places.
+    Yan, 2014, section 3.2, arXiv:1312.4400, for global average pooling.
 
     >>> cnn(8, classes=10, convolutions=1)
     chain(Conv(8, (3, 3)), BatchNorm(), relu, GlobalAvgPool(), Dense(10))
@@ -89,27 +89,29 @@ def transformer(
     checkpoint: bool = False,
     head: bool = True,
 ) -> Layer:
-    """A transformer for ids (..., T): embedding, equal blocks, a last norm, and the logits.
+    """A transformer for ids (..., T): embedding, repeated blocks, a final norm and the logits.
 
-    The blocks are `funcnet.layers.TransformerBlock`s with rotary positions, in one `lax.scan`.
+    The blocks are `funcnet.layers.TransformerBlock`s with rotary position embeddings, applied in
+    one `lax.scan`.
 
     Args:
       vocabulary: V, the number of ids.
-      width: The length of the vectors between the blocks.
+      width: The number of features per position between the blocks.
       depth: The number of blocks.
-      heads: Of the attention; they must divide width into even numbers.
-      hidden: The width of the feed-forward layers; by default 8/3 width, which gives them the
-        parameters of the usual two maps of 4 width.
-      kv_heads: Heads of keys and values; by default as many as heads.
-      causal: Whether a place sees only itself and those before it, as a language model must.
-      dropout: The probability of dropping from what a block adds, in [0, 1).
-      checkpoint: Whether the backward pass computes each block again, from its input alone.
-      head: Whether the last layer maps to the V logits. Without it the output is (..., T, width),
-        for `funcnet.ops.linear_cross_entropy`, which never holds all logits.
+      heads: The number of attention heads; width must be a multiple of 2 heads.
+      hidden: The hidden width of the feed-forward layers. The default, 8/3 width, gives them the
+        parameter count of the usual two maps with hidden width 4 width.
+      kv_heads: The number of heads of keys and values; by default heads.
+      causal: Whether each position attends only to itself and to earlier positions, as a language
+        model must.
+      dropout: The dropout probability on the terms that a block adds, in [0, 1).
+      checkpoint: Whether the backward pass recomputes each block from its input.
+      head: Whether the last layer maps to the V logits. If False, the output is (..., T, width),
+        for `funcnet.ops.linear_cross_entropy`, which never materialises all logits.
 
     Raises:
-      TypeError: If an argument is of another type.
-      ValueError: If one of the numbers is out of range.
+      TypeError: If an argument has the wrong type.
+      ValueError: If a number is out of range.
 
     Reference: Vaswani et al., 2017, arXiv:1706.03762; Touvron et al., LLaMA, 2023, section 2.2,
     arXiv:2302.13971.

@@ -1,7 +1,7 @@
-"""Numerical differentiation: the gradient of f from nothing but its values.
+"""Numerical differentiation: the gradient of f from function values only.
 
-Slow, and never exact, but it asks nothing of f: no rule, no autodiff, not even that JAX sees inside
-f. That makes it the independent check of every other gradient.
+It is slow and never exact, but f needs no rule and no autodiff, and may even be opaque to JAX. That
+makes it the independent check of every other gradient.
 """
 
 import functools
@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 
 class Stencil(NamedTuple):
-    """f′(x) ≈ Σ w (f(x + ah) − f(x + bh)) / (dh), where f is evaluated and with what weight.
+    """Finite-difference formula f′(x) ≈ Σ w (f(x + ah) − f(x + bh)) / (dh).
 
-    Taylor's theorem gives the error, C hᵖ f⁽ᵖ⁺¹⁾ + …: the weights make all lower powers vanish.
+    By Taylor's theorem its error is C hᵖ f⁽ᵖ⁺¹⁾ + …: the weights make all lower powers vanish.
     """
 
     terms: tuple[tuple[int, int, int], ...]  # (w, a, b)
@@ -41,7 +41,7 @@ STENCILS = {
     "seven_point": Stencil(((45, 1, -1), (-9, 2, -2), (1, 3, -3)), 60, 6, 1 / 140),
 }
 
-ELEMENTS_AT_ONCE = 2**20  # of moved copies of x: a few megabytes
+ELEMENTS_AT_ONCE = 2**20  # in all perturbed copies of x of a batch: a few megabytes
 
 
 def gradient(
@@ -52,7 +52,7 @@ def gradient(
     step: float | jax.Array | None = None,
     batch_size: int | None = None,
 ) -> T:
-    """The gradient of f at x by finite differences, one element of x after another.
+    """Computes the gradient of f at x by finite differences, element by element.
 
         method       ∂f/∂xᵢ, with fₐ = f(x + a h eᵢ)                    error, leading term
         forward      (f₁ − f₀) / h                                        h/2 · f″
@@ -61,49 +61,49 @@ def gradient(
         five_point   (8(f₁ − f₋₁) − (f₂ − f₋₂)) / 12h                  −h⁴/30 · f⁽⁵⁾
         seven_point  (45(f₁ − f₋₁) − 9(f₂ − f₋₂) + (f₃ − f₋₃)) / 60h    h⁶/140 · f⁽⁷⁾
 
-    The best step. Besides the error C hᵖ f⁽ᵖ⁺¹⁾ of the formula, each value of f is rounded, by
-    about ε|f|, and the division by h magnifies that:
+    Optimal step: in addition to the error C hᵖ f⁽ᵖ⁺¹⁾ of the formula, each value of f has a
+    rounding error of about ε|f|, which the division by h magnifies:
 
         E(h) = |C| hᵖ |f⁽ᵖ⁺¹⁾| + A ε|f|/h,   A = Σ 2|w| / d.
         E′(h) = 0   ⟺   hᵖ⁺¹ = A ε|f| / (p |C f⁽ᵖ⁺¹⁾|)   ⟹   h ∝ ε^(1/(p+1)),   E(h) ∝ ε^(p/(p+1)).
 
-    The remaining factor is 1.4 to 2 times a length over which f changes, which values at one point
-    do not tell; by default it is taken as max(1, |xᵢ|):
+    The remaining factor is 1.4 to 2 times a length over which f changes. Values at one point do not
+    determine that length; the default is max(1, |xᵢ|):
 
         h = ε^(1/(p+1)) · max(1, |xᵢ|).
 
-    ε is that of the coarser dtype of the element and of f(x). In float64 this leaves about 1e-8 for
-    forward, 4e-11 for central, 3e-13 for five_point and 4e-14 for seven_point, relative to the size
-    of f; in float32 3e-4, 2e-5, 3e-6 and 1e-6.
+    ε is the machine epsilon of the coarser dtype of the element and f(x). In float64 the error is
+    then about 1e-8 for forward, 4e-11 for central, 3e-13 for five_point and 4e-14 for seven_point,
+    relative to the size of f; in float32 it is 3e-4, 2e-5, 3e-6 and 1e-6.
 
-    x + h is rounded too. So h is replaced by the step really taken, (|xᵢ| + h) − |xᵢ|, unless that
-    is 0 because h is lost in xᵢ.
+    x + h is rounded too, so h is replaced by the step actually taken, (|xᵢ| + h) − |xᵢ|, unless
+    that is 0 because h is too small relative to xᵢ.
 
-    The call is compiled, as by `jax.jit`, once for each function object f and type of x. So f must
-    be pure: what it reads besides x is read at the first call. A derivative along a direction v is
-    `gradient(lambda s: f(x + s * v), 0.0)`.
+    The call is compiled, as by `jax.jit`, once per function object f and type of x. So f must be
+    pure: any other values that it reads are read at the first call only. The derivative along a
+    direction v is `gradient(lambda s: f(x + s * v), 0.0)`.
 
     Args:
-      f: A function of x whose value is one real floating number. It need not be differentiable by
-        JAX: a `jax.pure_callback` will do.
+      f: A function of x that returns one real floating number. JAX need not be able to
+        differentiate it: it may be a `jax.pure_callback`.
       x: A pytree of real floating arrays of any shape. A Python float counts as an array of the
         default dtype.
-      method: A key of `STENCILS`. Forward and backward evaluate f once for each element of x, and
-        once more; the others 2, 4 and 6 times for each element.
-      step: h > 0, a number or a scalar array, which may be traced (a sweep is a `jax.vmap`). By
-        default the h above, for each element.
-      batch_size: How many evaluations of f to make at once, by `jax.vmap`. 1: one after another
-        and without vmap, for an f that has none or that needs much memory. By default as many as
-        need `ELEMENTS_AT_ONCE` elements for the moved copies of x.
+      method: A key of `STENCILS`. Forward and backward evaluate f once per element of x, plus once
+        at x; the others evaluate f 2, 4 and 6 times per element.
+      step: h > 0, a number or a scalar array, which may be traced (use `jax.vmap` for a sweep). By
+        default it is the h above, chosen per element.
+      batch_size: Number of evaluations of f in one `jax.vmap`. 1 evaluates f sequentially without
+        vmap, for an f that does not support vmap or needs much memory. By default the perturbed
+        copies of x in a batch have up to `ELEMENTS_AT_ONCE` elements.
 
     Returns:
       A pytree like x, with its shapes and dtypes.
 
     Raises:
       ValueError: If the method is unknown, step or batch_size is not positive, or step is not
-        finite, or 0 in the dtype of x.
-      TypeError: If f is no function, a leaf of x is not real floating, or f(x) or step is not one
-        such number.
+        finite or rounds to 0 in the dtype of x.
+      TypeError: If f is not a function, a leaf of x is not real floating, f(x) is not one real
+        floating number, or step is not a number.
 
     Reference: Source A 3.3.1. Fornberg, Generation of finite difference formulas on arbitrarily
     spaced grids, 1988, table 1.
@@ -121,12 +121,12 @@ def gradient(
         check_number("gradient", "step", step, above=0)
     for path, leaf in jax.tree.leaves_with_path(x):
         _check_leaf(f"x{jax.tree_util.keystr(path)}", leaf, step)
-    # Not weakly typed, as a Python float is: f must see one type at x and beside it.
+    # Removes the weak type of a Python float: f must see one type at x and at perturbed points.
     x = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), x)
     try:
         hash(f)
     except TypeError:
-        f = functools.partial(f)  # hashed by identity: compiled again at each call, but it works
+        f = functools.partial(f)  # hashed by identity: works, but is compiled again at each call
     return _gradient(f, x, step, method=method, batch_size=batch_size)
 
 
@@ -146,12 +146,12 @@ def _gradient(
     numbers = [
         jnp.arange(e - a.size, e).reshape(a.shape) for a, e in zip(leaves, ends, strict=True)
     ]
-    number = jax.tree.unflatten(tree, numbers)  # of each element, in the order of the leaves
+    number = jax.tree.unflatten(tree, numbers)  # index of each element over all leaves
 
     moves = sorted({a for _, *ab in terms for a in ab} - {0})
 
     def f_moved(k: jax.Array) -> jax.Array:
-        """One evaluation: f(x + a h eᵢ), where k counts the pairs (a, i)."""
+        """Evaluates f(x + a h eᵢ), where k is the index of the pair (a, i)."""
         a, i = jnp.array(moves)[k // n], k % n
         move = lambda x, h, j: jnp.where(j == i, x + a.astype(x.dtype) * h, x)
         return jnp.asarray(f(jax.tree.map(move, x, h, number)), out)
@@ -171,7 +171,7 @@ def _gradient(
 
 
 def _check_leaf(name: str, leaf: Any, step: Any) -> None:
-    """A leaf of x must be real and floating, of a dtype in which the step is not 0."""
+    """Checks that a leaf of x is real floating, with a dtype in which the step is not 0."""
     check_array("gradient", name, leaf)
     dtype = jnp.result_type(leaf)
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -185,14 +185,14 @@ def _check_leaf(name: str, leaf: Any, step: Any) -> None:
 
 
 def _step(x: jax.Array, step: Any, p: int, out: Any) -> jax.Array:
-    """The h for each element of x, such that |x| + h is a number of its dtype."""
+    """The step h of each element of x, such that its dtype represents |x| + h exactly."""
     size = jnp.abs(x)
     if step is None:
         eps = max(float(jnp.finfo(dtype).eps) for dtype in (x.dtype, out))
         h = eps ** (1 / (p + 1)) * jnp.maximum(size, 1)
     else:
         h = jnp.broadcast_to(jnp.asarray(step, x.dtype), x.shape)
-    taken = jax.lax.optimization_barrier(size + h) - size  # else a compiler may cancel size
+    taken = jax.lax.optimization_barrier(size + h) - size  # without it XLA may cancel size
     return jnp.where(taken == 0, h, taken)
 
 

@@ -1,7 +1,7 @@
 """Hand-written backward rules: declare them, look them up, and switch back to autodiff.
 
-This is the only file that builds a `jax.custom_vjp`. A rule is three plain functions of one
-signature, and stays visible as such: `f.__wrapped__`, `RULES["f"].fwd` and `RULES["f"].bwd`.
+This is the only file that builds a `jax.custom_vjp`. A rule is three plain functions, which remain
+accessible as `f.__wrapped__`, `RULES["f"].fwd` and `RULES["f"].bwd`.
 """
 
 import functools
@@ -37,9 +37,9 @@ class Rule(NamedTuple):
 
 
 RULES: dict[str, Rule] = {}
-"""Every rule by the name of its function, filled when the function's module is imported."""
+"""All rules by function name; a rule is added when the function's module is imported."""
 
-_rules_on = jax.make_user_context(default_value=True)  # part of the key of jit's cache
+_rules_on = jax.make_user_context(default_value=True)  # part of the cache key of `jax.jit`
 
 
 @runtime_checkable
@@ -58,12 +58,12 @@ class Ruled(Protocol[P, R_co]):
 
 
 def autodiff(f: Callable[P, R]) -> Callable[P, R]:
-    """`f` with every hand-written rule inside it replaced by JAX's own differentiation.
+    """Returns `f` with every hand-written rule inside it replaced by JAX autodiff.
 
-    The switch is part of the key of `jax.jit`'s cache, so it works on functions that are compiled
-    already, and at any depth (scan, cond, vmap, remat, shard_map). Use it to compare the two kinds
-    of gradient, and wherever JAX needs forward mode, which a `custom_vjp` cannot give
-    (`jax.jvp`, `jax.jacfwd`, `jax.linearize`).
+    The switch is part of the cache key of `jax.jit`, so it also works on functions that are already
+    compiled, and at any depth (scan, cond, vmap, remat, shard_map). Use it to compare the two kinds
+    of gradient, and for forward mode (`jax.jvp`, `jax.jacfwd`, `jax.linearize`), which a
+    `custom_vjp` does not support.
 
     >>> import jax
     >>> from funcnet import ops
@@ -92,33 +92,33 @@ def rule(
     real: Sequence[str] = (),
     inexact: Sequence[str] = (),
 ) -> Any:
-    """Declares that `primal` has a hand-written rule, which `primal.defvjp(fwd, bwd)` gives next.
+    """Declares a function with a hand-written rule, to be given by `primal.defvjp(fwd, bwd)`.
 
-    With the static options bound, and ⟨·,·⟩ the sum of products over all leaves, the rule says
+    With the static options bound, and ⟨·,·⟩ the sum of products over all leaves, the rule is
 
         primal : args ↦ out
         fwd    : args ↦ (out, residuals)
         bwd    : (residuals, dout) ↦ (darg for each arg),   Σ ⟨darg, ε⟩ = ⟨dout, ∂out·ε⟩ for any ε.
 
-    Positional parameters are arrays or pytrees of arrays, and are differentiated; they may be given
-    by name. Keyword-only parameters are static options: never traced, and handed to all three
-    functions. A leaf that is not of a floating or complex dtype (labels, a PRNG key) has no
-    cotangent: `bwd` may return `None` for it, and what else it returns there is dropped.
+    Positional parameters are arrays or pytrees of arrays, and are differentiated; they may also be
+    passed by keyword. Keyword-only parameters are static options: they are never traced, and all
+    three functions receive them. A leaf without a floating or complex dtype (labels, a PRNG key)
+    has no cotangent: `bwd` may return `None` for it, and any other value is discarded.
 
-    Annotations are checked at a call: an argument that is annotated as `jax.Array` must be one
-    array; an option that is annotated as `bool`, `int` or `float` must be one.
+    Calls check annotations: an argument annotated as `jax.Array` must be a single array; an option
+    annotated as `bool`, `int` or `float` must have that type.
 
-    The function is compiled, so that a call outside of `jax.jit` is one program, and a call of the
-    same types is traced once, also inside of other functions.
+    The function is compiled: a call outside `jax.jit` runs one program, and calls with the same
+    types are traced only once, also inside other functions.
 
-    Inside the three functions call only jnp, lax and `f.__wrapped__`, never another rule: that
-    keeps `jax.hessian` and the derivative of a gradient possible.
+    The three functions may call only jnp, lax and `f.__wrapped__`, never another rule, so that
+    `jax.hessian` and the derivative of a gradient remain possible.
 
     Args:
-      primal: The plain forward: `(*args, **static) -> out`, which JAX can differentiate itself.
+      primal: The forward function `(*args, **static) -> out`, which JAX itself can differentiate.
       real: Names of arguments that must be real. The three functions get them in a floating dtype:
-        integers and booleans are converted as `jnp.exp` does. Complex arguments are refused.
-      inexact: The same for arguments that may be complex.
+        integers and booleans are cast as by `jnp.exp`. Complex arguments raise a TypeError.
+      inexact: Names of arguments that are cast in the same way but may be complex.
 
     Returns:
       A function with the signature and docstring of `primal`, and a method `defvjp(fwd, bwd)`.
@@ -126,9 +126,9 @@ def rule(
     Raises:
       RuntimeError: At a call, if `defvjp` was never called.
       TypeError: At a call, if the arguments do not fit the signature or its annotations, or an
-        option is traced; in forward mode, which a rule does not have: see `autodiff`. At a
-        differentiation, if `fwd` or `bwd` returns another structure, shape or dtype than it must,
-        or `None` for a floating argument; the message names the argument.
+        option is traced; in forward mode, which rules do not support (see `autodiff`). When
+        differentiating, if `fwd` or `bwd` returns a wrong structure, shape or dtype, or `None` for
+        a floating argument; the message names the argument.
       ValueError: At `defvjp`, if another module has a rule of the same name.
 
     >>> import jax, jax.numpy as jnp
@@ -164,7 +164,7 @@ def _rule(
             if "forward-mode" in str(e):
                 raise TypeError(
                     f"{name}: a hand-written rule has no forward mode; "
-                    f"funcnet.autodiff(f) gives that of a function f that calls {name}"
+                    f"funcnet.autodiff(f) has one, for a function f that calls {name}"
                 ) from None
             check_leaves(name, signature, args, kwargs)
             raise
@@ -204,7 +204,7 @@ def _rule(
 
 
 def _custom_vjp(r: Rule, names: list[str], args: tuple[Any, ...], static: dict[str, Any]) -> Any:
-    """`r` as a `jax.custom_vjp` for this call; what its two halves return is checked."""
+    """Wraps `r` in a `jax.custom_vjp` for this call, and checks what fwd and bwd return."""
     primal, fwd, bwd = (functools.partial(f, **static) for f in r[1:])
     arguments = jax.tree.map(jax.typeof, args)
 
@@ -247,7 +247,7 @@ def _custom_vjp(r: Rule, names: list[str], args: tuple[Any, ...], static: dict[s
 
 
 def _check_out(name: str, out: Any, expected: Any) -> None:
-    """The output of fwd must have the structure, shapes and dtypes of the primal's."""
+    """Checks that the output of fwd has the structure, shapes and dtypes of the primal's."""
     if describe_tree(out) != describe_tree(expected):
         raise TypeError(
             f"{name}: fwd must return the output of the primal first, which is "
@@ -256,9 +256,9 @@ def _check_out(name: str, out: Any, expected: Any) -> None:
 
 
 def _checked_cotangent(name: str, argument: str, darg: Any, type_of: Any) -> Any:
-    """`darg`, which must match `type_of` leaf by leaf, with None for leaves that are not floating.
+    """Checks `darg` against `type_of` leaf by leaf; returns it with None at non-floating leaves.
 
-    None may stand for any subtree without floating leaves.
+    `darg` may have None in place of any subtree without floating leaves.
     """
     is_none = lambda d: d is None
     try:
@@ -284,7 +284,7 @@ def _checked_cotangent(name: str, argument: str, darg: Any, type_of: Any) -> Any
 
 
 def _placed(d: Any, type_of: Any) -> Any:
-    """`d` sharded as the argument, which is a part of its type on a mesh with explicit axes."""
+    """Reshards `d` like the argument; on an explicit mesh, the sharding is part of the type."""
     sharding = type_of.sharding
     explicit = sharding.mesh.explicit_axes and jax.typeof(d).sharding != sharding
     return jax.sharding.reshard(d, sharding) if explicit else d
@@ -293,7 +293,7 @@ def _placed(d: Any, type_of: Any) -> Any:
 def _vary_alike(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Under `shard_map`, casts each leaf to vary over every mesh axis that any leaf varies over.
 
-    The transpose of that cast is the sum over devices that the rule would else have to write.
+    The transpose of this cast is the sum over devices, which the rule need not write then.
     """
     varying = lambda x: jax.typeof(x).manual_axis_type.varying
     axes = frozenset().union(*map(varying, jax.tree.leaves(args)))
@@ -306,10 +306,10 @@ def _vary_alike(args: tuple[Any, ...]) -> tuple[Any, ...]:
 def _batch_alike(out: Any, args: tuple[Any, ...]) -> Any:
     """Under `vmap`, makes every output batched if any argument is.
 
-    Else an output that depends on no batched argument is shared by all examples, and the cotangent
-    of an argument that is shared too, a sum over the examples, would count it once for each (jax
-    0.10 does that in silence, 0.12 refuses). The two cases of the select are the same, which XLA
-    sees and removes it.
+    Otherwise an output that depends on no batched argument is shared by all examples. The cotangent
+    of an argument that is also shared is a sum over the examples, and would count that output once
+    per example (jax 0.10 does so silently, 0.12 raises an error). Both cases of the select are the
+    same, so XLA removes it.
     """
     leaves = jax.tree.leaves(args)
     if len(jax.tree.leaves(out)) < 2 or len(leaves) < 2:

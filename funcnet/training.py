@@ -1,6 +1,6 @@
 """Training: a step, an epoch as one compiled scan, and evaluation.
 
-All are pure functions of plain pytrees. The optimizer is any `optax.GradientTransformation`.
+They are pure functions of plain pytrees. The optimizer is any `optax.GradientTransformation`.
 """
 
 import functools
@@ -26,17 +26,18 @@ from funcnet.layers.base import Layer
 
 __all__ = ["TrainState", "accuracy", "evaluate", "make_epoch", "make_step"]
 
-# (y (n, ...), labels (n, ...)) -> values (n, ...) of the examples; or a scalar, their mean.
+# (y (n, ...), labels (n, ...)) -> values (n, ...) for n examples, or a scalar, their mean.
 PerExample = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class TrainState(NamedTuple):
-    """All that training changes, and the key that makes it reproducible.
+    """Everything that training changes, and the key that makes a run reproducible.
 
-    params, state: Those of the model.
-    opt_state: That of the optimizer.
-    key: The PRNG key of the run. It never changes: step i draws from `fold_in(key, ...i...)`.
-    step: How many steps have been done; int32, shape ().
+    params, state: The params and state of the model.
+    opt_state: The state of the optimizer.
+    key: The PRNG key of the run. It never changes: step i uses `fold_in(key, 2 i)`, and an epoch
+      that begins at step i is shuffled with `fold_in(key, 2 i + 1)`.
+    step: The number of steps done, int32 of shape ().
     """
 
     params: Any
@@ -49,16 +50,16 @@ class TrainState(NamedTuple):
     def create(
         cls, model: Layer, optimizer: optax.GradientTransformation, key: Any, x: Any
     ) -> "TrainState":
-        """The state before the first step.
+        """Creates the state before the first step.
 
         Args:
           model: The network.
           optimizer: Any `optax.GradientTransformation`.
-          key: A PRNG key: it decides initial weights, order of the examples and dropout.
-          x: One batch of inputs, or a `jax.ShapeDtypeStruct`; only shape and dtype matter.
+          key: A PRNG key: it determines initial weights, order of the examples and dropout.
+          x: One batch of inputs, or a `jax.ShapeDtypeStruct`; only shape and dtype are used.
 
         Raises:
-          TypeError: If an argument is not what it must be.
+          TypeError: If an argument has the wrong type.
         """
         _check_model("TrainState.create", model)
         _check_optimizer("TrainState.create", optimizer)
@@ -69,18 +70,18 @@ class TrainState(NamedTuple):
 
 
 def accuracy(y: jax.Array, labels: jax.Array) -> jax.Array:
-    """Whether the largest of the C outputs is at the label, for each example.
+    """Whether the label of each example has the largest of the C outputs.
 
     Args:
       y: Outputs, shape (..., C), real.
-      labels: Class indices, shape (...), integers; or one-hot, the shape of y.
+      labels: Class indices, integers of shape (...); or one-hot labels of the shape of y.
 
     Returns:
       0 or 1, shape (...), float32; nan where an output is nan or the index is not in [0, C).
 
     Raises:
-      TypeError: If y or labels is no array, or y is complex.
-      ValueError: If the shapes do not fit.
+      TypeError: If y or labels is not an array, or y is complex.
+      ValueError: If the shapes do not match.
 
     >>> accuracy(jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1])).tolist()
     [1.0, 0.0]
@@ -119,22 +120,24 @@ def make_step(
 
     Args:
       model: The network.
-      loss: `(y, labels) -> (n,)`, a loss of each example (`funcnet.ops.softmax_cross_entropy`).
-        Values of shape (n, ...) are fine too, and a scalar, which is a mean already.
+      loss: `(y, labels) -> (n,)`, one loss per example, such as
+        `funcnet.ops.softmax_cross_entropy`. It may also return values of shape (n, ...), or a
+        scalar that is already the mean.
       optimizer: Any `optax.GradientTransformation`.
-      metrics: More functions like loss, by name, to be reported for each batch; not by "loss".
-      penalty: `params -> scalar`, a term of the loss that depends on the parameters alone.
+      metrics: More functions like loss, by name, whose mean is reported for each batch. "loss" is
+        not allowed as a name.
+      penalty: `params -> scalar`, a term of the loss that depends only on the parameters.
 
     Returns:
       `step(train_state, x, labels) -> (train_state, {"loss": L, name: mean of that metric, ...})`,
-      a pure function; jit it, or hand it to `make_epoch`. The means are in float32 at least.
+      a pure function; jit it, or pass it to `make_epoch`. The means are in float32 or wider.
 
     Raises:
-      TypeError: If an argument is not what it must be; from the step, if what it is given or what
-        these functions return is no array.
-      ValueError: If a metric is called "loss"; from the step, if x and labels disagree on the
-        number of examples, a function returns another shape than it must, or the state of the
-        optimizer is that of another optimizer or other params.
+      TypeError: If an argument has the wrong type; in the step, if an input or the result of one of
+        these functions is not an array.
+      ValueError: If a metric is called "loss"; in the step, if x and labels have different numbers
+        of examples, a function returns a wrong shape, or the state of the optimizer belongs to
+        another optimizer or other params.
     """
     _check_model("make_step", model)
     _check_function("make_step", "loss", loss, 2)
@@ -180,23 +183,25 @@ def make_step(
 def make_epoch(
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]], *, batch_size: int
 ) -> jax.stages.Wrapped:
-    """Builds an epoch: all examples in a random order, in minibatches, as one compiled scan.
+    """Builds an epoch: one compiled scan over minibatches of all examples in a random order.
 
     The examples stay on the device, and only their indices are shuffled. If batch_size does not
-    divide their number, the remainder of each epoch's order is left out: other examples each time.
+    divide the number of examples, the last ones of the random order are left out of that epoch;
+    they are different examples in every epoch.
 
     Args:
       step: From `make_step`, or any function `(train_state, x, labels) -> (train_state, metrics)`.
-      batch_size: Examples in a minibatch, from 1 to the number of examples.
+      batch_size: The size of a minibatch, from 1 to the number of examples.
 
     Returns:
       `epoch(train_state, x, labels) -> (train_state, metrics)`, a jitted function, with metrics of
-      shape (steps,). It takes over the buffers of train_state, so use the returned one afterwards.
+      shape (steps,). It donates the buffers of train_state, so use the returned one afterwards.
 
     Raises:
-      TypeError: If step is no function or batch_size no integer; from the epoch, if x is no array.
-      ValueError: If batch_size is out of range (from the epoch, if there are too few examples), or
-        x and labels disagree on the number of examples.
+      TypeError: If step is not a function or batch_size is not an integer; in the epoch, if x is
+        not an array.
+      ValueError: If batch_size is less than 1; in the epoch, if there are fewer than batch_size
+        examples, or x and labels have different numbers of examples.
     """
     _check_function("make_epoch", "step", step, 3)
     batch_size = check_int("make_epoch", "batch_size", batch_size, at_least=1)
@@ -226,27 +231,27 @@ def evaluate(
     *,
     batch_size: int = 1000,
 ) -> dict[str, jax.Array]:
-    """The means of metrics over all examples, with the model in inference mode.
+    """Computes the means of metrics over all examples, with the model in inference mode.
 
     Args:
       model: The network.
-      metrics: Functions `(y, labels) -> values` by name. They return an array of shape (n, ...)
-        for n examples, of which the mean over all elements is taken (for each word of a text, say),
-        or a scalar, the mean of its batch, which counts by the size of the batch.
-      params: Of the model.
-      state: Of the model.
-      x: Inputs of any number of examples, at least 1, on the first axis.
-      labels: Their labels.
-      batch_size: How many examples at a time; the last batch may be smaller, and counts by its
-        size. It limits the memory, and does not change the result.
+      metrics: Functions `(y, labels) -> values` by name. For n examples they return an array of
+        shape (n, ...), whose mean over all elements is taken (say, over the words of a text), or a
+        scalar, the mean of the batch, which is weighted by the size of the batch.
+      params: The params of the model.
+      state: The state of the model.
+      x: Inputs; the first axis runs over the examples, of which there is at least 1.
+      labels: The labels of the examples.
+      batch_size: The number of examples per batch. The last batch may be smaller and is weighted by
+        its size. batch_size limits the memory and does not change the result.
 
     Returns:
-      The mean of each metric, shape (), in float32 at least.
+      The mean of each metric, shape (), in float32 or wider.
 
     Raises:
-      TypeError: If an argument is not what it must be, or a metric returns no array.
-      ValueError: If there are no examples, x and labels disagree on their number, or a metric
-        returns an array of another shape.
+      TypeError: If an argument has the wrong type, or a metric does not return an array.
+      ValueError: If there are no examples, x and labels have different numbers of examples, or a
+        metric returns an array of another shape.
     """
     _check_model("evaluate", model)
     metrics = _check_metrics("evaluate", metrics)
@@ -290,7 +295,7 @@ def _check_optimizer(f: str, optimizer: Any) -> None:
 
 
 def _check_function(f: str, name: str, function: Any, arguments: int) -> None:
-    """Raises a TypeError unless `function` can be called with that number of arguments."""
+    """Raises a TypeError unless `function` can be called with this number of arguments."""
     if not callable(function):
         raise TypeError(f"{f}: {name} must be a function, got {describe(function)}")
     try:
@@ -318,7 +323,7 @@ def _check_train_state(f: str, train_state: Any) -> None:
 
 
 def _examples(f: str, x: Any, labels: Any) -> int:
-    """The number of examples, which all leaves must share."""
+    """Returns the number of examples; raises an error unless all leaves have the same number."""
     for name, data in (("x", x), ("labels", labels)):
         if isinstance(data, list):
             raise TypeError(f"{f}: {name} must be an array, got list")
@@ -329,21 +334,23 @@ def _examples(f: str, x: Any, labels: Any) -> int:
                 raise ValueError(f"{f}: {leaf_name} must have an axis of examples, got a scalar")
     sizes = {len(a) for a in jax.tree.leaves((x, labels))}
     if len(sizes) != 1:
-        raise ValueError(f"{f}: x and labels must have as many examples, got {sorted(sizes)}")
+        raise ValueError(
+            f"{f}: x and labels must have the same number of examples, got {sorted(sizes)}"
+        )
     return sizes.pop()
 
 
 def _shuffle(key: Any, n: int) -> jax.Array:
-    """The numbers 0 to n − 1 in the order of n random words, of which hardly any are equal.
+    """A random permutation of 0 to n − 1, by sorting random 32-bit words (ties are rare).
 
-    `jax.random.permutation` sorts twice, to be exact also where many are; on a CPU a sort of 60,000
-    takes as long as several steps.
+    `jax.random.permutation` sorts twice, to be exact also if there are many ties; on a CPU one sort
+    of 60,000 words takes as long as several steps.
     """
     return jnp.argsort(jax.random.bits(key, (n,), jnp.uint32))
 
 
 def _values(f: str, name: str, values: Any, n: int) -> jax.Array:
-    """What a loss or a metric returned: an array of shape (n, ...), or a scalar."""
+    """Checks the result of a loss or a metric: an array of shape (n, ...), or a scalar."""
     if not is_array(values):
         raise TypeError(f"{f}: {name} must return an array, got {kind(values)}")
     values = jnp.asarray(values)
@@ -356,13 +363,13 @@ def _values(f: str, name: str, values: Any, n: int) -> jax.Array:
 
 
 def _total(values: jax.Array, n: int) -> jax.Array:
-    """The sum of the means of n examples; a scalar counts for each of them."""
+    """Sums the means of n examples; a scalar counts once for each of them."""
     values = jnp.broadcast_to(values, (n, *values.shape[1:]))
     return values.sum(dtype=_dtype(values)) / (values.size // n)
 
 
 def _dtype(values: jax.Array) -> Any:
-    """Of sums and means: float32 at least, as a narrow dtype has too few digits for them."""
+    """The dtype of sums and means: float32 or wider, as a narrow dtype has too few digits."""
     return wide_dtype(values.dtype) if jnp.issubdtype(values.dtype, jnp.floating) else None
 
 
@@ -371,4 +378,4 @@ def _step_key(key: Any, step: jax.Array) -> jax.Array:
 
 
 def _shuffle_key(key: Any, step: jax.Array) -> jax.Array:
-    return jax.random.fold_in(key, 2 * step + 1)  # odd: no step's key
+    return jax.random.fold_in(key, 2 * step + 1)  # odd, so it is not the key of a step

@@ -1,26 +1,26 @@
-"""What each rule costs, beside autodiff, autodiff with `jax.checkpoint`, and other libraries.
+"""What each rule costs, compared with autodiff and with other libraries; and its verdict.
 
-    python scripts/bench.py                                # all rules; tables and plots
+    python scripts/bench.py                                # all rules
     python scripts/bench.py --targets                      # the cases that have a target
     python scripts/bench.py --cases lstm '*_norm' --growth # how time and bytes grow with the sizes
-    python scripts/bench.py --write                        # also the table of README.md
+    python scripts/bench.py --write                        # also the tables of the README files
 
-A candidate is one compiled program of the value and the cotangents of the arguments, from random
-cotangents of all outputs; arguments and cotangents are arguments of the program too. "Autodiff" is
-of the forward that people usually write (`bench_cases.py`), not of the rule's own. Flax and tokamax
-take part where they are installed (tokamax by its path for XLA); beside `linear_cross_entropy`,
-"its products" are h w and its gradient, the matrix products without a loss.
+`funcnet.profile_rule` measures, at the arguments of `MEASURED` in tests/cases. The hand rule is
+compared with autodiff of its own forward (`funcnet.autodiff`); with autodiff of the usual forward,
+the one that people write (jax.nn, Optax), without and with `jax.checkpoint`; and with Flax and
+tokamax where they are installed. "h w alone" next to `linear_cross_entropy` is h w and its
+gradient, the matrix products without a loss.
 
-How to read it. All candidates of a case take turns, so that noise of the machine meets all of them,
-and a turn begins with a call that is not timed, which meets what the one before has left. A ratio
-is the median, with quartiles, of the time by hand divided by the other's of the same round: below 1
-the hand rule is faster, and it is known no better than its quartiles are apart.
+How to read it. All programs of a case take turns, so that noise of the machine affects all alike. A
+ratio is the median, with quartiles, of the time of the hand rule divided by the other's of the same
+round: below 1 the hand rule is faster, and it is known no better than its quartiles are apart.
 
 - Temporary bytes: what the program allocates besides arguments and results (`memory_analysis`). XLA
   also puts scratch into results that are not written yet, which no figure shows.
-- Kept bytes: what the gradient keeps between its passes, without arguments, before XLA's part.
 - Chain: in one program of value and gradient, the bytes by which temporaries grow with each layer
   x ← f(x W), for each element of x. The floor is 4, what the next product needs.
+- Kept bytes: what the gradient keeps between its passes, without arguments, before XLA's part.
+- Verdict, and errors in units in the last place: at smaller arguments, those of `--growth` aside.
 
 It runs on the default device of JAX; on a GPU the numbers are that GPU's.
 """
@@ -30,47 +30,51 @@ import fnmatch
 import json
 import math
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import bench_report as report
 import jax
+import jax.numpy as jnp
 import numpy as np
 import readme
-from bench_case import EVERY, Case, draw, present
-from bench_cases import CASES
-from bench_step import machine, quartiles, turns
+from bench_step import machine
 from command_line import check_writable, command, make_folder, parse, write
-from jax.extend.core import Var
 
-BLOCK = 2e4  # µs: calls are timed in blocks at least this long, as in a loop of training steps
-FEWEST = 11  # rounds, however long they take
-CHAIN = {"n": 8192, "c": 256}  # many more examples than features, or the weights count too
-PAGE = 4096  # bytes: differences below this are no difference
+from funcnet import check_rule, ops, profile_rule
+from funcnet.check.report import finite_json, number
+from funcnet.profile import Cost, Profile
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+
+from cases import MEASURED
+from cases.measured import SMALL, Measured, Target
+
+EVERY = Target(1.02, 1.0)  # of a case without a target
+PAGE = 4096  # bytes: a smaller difference is none
+USUAL, CHECKPOINT = "usual", "usual + checkpoint"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Times every rule beside autodiff of the usual forward, and counts bytes."""
+    """Times every rule and autodiff of the usual forward, and counts bytes."""
 
     cases: tuple[str, ...] = ("*",)
     """Names of cases, or patterns such as '*_norm'."""
     targets: bool = False
-    """Whether to take only those cases that have a target of their own."""
+    """Whether to take only the cases that have a target."""
     growth: bool = False
     """Whether to measure also how time and bytes grow with the sizes."""
     rounds: int = 100
-    """How often each candidate gets its turn, at most."""
+    """How often each program is timed, at most."""
     seconds: float = 2.0
-    """Time for each candidate of a case: slow ones get fewer rounds, but 11."""
+    """Time for each program of a case: slow ones get fewer rounds, but 11."""
     scale: float = 1.0
     """Factor of all sizes, for a quick look."""
     out: Path = Path("runs/bench")
     """Folder for what is saved."""
     write: bool = False
-    """Whether to put the table into README.md."""
+    """Whether to put the tables into the README files."""
 
 
 @command("bench")
@@ -86,282 +90,223 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(Config, argv)
     cases = check(config)
     make_folder(config.out)
-
     versions = machine()
     where = f"{versions['CPU']}, {versions['device']}, jax {versions['jax']}"
     print(where)
-    rows, growths = [], []
-    record = {
-        "machine": versions,
-        "config": dataclasses.asdict(config) | {"out": str(config.out)},
-        "cases": rows,
-        "growth": growths,
-    }
+    rows, verdicts, record = [], {}, []
     for name, case in cases.items():
-        rows.append({"case": name, **measure(case, scaled(case.sizes, config), config)})
-        print(report.line(rows[-1]), flush=True)
-        for size in case.growth if config.growth else ():
-            growths.append({"case": name, "size": size, **growth(case, size, config)})
-            print(report.growth_line(growths[-1]), flush=True)
-        save(config.out / "bench.json", json.dumps(record, indent=1, ensure_ascii=False))
+        sizes = scaled(case.sizes, config.scale)
+        profile = measure(name, case, sizes, config)
+        rows.append((name, case, sizes, profile))
+        print(line(name, case, profile), flush=True)
+        studies = growth(name, case, config) if config.growth else []
+        for study in studies:
+            print(f"  {study['sizes']}: {study['µs']}", flush=True)
+        rule = name.partition(",")[0]
+        if rule not in verdicts and (config.write or not config.targets):
+            verdicts[rule] = judge(name, case, config)
+        record.append({"case": name, "sizes": sizes, **profile.to_dict(), "growth": studies})
+        text = {"machine": versions, "cases": record}
+        save(config.out / "bench.json", json.dumps(text, indent=1, ensure_ascii=False))
 
-    text = f"In float32 on {where}.\n\n{report.table(rows)}"
-    save(config.out / "tables.md", f"{text}\n\n{report.details(rows)}\n")
-    draw_to(config.out / "ratios.png", report.plot(rows))
-    for study in growths:
-        file = f"growth, {study['case']}, {study['size']}.png".replace(", ", "-")
-        draw_to(config.out / file, report.plot_growth(study))
+    head = f"In float32 on {where}.\n\n"
+    tables = {"rules": head + costs(rows), "compared": head + compared(rows, verdicts)}
+    save(config.out / "tables.md", "\n\n".join(tables.values()) + "\n")
     if config.write:
-        readme.write("rules", text)
+        for part, text in tables.items():
+            readme.write(part, text)
     print(f"results in {config.out.resolve()}")
     return 0
 
 
 def save(path: Path, text: str) -> None:
-    """A file of text."""
+    """Writes a file of text."""
     write(path, lambda file: file.write(text.encode()))
 
 
-def draw_to(path: Path, figure: Any) -> None:
-    """A file with a picture."""
-    write(path, lambda file: figure.savefig(file, dpi=150))
-
-
-def check(config: Config) -> dict[str, Case]:
-    """The cases that were asked for; raises a ValueError that names the option which is wrong."""
+def check(config: Config) -> dict[str, Measured]:
+    """The cases that are asked for; raises a ValueError that names the option that is wrong."""
     for pattern in config.cases:
-        if not fnmatch.filter(CASES, pattern):
-            raise ValueError(f"--cases must be of {', '.join(map(repr, CASES))}, got {pattern!r}")
+        if not fnmatch.filter(MEASURED, pattern):
+            raise ValueError(
+                f"--cases must be of {', '.join(map(repr, MEASURED))}, got {pattern!r}"
+            )
     for option in ("rounds", "seconds", "scale"):
         if not 0 < getattr(config, option) < math.inf:
-            number = getattr(config, option)
-            raise ValueError(f"--{option} must be a finite number above 0, got {number}")
-    whole = config.cases == ("*",) and not config.targets and config.scale == 1
-    if config.write and not whole:
+            value = getattr(config, option)
+            raise ValueError(f"--{option} must be a finite number above 0, got {value}")
+    if config.write and (config.cases != ("*",) or config.targets or config.scale != 1):
         raise ValueError("--write must have all cases at their sizes")
     chosen = {
         name: case
-        for name, case in CASES.items()
+        for name, case in MEASURED.items()
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in config.cases)
         and (case.target or not config.targets)
     }
     if not chosen:
         raise ValueError("--cases must leave a case, with --targets one that has a target")
     if config.write:
-        check_writable("--write", readme.page("rules"))
+        for part in ("rules", "compared"):
+            check_writable("--write", readme.page(part))
     return chosen
 
 
-def scaled(sizes: Mapping[str, int], config: Config) -> dict[str, int]:
-    """The sizes of this run: scaled, but not below 4."""
-    return {k: max(min(n, 4), round(n * config.scale)) for k, n in sizes.items()}
+def scaled(sizes: Mapping[str, int], factor: float) -> dict[str, int]:
+    """The sizes times a factor, but not below those of a proof."""
+    return {k: max(min(n, SMALL[k]), round(n * factor)) for k, n in sizes.items()}
 
 
-class Candidate(NamedTuple):
-    """A function split at the arguments to differentiate."""
-
-    f: Callable[..., Any]
-    floats: tuple[Any, ...]
-    others: tuple[Any, ...]
-    wrt: tuple[int, ...]
-
-    def vjp(self, floats: Any, others: Any) -> Any:
-        """`jax.vjp` in the floats."""
-        return jax.vjp(lambda *floats: self.value(floats, others), *floats)
-
-    def both(self, floats: Any, others: Any, dy: Any) -> Any:
-        """The value and the cotangents of the floats."""
-        value, back = self.vjp(floats, others)
-        return value, back(dy)
-
-    def value(self, floats: Any, others: Any) -> Any:
-        """The function."""
-        floats, others = iter(floats), iter(others)
-        total = len(self.floats) + len(self.others)
-        return self.f(*(next(floats if i in self.wrt else others) for i in range(total)))
+def arguments(case: Measured, sizes: Mapping[str, int]) -> list[Any]:
+    """The arguments of a case, in float32."""
+    is_float = lambda x: isinstance(x, np.ndarray | np.floating) and x.dtype == np.float64
+    return [jnp.asarray(x, jnp.float32 if is_float(x) else None) for x in case.make(**sizes)]
 
 
-def candidate(
-    f: Callable[..., Any], args: tuple[Any, ...], wrt: tuple[int, ...] | None
-) -> Candidate:
-    """Splits the arguments; by default those of floating dtype are differentiated."""
-    floating = lambda arg: all(
-        jax.numpy.issubdtype(leaf.dtype, np.floating) for leaf in jax.tree.leaves(arg)
-    )
-    chosen = tuple(i for i, arg in enumerate(args) if floating(arg)) if wrt is None else wrt
-    floats = tuple(arg for i, arg in enumerate(args) if i in chosen)
-    return Candidate(f, floats, tuple(a for i, a in enumerate(args) if i not in chosen), chosen)
+def rule_of(name: str, case: Measured) -> Callable[..., Any]:
+    """The function that is measured."""
+    return case.hand or getattr(ops, name.partition(",")[0])
 
 
 def measure(
-    case: Case, sizes: Mapping[str, int], config: Config, *, briefly: bool = False
-) -> dict[str, Any]:
-    """Times and bytes of all candidates; briefly: without those of other libraries and chains."""
-    args = case.make(**sizes)
-    ways = {
-        "hand": candidate(case.hand, args, case.wrt),
-        "autodiff": candidate(case.usual, args, case.wrt),
-        "checkpoint": candidate(jax.checkpoint(case.usual), args, case.wrt),
-    }
-    own = tuple(ways)
-    for library, (peer, module) in ({} if briefly else present(case.peers)).items():
-        ways[library] = candidate(peer.make(module), peer.adapt(module, *args), case.wrt)
-
-    loops, columns = {}, {}
-    for name, c in ways.items():
-        run, at, seconds = compiled(c, case.backward_only)
-        loops[name] = looped(run, at)
-        columns[name] = {
-            "temporary_bytes": temporary(run),
-            "kept_bytes": kept(c),
-            "compile_seconds": seconds,
-        }
-        if not briefly:
-            columns[name]["chain_bytes"] = chain(case, c, config) if name in own else None
-
-    times, steps = in_turns(loops, config)
-    for name, t in times.items():
-        columns[name] |= {
-            "µs": quartiles(t),
-            "hand / this": quartiles(np.divide(times["hand"], t)),
-        }
-    return {
-        "rule": case.rule,
-        "sizes": dict(sizes),
-        "of": "backward pass" if case.backward_only else "value and gradient",
-        "forward": case.source,
-        "rounds": len(times["hand"]),
-        "steps": steps,
-        "candidates": columns,
-        "own_target": case.target is not None,
-        **judged(case, columns),
-    }
+    name: str, case: Measured, sizes: Mapping[str, int], config: Config, *, peers: bool = True
+) -> Profile:
+    """The profile of a case."""
+    against = {USUAL: case.usual, CHECKPOINT: jax.checkpoint(case.usual)}
+    for library, load in case.peers.items() if peers else ():
+        try:
+            against[library] = load()
+        except ImportError:
+            continue
+    return profile_rule(
+        rule_of(name, case),
+        *arguments(case, sizes),
+        against=against,
+        argnums=case.argnums,
+        rounds=config.rounds,
+        seconds=config.seconds,
+        accuracy=False,
+        **case.static,
+    )
 
 
-def compiled(c: Candidate, backward_only: bool) -> tuple[Any, tuple[Any, ...], float]:
-    """The program, its arguments, and the seconds that its compilation took."""
-    outputs = jax.eval_shape(c.value, c.floats, c.others)
-    leaves, tree = jax.tree.flatten(outputs)
-    dy = tree.unflatten([draw(100 + i, *y.shape) for i, y in enumerate(leaves)])
-    if backward_only:
-        back = jax.jit(lambda *args: c.vjp(*args)[1])(c.floats, c.others)
-        at, program = (back, dy), lambda back, dy: back(dy)
-    else:
-        at, program = (c.floats, c.others, dy), c.both
-    lowered = jax.jit(program).lower(*at)
-    start = time.perf_counter()
-    run = lowered.compile()
-    return run, at, time.perf_counter() - start
+def judge(name: str, case: Measured, config: Config) -> tuple[str, Profile]:
+    """The checker's verdict on small arguments, and the errors on some of a quarter of the size."""
+    f, small = rule_of(name, case), arguments(case, {k: SMALL[k] for k in case.sizes})
+    report = check_rule(f, *small, **case.static)
+    medium = arguments(case, scaled(case.sizes, config.scale / 4))
+    profile = profile_rule(f, *medium, argnums=case.argnums, rounds=1, **case.static)
+    return "proved" if report.ok else "refuted", profile
 
 
-def looped(run: Any, at: tuple[Any, ...]) -> Callable[[int], None]:
-    """The program so many times; on a GPU they queue, on a CPU they would overlap."""
-    one_by_one = jax.default_backend() == "cpu"
-
-    def loop(steps: int) -> None:
-        out = None
-        for _ in range(steps):
-            out = run(*at)
-            if one_by_one:
-                jax.block_until_ready(out)
-        jax.block_until_ready(out)
-
-    return loop
-
-
-def in_turns(loops: dict[str, Any], config: Config) -> tuple[dict[str, list[float]], int]:
-    """Times in µs by candidate and round, and how many calls a block has."""
-    once = turns(loops, 1, 1, warm_up=1)
-    steps = max(1, round(BLOCK / min(t[0] for t in once.values())))
-    budget = config.seconds * 1e6 * len(loops)
-    rounds = budget / ((1 + steps) * sum(t[0] for t in once.values()))
-    rounds = min(config.rounds, max(FEWEST, int(rounds)))
-    return turns(loops, steps, rounds, warm_up=0), steps
+def growth(name: str, case: Measured, config: Config) -> list[dict[str, Any]]:
+    """Times and temporary bytes at several values of each size."""
+    found = []
+    for size, values in case.growth.items():
+        for value in values:
+            sizes = scaled({**case.sizes, size: value}, config.scale)
+            columns = measure(name, case, sizes, config, peers=False).columns
+            found.append(
+                {
+                    "sizes": sizes,
+                    "µs": {k: round(c.microseconds[1]) for k, c in columns.items()},
+                    "temporary_bytes": {k: c.temporary_bytes for k, c in columns.items()},
+                }
+            )
+    return finite_json(found)
 
 
-def temporary(run: Any) -> int | None:
-    """Bytes that the program allocates besides arguments and results, where XLA says."""
-    analysis = run.memory_analysis()
-    return None if analysis is None else int(analysis.temp_size_in_bytes)
+Row = tuple[str, Measured, Mapping[str, int], Profile]
 
 
-def kept(c: Candidate) -> int:
-    """Bytes that the gradient keeps between its passes, without arguments."""
-    leaves = lambda *args: jax.tree.leaves(c.vjp(*args)[1])
-    jaxpr = jax.make_jaxpr(leaves)(c.floats, c.others).jaxpr
-    saved: Any = {v for v in jaxpr.outvars if isinstance(v, Var)} - set(jaxpr.invars)
-    return sum(int(v.aval.size) * v.aval.dtype.itemsize for v in saved)
+def costs(rows: Sequence[Row]) -> str:
+    """Ratios of time, and bytes, of all cases."""
+    lines = [
+        "| rule | sizes | usual forward | time / autodiff of the usual forward | time / its "
+        "checkpoint | time / autodiff of the rule's own forward | time / peer "
+        "| temporary MB: hand, usual, checkpoint | chain, bytes: hand, usual, checkpoint |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, case, sizes, p in rows:
+        rule, _, variant = name.partition(", ")
+        x = p.arguments[0].partition("[")[2].rstrip("]").split(",")
+        elements = math.prod(int(n) for n in x if n)
+        of_three = [p.hand, p.against[USUAL], p.against[CHECKPOINT]]
+        chain = [c.growth_bytes / elements for c in of_three]
+        cells = [
+            f"`{rule}`{', ' * bool(variant)}{variant}",
+            shown(sizes),
+            case.source,
+            spread(p.against[USUAL]),
+            spread(p.against[CHECKPOINT]),
+            spread(p.autodiff),
+            ", ".join(f"{spread(c)} {k}" for k, c in peers_of(p).items()),
+            ", ".join(megabytes(c.temporary_bytes) for c in of_three),
+            "" if math.isnan(chain[0]) else ", ".join(f"{n:.1f}" for n in chain),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
-def chain(case: Case, c: Candidate, config: Config) -> float | None:
-    """The growth of the temporary bytes with a layer x ← f(x W), for each element of x.
-
-    None where f is not of a matrix, or its value has another shape.
-    """
-    if set(case.sizes) != set(CHAIN):
-        return None
-    sizes = scaled(CHAIN, config)
-    split = lambda: candidate(c.f, case.make(**sizes), c.wrt)[1:3]
-    floats, others = jax.eval_shape(split)
-    x, w = floats[0], jax.ShapeDtypeStruct((sizes["c"],) * 2, np.float32)
-    first = lambda floats, others: jax.tree.leaves(c.value(floats, others))[0]
-    if jax.eval_shape(first, floats, others).shape != x.shape:
-        return None
-
-    def total(floats: Any, ws: Any, others: Any) -> jax.Array:
-        x, *rest = floats
-        for w in ws:
-            x = first((x @ w, *rest), others)
-        return x.sum()
-
-    def bytes_of(layers: int) -> int | None:
-        program = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))
-        return temporary(program.lower(floats, (w,) * layers, others).compile())
-
-    few, many = bytes_of(4), bytes_of(8)
-    return None if few is None or many is None else (many - few) / 4 / x.size
+def compared(rows: Sequence[Row], verdicts: Mapping[str, tuple[str, Profile]]) -> str:
+    """Verdicts, errors and kept bytes of all rules."""
+    lines = [
+        "| rule | checker | ulp by hand | ulp autodiff | kB kept by hand | kB autodiff "
+        "| kB usual |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    first = {name.partition(",")[0]: p for name, _, _, p in reversed(rows)}
+    for rule, (verdict, small) in verdicts.items():
+        p = first[rule]
+        kept = [p.hand, p.autodiff, p.against[USUAL]]
+        cells = [
+            f"`{rule}`",
+            verdict,
+            number(small.hand.rms_ulp),
+            number(small.autodiff.rms_ulp),
+            *(f"{c.kept_bytes / 1000:,.1f}" for c in kept),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
-def judged(case: Case, columns: Mapping[str, Any]) -> dict[str, Any]:
-    """The target, and whether the medians reach it."""
-    target, (hand, autodiff) = case.target or EVERY, (columns["hand"], columns["autodiff"])
-    in_time = target.time is None or autodiff["hand / this"][1] <= target.time
-    bytes_by_hand, most = hand["temporary_bytes"] or 0, autodiff["temporary_bytes"] or 0
-    in_space = target.temporary is None or bytes_by_hand <= target.temporary * most + PAGE
-    return {"target": target._asdict(), "reached": in_time and in_space}
+def line(name: str, case: Measured, p: Profile) -> str:
+    """What is printed when a case has been measured."""
+    ratios = [f"{k} {spread(c)}" for k, c in p.columns.items() if k != "hand"]
+    temporary = [megabytes(c.temporary_bytes) for c in (p.hand, *p.against.values())]
+    text = f"{name}: time / {', '.join(ratios)}; MB {', '.join(temporary)}"
+    if case.target is None:
+        return text
+    bounds = ", ".join("–" if b is None else f"≤ {b:g}" for b in case.target)
+    return f"{text}; {'reached' if reached(case, p.hand, p.against[USUAL]) else 'missed'} {bounds}"
 
 
-def growth(case: Case, size: str, config: Config) -> dict[str, Any]:
-    """Times and bytes at several values of one size, and the powers with which they grow."""
-    values = sorted({scaled({size: n}, config)[size] for n in case.growth[size]})
-    rest = scaled(case.sizes, config)
-    rows = [measure(case, rest | {size: n}, config, briefly=True)["candidates"] for n in values]
-    columns = {
-        name: {
-            key: [row[name][key] for row in rows] for key in ("µs", "temporary_bytes", "kept_bytes")
-        }
-        for name in rows[0]
-    }
-    powers = {
-        name: {
-            "time": power(values, [median for _, median, _ in column["µs"]]),
-            "temporary_bytes": power(values, column["temporary_bytes"]),
-        }
-        for name, column in columns.items()
-    }
-    return {
-        "values": values,
-        "rest": {k: n for k, n in rest.items() if k != size},
-        "candidates": columns,
-        "powers": powers,
-    }
+def reached(case: Measured, hand: Cost, usual: Cost) -> bool:
+    """Whether the median time and the temporary bytes reach the target."""
+    target = case.target or EVERY
+    in_time = target.time is None or usual.hand_ratio[1] <= target.time
+    most = None if target.temporary is None else target.temporary * usual.temporary_bytes + PAGE
+    return in_time and (most is None or hand.temporary_bytes <= most)
 
 
-def power(sizes: Sequence[int], values: Sequence[float | None]) -> float | None:
-    """The power p of a growth as size^p, between the last two sizes."""
-    if len(sizes) < 2 or not values[-2] or not values[-1]:
-        return None
-    return float(np.log(values[-1] / values[-2]) / np.log(sizes[-1] / sizes[-2]))
+def peers_of(p: Profile) -> dict[str, Cost]:
+    """The costs of other libraries."""
+    return {k: c for k, c in p.against.items() if k not in (USUAL, CHECKPOINT)}
+
+
+def shown(sizes: Mapping[str, int]) -> str:
+    """Such as "n 512, c 1024"."""
+    return ", ".join(f"{k} {n}" for k, n in sizes.items())
+
+
+def spread(cost: Cost) -> str:
+    """The hand rule's time divided by this one: median and quartiles."""
+    low, median, high = cost.hand_ratio
+    return f"{median:.2f} ({low:.2f}, {high:.2f})"
+
+
+def megabytes(n: float) -> str:
+    """Such as "16.8"; small numbers in one digit."""
+    return f"{n / 1e6:.1f}" if n == 0 or n >= 5e4 else f"{n / 1e6:.0e}"
 
 
 if __name__ == "__main__":

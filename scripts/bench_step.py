@@ -25,23 +25,22 @@ import json
 import os
 import platform
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import train_mnist
 from command_line import check_writable, command, cpu, parse
 
 from funcnet import autodiff, ops, optim
 from funcnet.layers import mlp
+from funcnet.profile import in_turns, quartiles
 from funcnet.training import TrainState, accuracy, make_epoch, make_step
 
-Loop = Callable[[int], None]  # runs so many steps, one after the other, and waits for the last
+Loop = Callable[[int], None]  # runs a number of steps and waits for the last one
 EPS, ALPHA = 1e-5, 0.9  # of Batch Normalization
 INPUTS, HIDDEN, CLASSES, BATCH = 784, 50, 10, 100  # of the small network
 
@@ -86,36 +85,9 @@ def compare(
     loops: dict[str, Loop | None], steps: int, rounds: int, baseline: str = "raw JAX"
 ) -> dict[str, Any]:
     """Quartiles of the time of a step in µs, and of its ratio to the baseline, for each loop."""
-    times = turns({name: loop for name, loop in loops.items() if loop}, steps, rounds)
-    row = lambda t: {"µs": quartiles(t), "ratio": quartiles(np.divide(t, times[baseline]))}
+    times = in_turns({k: loop for k, loop in loops.items() if loop}, rounds, steps=steps)
+    row = lambda t: {"µs": quartiles(t), "ratio": quartiles(t / times[baseline])}
     return {name: row(times[name]) if loop else None for name, loop in loops.items()}
-
-
-def turns(
-    loops: dict[str, Loop], steps: int, rounds: int, warm_up: int = 3
-) -> dict[str, list[float]]:
-    """The time of a step in µs, for each loop and round; the loops take turns.
-
-    A turn begins with a step that is not timed, while the system takes back the memory of the one
-    before: after a gigabyte that is tens of milliseconds.
-    """
-    for loop in loops.values():
-        loop(warm_up * steps)  # compile, too
-    times = {name: [] for name in loops}
-    names = list(loops)
-    for i in range(rounds):
-        turn = i % len(names)
-        for name in names[turn:] + names[:turn]:
-            loops[name](1)
-            start = time.perf_counter()
-            loops[name](steps)
-            times[name].append((time.perf_counter() - start) / steps * 1e6)
-    return times
-
-
-def quartiles(values: Any) -> list[float]:
-    """The lower quartile, the median and the upper one."""
-    return np.quantile(values, [0.25, 0.5, 0.75]).tolist()
 
 
 def python_loop(step: Callable[..., Any], carry: Any, *batch: Any) -> Loop:

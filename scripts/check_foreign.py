@@ -1,12 +1,12 @@
-"""What `funcnet.check_rule` says about the hand-written gradients of other libraries.
+"""Run `funcnet.check_rule` on the hand-written gradients of other libraries.
 
     python scripts/check_foreign.py             prints the table
-    python scripts/check_foreign.py --only ott  the rows with "ott" in library or function
+    python scripts/check_foreign.py --only ott  prints rows with "ott" in library or function
 
-A row is one function with a `jax.custom_vjp` inside, on small random arguments in float32. Where a
-gradient is meant to differ from autodiff's, the row says how: there a finding is no error. What is
-not installed is skipped, and named. To install all (recurrentgemma asks for an older absl-py than
-tokamax, and works with the newer one):
+Each row is one function with a `jax.custom_vjp` inside, on small random arguments in float32. If a
+gradient is meant to differ from autodiff's, the row says how, and a finding is not an error.
+Libraries that are not installed are skipped, with a line for each row. To install all of them
+(recurrentgemma requires an older absl-py than tokamax, but works with the newer one):
 
     uv pip install diffrax equinox flax jax-md keras ott-jax qwix rlax tokamax==0.0.12
     uv pip install --no-deps recurrentgemma
@@ -34,40 +34,40 @@ os.environ.setdefault("KERAS_BACKEND", "jax")  # Keras reads it when it is impor
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What `funcnet.check_rule` says about the hand-written gradients of other libraries."""
+    """Run `funcnet.check_rule` on the hand-written gradients of other libraries."""
 
     only: str = ""
-    """The rows with this text in the name of library or function."""
+    """Print only rows with this text in the name of the library or the function."""
 
 
 class Foreign(NamedTuple):
-    """A function of another library; `make()` imports it, and returns f, its args and kwargs."""
+    """A function of another library; `make()` imports it and returns (f, args, kwargs)."""
 
     package: str  # the name of the distribution
     name: str
     make: Callable[[], tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
-    intended: str = ""  # how the gradient is meant to differ from that of the forward
+    intended: str = ""  # how the gradient is meant to differ from autodiff's
 
 
 def normal(*shape: int, seed: int = 0) -> jax.Array:
-    """Normally distributed numbers, other ones for each shape and seed."""
+    """Normally distributed numbers, different for each shape and seed."""
     random = np.random.default_rng([seed, *shape])
     return jnp.asarray(random.standard_normal(shape), jnp.float32)
 
 
 def qkv(*shape: int) -> list[jax.Array]:
-    """Query, key and value."""
+    """Random query, key and value."""
     return [normal(*shape, seed=seed) for seed in range(3)]
 
 
 def plain(library: str, module: str, name: str, *args: Any, by: str = "", **kwargs: Any) -> Foreign:
-    """The row of a function that needs no more than its arguments; `by` is what is intended."""
+    """The row of a function that is called directly; `by` is the intended difference."""
     make = lambda: (getattr(import_module(module), name), args, kwargs)
     return Foreign(library, f"{module}.{name}", make, by)
 
 
 def tokamax_vjp(kind: str, op: str, vjp: str, *args: Any, **static: Any) -> Foreign:
-    """The row of the backward pass of a GPU kernel, behind the forward in plain JAX."""
+    """The row of the backward pass of a GPU kernel, combined with the forward in plain JAX."""
 
     def make():
         base = import_module(f"tokamax._src.ops.{kind}.base")
@@ -81,7 +81,7 @@ def tokamax_vjp(kind: str, op: str, vjp: str, *args: Any, **static: Any) -> Fore
 def qwix(
     name: str, config: str, *args: Any, qtype: Any = None, by: str = "", **static: Any
 ) -> Foreign:
-    """The row of a product, quantized or (without a qtype) as it is."""
+    """The row of a product, quantized to `qtype` or, without a qtype, not quantized."""
 
     def make():
         module = import_module(f"qwix._src.core.{name}")
@@ -92,7 +92,7 @@ def qwix(
 
 
 def while_loop():
-    """Equinox's loop whose backward pass recomputes from checkpoints."""
+    """Equinox's while loop, whose backward pass recomputes from checkpoints."""
     loop = import_module("equinox.internal").while_loop
     step = lambda w, carry: (carry[0] + 1, jnp.tanh(w @ carry[1]))
     options = {"kind": "checkpointed", "max_steps": 5, "checkpoints": 2}
@@ -118,7 +118,7 @@ def odeint():
 
 
 def sinkhorn():
-    """The cost of optimal transport, whose potentials are differentiated implicitly."""
+    """The cost of optimal transport, with implicit differentiation of the potentials."""
     cloud = import_module("ott.geometry.pointcloud").PointCloud
     solve = import_module("ott.solvers.linear").solve
     f = lambda x, y: solve(cloud(x, y, epsilon=0.5), threshold=1e-5).reg_ot_cost
@@ -126,7 +126,7 @@ def sinkhorn():
 
 
 def rows() -> list[Foreign]:
-    """The table."""
+    """The rows of the table."""
     f32, fp8, e4m3 = jnp.float32, "flax.linen.fp8_ops", jnp.float8_e4m3fn
     x, one, history, sizes = normal(3, 4), jnp.ones(1), jnp.abs(normal(4)), jnp.asarray([3, 5])
     norm = (normal(2, 4, 8), normal(8), normal(8, seed=1))
@@ -138,7 +138,7 @@ def rows() -> list[Foreign]:
     adjoint = "continuous adjoint: exact but for the discretization"
     fixed_point = "implicit: exact at the fixed point"
     straight = "straight-through"
-    statistics = f"{straight}; new statistics stand for cotangents"
+    statistics = f"{straight}; new statistics in place of cotangents"
     return [
         plain("optax", "optax", "scale_gradient", x, 0.5, by="scaled"),
         plain("rlax", "rlax", "clip_gradient", x, -0.5, 0.5, by="clipped"),
@@ -192,7 +192,7 @@ def rows() -> list[Foreign]:
 
 
 def checked(row: Foreign) -> str | tuple[str, str, str]:
-    """Why a row is skipped; else the version, the verdict and the findings in one line."""
+    """The version, the verdict and the findings in one line; or why the row is skipped."""
     from funcnet import check_rule
 
     try:
@@ -205,20 +205,20 @@ def checked(row: Foreign) -> str | tuple[str, str, str]:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # backward_nan prints
             report = check_rule(f, *args, **kwargs)
-    except Exception as error:  # of the library or of the checker: the next row counts too
+    except Exception as error:  # from the library or the checker: go on with the next row
         return version, "not checked", cell(f"{type(error).__name__}: {error}")
     found = [cell(f"{x.kind} `{x.argument}` {x.message}") for x in report.findings]
     return version, "proved" if report.ok else "refuted", "; ".join(found)
 
 
 def cell(text: str, width: int = 160) -> str:
-    """A text in one line of a cell."""
+    """A text as one line that fits a cell."""
     line = " ".join(text.split()).replace("|", "\\|")
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def show(chosen: list[Foreign]) -> None:
-    """Prints the table in Markdown, each row when it is done, with the machine below."""
+    """Prints the table in Markdown, each row as soon as it is done, then the machine."""
     print(
         "| library | function | by design | verdict | findings |", "|---|---|---|---|---|", sep="\n"
     )
@@ -241,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = [row for row in rows() if config.only in f"{row.package} {row.name}"]
     if not chosen:
         raise ValueError(f"--only must be part of the name of a row, got {config.only!r}")
-    del sys.argv[1:]  # tokamax reads it, and refuses what it does not know
+    del sys.argv[1:]  # tokamax reads it and rejects unknown options
     show(chosen)
     return 0
 

@@ -1,4 +1,4 @@
-"""What the programs share: their options, the machine, files that appear only when whole."""
+"""Shared code of the programs: options, the name of the processor, atomic file writes."""
 
 import contextlib
 import io
@@ -20,10 +20,10 @@ Config = TypeVar("Config")
 
 
 def parse(config: type[Config], argv: Sequence[str] | None, program: str | None = None) -> Config:
-    """The configuration that the options ask for.
+    """Parses the options into a configuration.
 
     Raises:
-      ValueError: If an option or its value is unknown: what tyro says about it, without its box.
+      ValueError: If an option or its value is invalid. The message is tyro's, without its box.
     """
     box = io.StringIO()
     try:
@@ -38,7 +38,7 @@ def parse(config: type[Config], argv: Sequence[str] | None, program: str | None 
 
 
 def cpu() -> str:
-    """The name of the processor."""
+    """Returns the name of the processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
@@ -46,7 +46,7 @@ def cpu() -> str:
 
 
 def make_folder(out: Path) -> None:
-    """Makes the folder, and raises a ValueError now if it could not be written in at the end."""
+    """Creates the folder; raises a ValueError now if files could not be written into it later."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
@@ -55,7 +55,7 @@ def make_folder(out: Path) -> None:
 
 
 def write(path: Path, to: Callable[[IO[bytes]], Any]) -> None:
-    """Writes a file by `to(file)`. It has its name only when it is whole."""
+    """Writes a file with `to(file)`; the file gets its name only when it is complete."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with part.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Language models of bytes: the text, the networks, their loss, and what they write."""
+"""Byte-level language models: text, networks, loss and sampling."""
 
 import functools
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from funcnet.layers import LSTM, Dropout, Embedding, Layer, RMSNorm, chain, repe
 
 BYTES = 256
 
-Features = Any  # h (n, T, d) and w (d, 256), whose product are the logits
+Features = Any  # h (n, T, d) and w (d, 256); the logits are h w
 
 
 def read_text(path: Path | None) -> np.ndarray:
-    """The bytes of a file, uint8; without one, of Python's help on its keywords and operators.
+    """Returns the bytes of a file, uint8; if None, of Python's help on keywords and operators.
 
     Raises:
       ValueError: If the file cannot be read.
@@ -35,11 +35,11 @@ def read_text(path: Path | None) -> np.ndarray:
 
 
 def cut(text: jax.Array, starts: jax.Array, context: int) -> tuple[jax.Array, jax.Array]:
-    """Pieces of the text that begin at `starts`, and the byte that follows each of their bytes.
+    """Cuts the pieces of text that begin at `starts`; also returns the next byte of each byte.
 
     Args:
       text: Bytes, shape (N,).
-      starts: Indices of shape (n,), below N − context.
+      starts: Indices of shape (n,), less than N − context.
       context: The length of a piece.
 
     Returns:
@@ -50,9 +50,9 @@ def cut(text: jax.Array, starts: jax.Array, context: int) -> tuple[jax.Array, ja
 
 
 def Output() -> Layer:
-    """Gives its input h together with the weights w of the output layer, whose logits are h w.
+    """Returns its input h and the weights w of the output layer, whose logits are h w.
 
-    `ops.linear_cross_entropy` wants them apart: it never holds all logits.
+    `ops.linear_cross_entropy` takes the two separately, so it never materialises all logits.
 
     Params: {"w": (d, 256)} in the dtype of h. State: none.
     """
@@ -68,7 +68,7 @@ def Output() -> Layer:
 
 
 def predictor(body: Layer) -> Layer:
-    """The network that maps bytes (n, T) to `Features`, from one whose output is h (n, T, d).
+    """Makes a network from bytes (n, T) to `Features` from one whose output is h (n, T, d).
 
     Its parameters are in float64 if JAX_ENABLE_X64 is set.
     """
@@ -78,20 +78,20 @@ def predictor(body: Layer) -> Layer:
 
 
 def lstm(*, width: int, depth: int, dropout: float = 0.0, checkpoint: bool = False) -> Layer:
-    """Embedding, LSTMs in a row, and a norm: bytes (n, T) to h (n, T, width).
+    """Makes an embedding, stacked LSTMs and a norm, from bytes (n, T) to h (n, T, width).
 
     Args:
-      width: Units of each LSTM, and the length of the vectors between them.
-      depth: How many.
-      dropout: The probability of dropping from the output of each, in [0, 1).
-      checkpoint: Whether the backward pass computes each again, from its input alone.
+      width: The number of units of each LSTM and the width of the embedding.
+      depth: The number of LSTMs.
+      dropout: The dropout probability on the output of each LSTM, in [0, 1).
+      checkpoint: Whether the backward pass recomputes each LSTM from its input.
     """
     layer = chain(LSTM(width), *([Dropout(dropout)] if dropout else []))
     return chain(Embedding(BYTES, width), repeat(layer, depth, checkpoint=checkpoint), RMSNorm())
 
 
 def loss(y: Features, labels: jax.Array) -> jax.Array:
-    """Nats per byte of each piece of text, shape (n,), from what the network gives."""
+    """Cross entropy in nats per byte of each piece of text, shape (n,)."""
     h, w = y
     return ops.linear_cross_entropy(h, w, labels).mean(-1)
 
@@ -109,20 +109,20 @@ def generate(
     samples: int,
     length: int,
 ) -> jax.Array:
-    """What a model writes after a prompt.
+    """Samples continuations of a prompt.
 
-    It sees the last `context` bytes, all of them again for each byte that it writes.
+    The model sees the last `context` bytes and processes all of them again for each new byte.
 
     Args:
-      model: From `predictor`.
-      params: Of the model.
-      state: Of the model.
-      prompt: Bytes, int32 of shape (p,), at least 1.
+      model: A network made by `predictor`.
+      params: The params of the model.
+      state: The state of the model.
+      prompt: Bytes, int32 of shape (p,) with p ≥ 1.
       key: A PRNG key.
-      temperature: Divides the logits; above 0.
-      context: How many bytes the model can see.
-      samples: How often it writes.
-      length: How many bytes.
+      temperature: Divides the logits; greater than 0.
+      context: The largest number of bytes that the model sees.
+      samples: The number of samples.
+      length: The number of bytes generated per sample.
 
     Returns:
       int32 of shape (samples, length).
@@ -132,7 +132,7 @@ def generate(
     seen = jnp.zeros((samples, window), prompt.dtype).at[:, : len(prompt)].set(prompt)
 
     def step(carry, key):
-        seen, n = carry  # the first n of the window are written; a causal model ignores the others
+        seen, n = carry  # the first n of the window are valid; a causal model ignores the others
         (h, w), _ = model.apply(params, state, seen)
         byte = jax.random.categorical(key, h[:, n - 1] @ w / temperature).astype(seen.dtype)
         seen = jnp.where(n == window, jnp.roll(seen, -1, 1), seen)
@@ -144,7 +144,7 @@ def generate(
 
 
 def readable(text: Sequence[int]) -> str:
-    """Bytes as UTF-8, with a mark for what is none, and for what a terminal would obey."""
+    """Decodes bytes as UTF-8; marks invalid bytes and characters that would control a terminal."""
     decoded = bytes(text).decode(errors="replace")
     shown = lambda c: c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}"
     return "".join(map(shown, decoded))

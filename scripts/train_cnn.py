@@ -1,10 +1,10 @@
-"""Trains a convolutional network on MNIST by hand-written backward rules.
+"""Trains a convolutional network on MNIST with hand-written backward rules.
 
     python scripts/train_cnn.py
     python scripts/train_cnn.py --channels 32 64 --convolutions 2 2 --epochs 5
-    python scripts/train_cnn.py --rules both       # beside JAX's autodiff, from the same seed
+    python scripts/train_cnn.py --rules both       # and with JAX's autodiff, from the same seed
 
-The options of training, what is saved and how are those of `train_mnist.py`.
+The training options and the output files are those of `train_mnist.py`.
 """
 
 import dataclasses
@@ -25,28 +25,28 @@ class Config(train_mnist.Training):
     """Trains a convolutional network with Batch Normalization on MNIST."""
 
     dropout: float = 0.2
-    """Probability of dropping what the output layer is given."""
+    """Dropout probability at the input of the output layer."""
     shift: int = 2
-    """Training images are moved at random by up to this many pixels along each axis; 0: never."""
+    """Training images are shifted randomly by up to this number of pixels along each axis."""
     epochs: int = 6
-    """Passes over the training images."""
+    """Number of passes over the training images."""
     batch_size: int = 100
-    """Images in a minibatch."""
+    """Number of images in a minibatch."""
     out: Path = Path("runs/cnn")
-    """Folder for what is saved."""
+    """Folder for the output files."""
     channels: tuple[int, ...] = (16, 32, 64)
-    """Of each stage; images are halved between stages."""
+    """Number of channels of each stage; the image size is halved between stages."""
     convolutions: tuple[int, ...] = (1, 2, 2)
-    """How many each stage has."""
+    """Number of convolutions of each stage."""
 
 
 def image(bytes_: jax.Array) -> jax.Array:
-    """Bytes as numbers in [0, 1], with one channel."""
+    """Converts bytes to numbers in [0, 1], with one channel."""
     return bytes_[..., None].astype(float) / 255
 
 
 def make_model(config: Config) -> Layer:
-    """The network: bytes of shape (n, 28, 28) to logits of shape (n, 10)."""
+    """Makes the network, which maps bytes of shape (n, 28, 28) to logits of shape (n, 10)."""
     return chain(
         train_mnist.Shift(config.shift),
         image,
@@ -61,7 +61,7 @@ def make_model(config: Config) -> Layer:
 
 @command("train_cnn")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program, as `train_mnist.main`."""
+    """Runs the program; see `train_mnist.main`."""
     return train_mnist.run(Config, make_model, argv)
 
 

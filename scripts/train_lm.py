@@ -1,13 +1,13 @@
-"""Trains a language model on the bytes of a text by hand-written backward rules.
+"""Trains a language model on the bytes of a text with hand-written backward rules.
 
     python scripts/train_lm.py                              # a transformer on Python's own manual
     python scripts/train_lm.py --model lstm --text FILE     # another model, another text
-    python scripts/train_lm.py --rules both                 # beside JAX's autodiff, from one seed
-    python scripts/train_lm.py --memory --context 8192 --batch-size 1       # what a step takes
+    python scripts/train_lm.py --rules both          # and with JAX's autodiff, from the same seed
+    python scripts/train_lm.py --memory --context 8192 --batch-size 1       # memory of one step
 
-The text is by default that of Python's help on its keywords and operators, `pydoc_data.topics`,
-which depends a little on the version of Python. With seed 0 the held-out tenth of Python 3.11's
-took both models 1.71 bits per byte (two cores of an AMD EPYC, jax 0.10.2).
+The default text is Python's help on its keywords and operators, `pydoc_data.topics`, which depends
+a little on the version of Python. With seed 0, both models reached 1.71 bits per byte on the
+held-out tenth of Python 3.11's text (two cores of an AMD EPYC, jax 0.10.2).
 """
 
 import dataclasses
@@ -38,11 +38,11 @@ from funcnet.layers import Layer
 from funcnet.models import transformer
 from funcnet.training import TrainState, evaluate, make_step
 
-SIZES = {  # width, depth and learning rate that stand for "auto"
+SIZES = {  # width, depth and learning rate that "auto" means
     "transformer": (128, 4, 3e-3),
     "lstm": (256, 1, 4e-3),
 }
-LARGEST_GRADIENT = 1.0  # longer ones are shortened to this norm
+LARGEST_GRADIENT = 1.0  # gradients are clipped to this global norm
 UNDER: dict[str, Callable[..., Any]] = {"hand": lambda f: f, "autodiff": autodiff}
 
 History = dict[str, dict[str, list[float]]]
@@ -50,52 +50,52 @@ History = dict[str, dict[str, list[float]]]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Trains a language model on the bytes of a text, and lets it write."""
+    """Trains a language model on the bytes of a text, and generates samples."""
 
     model: Literal["transformer", "lstm"] = "transformer"
-    """What maps the bytes before to the next one."""
+    """Network that predicts the next byte from the previous ones."""
     text: Path | None = None
     """Any file; by default the text of Python's help on its keywords and operators."""
     held_out: float = 0.1
-    """Share of the text, at its end, that is not trained on but measured."""
+    """Fraction of the text, at its end, that is held out for evaluation."""
     width: int | Literal["auto"] = "auto"
-    """Numbers for each byte between the layers; auto is 128 for a transformer, 256 for an lstm."""
+    """Features per byte between the layers; auto is 128 for a transformer, 256 for an lstm."""
     depth: int | Literal["auto"] = "auto"
-    """Equal layers in a row; auto is 4 for a transformer, 1 for an lstm."""
+    """Number of layers; auto is 4 for a transformer, 1 for an lstm."""
     heads: int = 4
-    """Of the transformer's attention; they must divide width."""
+    """Number of attention heads of the transformer; width must be a multiple of twice it."""
     context: int = 128
-    """Bytes that the model sees at a time."""
+    """Number of bytes that the model sees at once."""
     batch_size: int = 16
-    """Pieces of text, of so many bytes, in a step."""
+    """Number of pieces of text, each of `context` bytes, in a step."""
     dropout: float = 0.1
-    """Probability of dropping from what a layer adds (transformer) or gives (lstm)."""
+    """Dropout probability on what a layer adds to its input (transformer) or outputs (lstm)."""
     learning_rate: float | Literal["auto"] = "auto"
-    """Peak of a schedule that warms up for a tenth of the steps, then falls as a cosine; auto fits
-    the model."""
+    """Peak of a schedule with warm-up for a tenth of the steps and then cosine decay; auto depends
+    on the model."""
     weight_decay: float = 0.1
-    """Of the weight matrices, decoupled (AdamW)."""
+    """Decoupled weight decay of the weight matrices (AdamW)."""
     stretches: int = 15
-    """After each, the held-out text is measured."""
+    """Number of stretches of training; the held-out text is evaluated after each."""
     steps: int = 100
-    """Training steps in a stretch."""
+    """Number of training steps in a stretch."""
     seed: int = 0
-    """Decides initial weights, the pieces of text, dropout, and what is written."""
+    """Seed of the initial weights, the pieces of text, dropout and the samples."""
     rules: Literal["hand", "autodiff", "both"] = "hand"
-    """Who differentiates: our rules, JAX, or both side by side."""
+    """Which gradients: hand-written rules, JAX autodiff, or both."""
     prompt: str = "The "
-    """What the samples begin with."""
+    """Text with which the samples begin."""
     samples: int = 2
-    """How often the trained model writes on from the prompt."""
+    """Number of samples that the trained model generates."""
     sample_bytes: int = 400
-    """How much it writes."""
+    """Number of bytes generated after the prompt in each sample."""
     temperature: float = 0.7
-    """Divides the logits of what it writes: below 1 likelier bytes, above 1 rarer ones."""
+    """Divides the logits for sampling: below 1 favours likely bytes, above 1 rare bytes."""
     memory: bool = False
-    """Do not train: print what memory and compile time one step takes, by hand rules, by autodiff,
-    and by autodiff that computes each layer again; and run the first."""
+    """Do not train, but print the memory and compile time of one step with hand rules, with
+    autodiff, and with autodiff that recomputes each layer; and run the first."""
     out: Path = Path("runs/lm")
-    """Folder for what is saved."""
+    """Folder for the output files."""
 
 
 @command("train_lm")
@@ -103,11 +103,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program.
 
     Args:
-      argv: The options, by default those of the command line.
+      argv: The options; by default those of the command line.
 
     Returns:
-      The exit status: 0, or 2 after one line on stderr about what is wrong with the options, the
-      text or the folder.
+      The exit status: 0, or 2 after a one-line message on stderr if the options, the text or the
+      folder are invalid.
     """
     config = parse(Config, argv)
     check(config)
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check(config: Config) -> None:
-    """Raises a ValueError that names the option which is out of range."""
+    """Raises a ValueError that names an option out of range."""
     width, depth, rate = sizes(config)
     heads = config.model == "lstm" or (config.heads >= 1 and width % config.heads == 0)
     even = config.model == "lstm" or width // max(config.heads, 1) % 2 == 0
@@ -186,7 +186,7 @@ def check(config: Config) -> None:
 
 
 def sizes(config: Config) -> tuple[int, int, float]:
-    """Width, depth and learning rate."""
+    """Returns width, depth and learning rate."""
     width, depth, rate = SIZES[config.model]
     return (
         width if config.width == "auto" else config.width,
@@ -196,23 +196,23 @@ def sizes(config: Config) -> tuple[int, int, float]:
 
 
 def divide(config: Config, text: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """The bytes to train on, and those held out.
+    """Splits the text into the bytes to train on and the held-out bytes.
 
     Raises:
-      ValueError: If one of the two is not longer than the context.
+      ValueError: If one of the two parts is not longer than the context.
     """
     held = round(config.held_out * len(text))
     rest = len(text) - held
     if min(rest, held) <= config.context:
         raise ValueError(
-            f"--text must have more than --context {config.context} bytes to train on, and as many "
-            f"to hold out, got {rest} and {held}"
+            f"--text must have more than --context {config.context} bytes to train on, and more "
+            f"than that to hold out, got {rest} and {held}"
         )
     return jnp.asarray(text[:rest]), jnp.asarray(text[rest:])
 
 
 def make_model(config: Config, *, checkpoint: bool = False) -> Layer:
-    """The network: from `language_model.predictor`."""
+    """Makes the network with `language_model.predictor`."""
     width, depth, _ = sizes(config)
     how = {"width": width, "depth": depth, "dropout": config.dropout, "checkpoint": checkpoint}
     if config.model == "lstm":
@@ -221,9 +221,9 @@ def make_model(config: Config, *, checkpoint: bool = False) -> Layer:
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """AdamW with a schedule, gradients of limited length, and weight decay of the matrices.
+    """Makes AdamW with a schedule, gradient clipping and weight decay of the matrices.
 
-    Equal layers have their parameters in one array, so it is not the rank that tells a matrix.
+    Repeated layers stack their parameters, so matrices are recognised by name, not by rank.
     """
     _, _, peak = sizes(config)
     steps = config.steps * config.stretches
@@ -237,16 +237,16 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def draw(config: Config, train_state: TrainState, text: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A random batch for the next step."""
-    key = jax.random.fold_in(train_state.key, 2 * train_state.step + 1)  # the step's own is even
+    """Draws a random batch for the next step."""
+    key = jax.random.fold_in(train_state.key, 2 * train_state.step + 1)  # steps use even numbers
     starts = jax.random.randint(key, (config.batch_size,), 0, len(text) - config.context)
     return cut(text, starts, config.context)
 
 
 def make_stretch(config: Config, model: Layer, optimizer: optax.GradientTransformation) -> Any:
-    """`stretch(train_state, text) -> (train_state, loss of each step)`, jitted.
+    """Makes the jitted `stretch(train_state, text) -> (train_state, loss of each step)`.
 
-    It takes over the buffers of train_state.
+    It donates the buffers of train_state.
     """
     step = make_step(model, loss, optimizer)
 
@@ -262,14 +262,14 @@ def make_stretch(config: Config, model: Layer, optimizer: optax.GradientTransfor
 
 
 def begin(config: Config, model: Layer, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+    """Creates the state before the first step."""
     x = jax.ShapeDtypeStruct((1, config.context), jnp.int32)
-    create = jax.jit(lambda key: TrainState.create(model, optimizer, key, x))  # as one program
+    create = jax.jit(lambda key: TrainState.create(model, optimizer, key, x))  # one program
     return create(jax.random.key(config.seed))
 
 
 def compile_(rules: str, f: Any, *args: Any) -> tuple[Any, dict[str, float]]:
-    """The jitted f compiled under some rules, and what that cost."""
+    """Compiles the jitted f with the given rules; also returns compile time and memory."""
     start = time.perf_counter()
     compiled = UNDER[rules](f.lower)(*args).compile()
     seconds = time.perf_counter() - start
@@ -280,11 +280,11 @@ def compile_(rules: str, f: Any, *args: Any) -> tuple[Any, dict[str, float]]:
 def train(
     config: Config, text: jax.Array, held_out: jax.Array
 ) -> tuple[dict[str, TrainState], History, dict[str, dict[str, float]]]:
-    """Trains once, or with `--rules both` twice, stretch by stretch in turn.
+    """Trains one model, or with `--rules both` two, which alternate stretch by stretch.
 
     Returns:
-      The final states, lists of what was measured after each stretch, and what compilation and
-      running cost, all by "hand" or "autodiff".
+      The final states, the measurements after each stretch as lists, and the costs of compiling and
+      running, all keyed by "hand" or "autodiff".
     """
     model, optimizer = make_model(config), make_optimizer(config)
     stretch = make_stretch(config, model, optimizer)
@@ -301,7 +301,7 @@ def train(
 
     with tqdm(range(config.stretches), desc="training", unit="stretch") as bar:
         for i in bar:
-            for name in names[:: 1 if i % 2 else -1]:  # neither is always the first
+            for name in names[:: 1 if i % 2 else -1]:  # alternates which runs first
                 start = time.perf_counter()
                 run = compiled[name](states[name], text)
                 states[name], losses = jax.block_until_ready(run)
@@ -328,7 +328,7 @@ def train(
 
 
 def describe(cost: dict[str, float]) -> str:
-    """What compilation and running cost, in a line."""
+    """Formats the costs of compiling and running as one line."""
     return (
         f"{cost['tokens per second']:,.0f} tokens per second, "
         f"{cost['temporary bytes'] / 1e6:,.1f} MB of temporary memory, "
@@ -337,21 +337,21 @@ def describe(cost: dict[str, float]) -> str:
 
 
 def compare(history: History, costs: dict[str, dict[str, float]]) -> str:
-    """What `--rules both` found."""
+    """Summarises the results of `--rules both`."""
     hand, auto = history["hand"], history["autodiff"]
     ratio = statistics.median(h / a for h, a in zip(hand["seconds"], auto["seconds"], strict=True))
     part = lambda what: costs["hand"][what] / costs["autodiff"][what]
     return (
-        f"by hand rules instead of autodiff: {ratio:.3f} of the time (median of "
-        f"{len(hand['seconds'])} stretches in turn), {part('temporary bytes'):.3f} of the "
+        f"hand rules compared with autodiff: {ratio:.3f} of the time (median of "
+        f"{len(hand['seconds'])} alternating stretches), {part('temporary bytes'):.3f} of the "
         f"temporary memory, {part('compile seconds'):.3f} of the compile time\n"
         f"autodiff reaches {auto['held out'][-1]:.4f} bits per byte; the difference of parameters "
-        "begins as rounding, which training amplifies"
+        "begins as a rounding error, which training amplifies"
     )
 
 
 def plot(history: History, config: Config) -> Figure:
-    """Bits per byte after each stretch."""
+    """Plots bits per byte after each stretch."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name, values in history.items():
@@ -367,14 +367,14 @@ def plot(history: History, config: Config) -> Figure:
 
 
 def write_on(config: Config, trained: TrainState) -> list[str]:
-    """The prompt with what the trained model writes after it, some times."""
+    """Returns samples: the prompt and its continuation by the trained model."""
     prompt = os.fsencode(config.prompt)
     written = generate(
         make_model(config),
         trained.params,
         trained.state,
         jnp.array(list(prompt), jnp.int32),
-        jax.random.fold_in(trained.key, 2 * trained.step),  # of a step that was not done
+        jax.random.fold_in(trained.key, 2 * trained.step),  # key of the next step, which is not run
         config.temperature,
         context=config.context,
         samples=config.samples,
@@ -384,17 +384,17 @@ def write_on(config: Config, trained: TrainState) -> list[str]:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had."""
+    """Returns the peak memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def memory(config: Config, text: jax.Array) -> str:
-    """What one training step takes, as a table; the first row's is run."""
+    """Tabulates memory and compile time of one training step; runs the step of the first row."""
     rows = {
         "hand rules": ("hand", False),
         "autodiff": ("autodiff", False),
-        "autodiff, layers again": ("autodiff", True),
+        "autodiff, checkpointed": ("autodiff", True),
     }
     optimizer, ran = make_optimizer(config), ""
     lines = [f"{'':24}{'temporary MB':>14}{'compile s':>12}"]

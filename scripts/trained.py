@@ -1,4 +1,4 @@
-"""What training leaves: the trained arrays as a file, and what they depended on."""
+"""Saving and loading of trained arrays, and the library versions that they depend on."""
 
 from pathlib import Path
 from typing import IO, Any
@@ -9,14 +9,14 @@ import jaxlib
 import numpy as np
 import optax
 
-BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito, for all kinds of colour vision
+BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's, for all kinds of colour vision
 DASHES = {"hand": "-", "autodiff": ":"}
 
 
 def save(tree: Any, file: IO[bytes]) -> None:
-    """Saves the arrays of a tree as an .npz file, each by its path in the tree.
+    """Saves the arrays of a tree as an .npz file, each under its path in the tree.
 
-    A trained network comes back with
+    To load a trained network:
 
         model = make_model(Config())
         params, state = jax.eval_shape(model.init, jax.random.key(0), x)
@@ -29,7 +29,7 @@ def save(tree: Any, file: IO[bytes]) -> None:
 
 
 def load(path: Path, like: Any) -> Any:
-    """Loads what `save` saved, as a tree with the structure of `like`."""
+    """Loads a file written by `save` as a tree with the structure of `like`."""
     with np.load(path) as arrays:
         return jax.tree.map_with_path(lambda path, _: jnp.asarray(arrays[_name(path)]), like)
 
@@ -44,5 +44,5 @@ def largest_difference(a: Any, b: Any) -> float:
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that decide the numbers."""
+    """Returns the versions of the libraries that affect the results."""
     return {m.__name__: m.__version__ for m in (jax, jaxlib, np, optax)}

@@ -1,4 +1,4 @@
-"""The switches of JAX that the tests run under."""
+"""JAX configuration and command-line options of the tests."""
 
 import os
 import subprocess
@@ -17,17 +17,17 @@ def pytest_addoption(parser):
         "--mutants",
         type=int,
         default=8,
-        help="changes tried of each file of ops by test_mutations.py, evenly spread (0: all)",
+        help="mutants that test_mutations.py tries per file of ops, evenly spread (0: all)",
     )
     parser.addoption(
         "--sample",
         metavar="COUNT:SEED",
-        help="of the slow tests run one in COUNT, chosen by SEED, such as a commit's hash",
+        help="run one in COUNT of the slow tests, chosen by SEED, e.g. a commit's hash",
     )
     parser.addoption(
         "--changed-since",
         metavar="COMMIT",
-        help="with --sample: also all changes (test_mutations.py) of files of ops that differ",
+        help="with --sample: also try all mutants of files of ops that differ from COMMIT",
     )
 
 
@@ -60,11 +60,11 @@ def changed_ops(commit):
 
 
 def pytest_configure(config):
-    """Makes compiling cheaper, which takes most of the default run's time.
+    """Makes compilation cheaper, since it takes most of the time of the default run.
 
-    XLA and LLVM optimize little, and compiled programs are kept in pytest's cache, for the other
-    workers and the next run: `--cache-clear` forgets them. The slow tests, and any other selection
-    (`-m ""`), compile as users do.
+    XLA and LLVM do few optimizations, and compiled programs are kept in pytest's cache for the
+    other workers and the next run; `--cache-clear` deletes them. The slow tests, and any other
+    selection (`-m ""`), compile as users do.
     """
     if config.option.markexpr != "not slow":
         return
@@ -74,4 +74,4 @@ def pytest_configure(config):
         options["jax_persistent_cache_min_compile_time_secs"] = 0
     for name, value in options.items():
         jax.config.update(name, value)
-        os.environ[name.upper()] = str(value)  # for the programs that tests start
+        os.environ[name.upper()] = str(value)  # for subprocesses of the tests

@@ -1,8 +1,8 @@
-"""When is a gradient right? The checker's answer, for the tests.
+"""When is a gradient correct? The tests use the same criterion as `funcnet.check`.
 
-In float64 two algebraically equal gradients differ by rounding alone, so `equal` asks for a few
-ulps of the largest element. In a narrower dtype a gradient is right if its error is not above what
-an error of one ulp in the arguments would cause (`error_ratio`), with truth from float64.
+In float64 two algebraically equal gradients differ only by rounding, so `equal` allows a few ulps
+of the largest element. In a narrower dtype a gradient is correct if its error is at most what an
+error of one ulp in the arguments would cause (`error_ratio`); float64 gives the true value.
 """
 
 import chex
@@ -16,7 +16,7 @@ PERTURBATIONS = 12
 
 
 def split(f, args, static):
-    """f as a function of the floating leaves of args alone, and these leaves."""
+    """Returns f as a function of only the floating-point leaves of args, and these leaves."""
     leaves, tree = jax.tree.flatten(args)
     floats = [i for i, x in enumerate(leaves) if jnp.issubdtype(jax.typeof(x).dtype, jnp.inexact)]
 
@@ -34,22 +34,23 @@ def cast(values, dtype):
 
 
 def cotangents(g, values, seed=0):
-    """Random cotangents of the outputs of g, of both signs, independent of each other."""
+    """Independent Gaussian cotangents for the outputs of g."""
     random = np.random.default_rng(seed)
     draw = lambda t: jnp.asarray(random.standard_normal(t.shape), t.dtype)
     return jax.tree.map(draw, jax.eval_shape(g, *values))
 
 
 def pull(g):
-    """(values, dout) -> cotangents of values, compiled."""
+    """The compiled pullback of g: (values, dout) -> cotangents of values."""
     return jax.jit(lambda values, dout: jax.vjp(g, *values)[1](dout))
 
 
 def equal(actual, expected, *, ulps=64):
-    """Structure, shape, dtype and nan equal; values to `ulps` of the largest finite element.
+    """Asserts equal structure, shapes, dtypes and non-finite elements, and nearly equal values.
 
-    64 ulps are 1.4e-14 in float64. The rounding of a sum of n ≤ 64 terms stays below n/2 ulps of
-    its largest term, and no sum in the cases is longer.
+    Finite elements may differ by `ulps` ulps of the largest finite element of their leaf. 64 ulps
+    are 1.4e-14 in float64. The rounding error of a sum of n ≤ 64 terms stays below n/2 ulps of its
+    largest term, and no sum in the cases is longer.
     """
     chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
@@ -62,15 +63,15 @@ def equal(actual, expected, *, ulps=64):
 
 
 def error_ratio(g, values, dout, dtype, computed):
-    """The largest error of `computed` over what one ulp in the arguments explains.
+    """The largest ratio of an error of `computed` to that of one ulp in the arguments.
 
-    The criterion is that of `funcnet.check.criterion`, with the truth from g's rule in float64,
-    itself proved there: at most 1 is right.
+    The criterion is that of `funcnet.check.criterion`: a ratio of at most 1 is correct. The true
+    value comes from g's rule in float64, which is tested separately.
     """
     eps = criterion.eps(dtype)
     random = np.random.default_rng(7)
 
-    def perturbed(x):  # x itself first
+    def perturbed(x):  # the first row is x itself
         signs = random.choice([-1.0, 1.0], (PERTURBATIONS, *x.shape))
         return np.asarray(x, np.float64) * (
             1 + eps * np.concatenate([np.zeros((1, *x.shape)), signs])

@@ -1,9 +1,9 @@
-"""Values of a parametrized test that only the slow run tries."""
+"""Marks for parameters of tests that run only with the slow tests."""
 
 import pytest
 
 
 def slow(*values):
-    """Each value, or the values of each tuple, marked slow."""
+    """Each value, or each tuple of values, as a parameter set marked slow."""
     each = [value if isinstance(value, tuple) else (value,) for value in values]
     return [pytest.param(*value, marks=pytest.mark.slow) for value in each]

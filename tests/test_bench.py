@@ -1,118 +1,116 @@
-"""`scripts/bench.py`: it compares equals, and says what it found. No test asserts a time."""
+"""Tests of `scripts/bench.py`: it compares equal computations and reports them; no times."""
 
+import functools
 import json
 import re
 
 import accuracy_table
 import bench
-import bench_report
 import bench_step
 import check_foreign
-import compare_rules
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import readme
-from bench_case import Case, Target
-from bench_cases import CASES
+from cases import MEASURED
+from cases.case import normal
+from cases.measured import Target
 
-from funcnet import RULES
+from funcnet import RULES, ops, profile_rule
 
 TINY = {
-    "batch_norm": {"sizes": {"n": 16, "c": 8}, "growth": {"n": (4,)}},
-    "depthwise_conv, backward": {"sizes": {"n": 2, "s": 4}, "growth": {}},
+    "batch_norm": {"sizes": {"n": 16, "c": 8}, "growth": {"n": (6,)}},
+    "depthwise_conv": {"sizes": {"n": 2, "s": 4, "c": 3}, "growth": {}},
     "softmax_cross_entropy, indices": {"sizes": {"n": 4, "c": 8}, "growth": {}},
 }
 
 
 @pytest.fixture(autouse=True)
 def as_users_run_it():
-    """The forwards that people write mix dtypes."""
+    """The usual forwards mix dtypes, so dtype promotion is standard here."""
     with jax.numpy_dtype_promotion("standard"), jax.enable_x64(False):
         yield
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    cases = {name: CASES[name]._replace(**changed) for name, changed in TINY.items()}
-    monkeypatch.setattr(bench, "CASES", cases)
-    monkeypatch.setattr(bench, "CHAIN", {"n": 64, "c": 4})
+    cases = {name: MEASURED[name]._replace(**changed) for name, changed in TINY.items()}
+    monkeypatch.setattr(bench, "MEASURED", cases)
 
 
 def run(out, *argv):
     return bench.main(["--out", str(out), "--rounds", "1", *argv])
 
 
-def test_every_rule_has_a_case():
-    ours = {name for name, r in RULES.items() if r.primal.__module__.startswith("funcnet.")}
-    assert {case.rule for case in CASES.values()} == ours
-    assert set(compare_rules.calls(8, 6)) == ours
+def ours():
+    return {name for name, r in RULES.items() if r.primal.__module__.startswith("funcnet.")}
 
 
-@pytest.mark.parametrize("name", CASES)
+def test_every_rule_is_measured():
+    missing = ours() - {name.partition(",")[0] for name in MEASURED}
+    assert not missing, f"tests/cases: give MEASURED an entry for {missing}"
+    assert {name.partition(",")[0] for name in MEASURED} == ours()
+
+
+@pytest.mark.parametrize("name", MEASURED)
 def test_a_case_is_well_formed(name):
-    case = CASES[name]
-    assert re.fullmatch(rf"{case.rule}(, \w+)?", name)
-    args = jax.eval_shape(lambda: case.make(**case.sizes))
-    leaves = [leaf for leaf in jax.tree.leaves(args) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
+    case = MEASURED[name]
+    assert re.fullmatch(r"\w+(, \w+)?", name)
+    leaves = jax.tree.leaves(jax.eval_shape(lambda: bench.arguments(case, case.sizes)))
+    floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    assert {leaf.dtype for leaf in floats} == {jnp.dtype("float32")}
     assert set(case.growth) <= set(case.sizes)
 
 
 @pytest.mark.slow
 def test_what_is_saved_and_printed(tiny, tmp_path, capsys, monkeypatch):
     page = tmp_path / "README.md"
-    page.write_text("a\n<!-- rules: begin -->\nold\n<!-- rules: end -->\nb\n", encoding="utf-8")
+    part = lambda name: f"a\n<!-- {name}: begin -->\nold\n<!-- {name}: end -->\nb\n"
+    page.write_text(part("rules") + part("compared"), encoding="utf-8")
     monkeypatch.setattr(readme, "PAGES", [page])
     assert run(tmp_path / "new", "--growth", "--write") == 0
     out = capsys.readouterr().out
     assert "\nbatch_norm: time / autodiff " in out
     assert len(re.findall(r"(reached|missed) ≤ ", out)) == len(TINY)
-    files = {"bench.json", "tables.md", "ratios.png", "growth-batch_norm-n.png"}
-    assert {path.name for path in (tmp_path / "new").iterdir()} == files
-    for path in (tmp_path / "new").glob("*.png"):
-        assert path.read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"bench.json", "tables.md"}
 
     record = json.loads((tmp_path / "new" / "bench.json").read_text(encoding="utf-8"))
     assert record["machine"]["jax"] == jax.__version__
     assert [row["case"] for row in record["cases"]] == list(TINY)
     for row in record["cases"]:
         assert row["sizes"] == TINY[row["case"]]["sizes"]
-        assert list(row["candidates"])[:3] == ["hand", "autodiff", "checkpoint"]
-        for name, column in row["candidates"].items():
-            assert column["compile_seconds"] > 0
-            assert column["kept_bytes"] >= 0
-            assert column["temporary_bytes"] >= 0
-            for key in ("µs", "hand / this"):
-                low, median, high = column[key]
-                assert 0 < low <= median <= high
-            if name == "hand":
-                assert column["hand / this"] == [1, 1, 1]
+        assert list(row["against"])[:2] == ["usual", "usual + checkpoint"]
+        for cost in (row["hand"], row["autodiff"], *row["against"].values()):
+            assert cost["compile_seconds"] > 0
+            assert cost["temporary_bytes"] >= 0
+            low, median, high = cost["hand_ratio"]
+            assert 0 < low <= median <= high
+        assert row["hand"]["hand_ratio"] == [1, 1, 1]
     batch_norm, conv, _ = record["cases"]
-    assert batch_norm["candidates"]["hand"]["chain_bytes"] > 0
-    assert conv["candidates"]["hand"]["chain_bytes"] is None
-    assert (batch_norm["of"], conv["of"]) == ("value and gradient", "backward pass")
-    (study,) = record["growth"]
-    assert (study["case"], study["size"], study["values"]) == ("batch_norm", "n", [4])
-    assert len(study["candidates"]["hand"]["µs"]) == 1
+    assert batch_norm["hand"]["growth_bytes"] > 0
+    assert conv["hand"]["growth_bytes"] is not None
+    (study,) = batch_norm["growth"]
+    assert study["sizes"] == {"n": 6, "c": 8}
+    assert study["µs"].keys() >= {"hand", "autodiff", "usual"}
 
     tables = (tmp_path / "new" / "tables.md").read_text(encoding="utf-8")
     assert tables.count("| two-pass |") == 1
     widths = {line.count("|") for line in tables.splitlines() if line.startswith("|")}
-    assert len(widths) == 2  # one for each of the two tables
+    assert len(widths) == 2  # one per table
 
     text = page.read_text(encoding="utf-8")
     assert "old" not in text
     assert "| `softmax_cross_entropy`, indices | n 4, c 8 | optax |" in text
+    assert "| `softmax_cross_entropy` | proved |" in text
     assert text.startswith("a\n<!-- rules: begin -->\nIn float32 on ")
-    assert text.endswith("|\n<!-- rules: end -->\nb\n")
+    assert text.endswith("|\n<!-- compared: end -->\nb\n")
 
 
 def test_patterns_targets_and_scale(tiny, tmp_path, capsys):
     assert run(tmp_path, "--cases", "*_cross_entropy*", "--targets", "--scale", "0.5") == 0
     (row,) = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["cases"]
-    assert row["sizes"] == {"n": 4, "c": 4}  # never less than 4
+    assert row["sizes"] == {"n": 4, "c": 8}  # not scaled below `SMALL`
     assert "batch_norm" not in capsys.readouterr().out
 
 
@@ -148,13 +146,8 @@ def test_wrong_options_end_in_one_line(wrong, message, tmp_path, capsys):
         (bench_step, "--rounds x", "Error parsing --rounds: invalid literal .* 'x'"),
         (bench_step, "--json /nowhere/x", "--json must be a file .*/nowhere/x: No such file"),
         (bench_step, "--json /", "--json must be a file .* got /: Is a directory"),
-        (compare_rules, "--rows 0", "--rows must be an even number of at least 2, got 0"),
-        (compare_rules, "--rows 3", "--rows must be an even number of at least 2, got 3"),
-        (compare_rules, "--columns 2", "--columns must be an even number of at least 4, got 2"),
-        (compare_rules, "--rounds 0", "--rounds must be a number of at least 1, got 0"),
         (accuracy_table, "--wirte", "Unrecognized options: --wirte"),
         (accuracy_table, "--write", "no README.md has a part <!-- accuracy: begin -->"),
-        (compare_rules, "--write", "no README.md has a part <!-- compared: begin -->"),
         (bench, "--write", "no README.md has a part <!-- rules: begin -->"),
         (check_foreign, "--only nothing", "--only must be part of .* of a row, got 'nothing'"),
     ],
@@ -175,64 +168,53 @@ def test_nothing_is_measured_in_vain(program, wrong, message, tmp_path, capsys, 
         (0.5, 100_000, True),
         (0.51, 100_000, False),
         (0.5, 104_097, False),
-        (0.5, 104_096, True),  # a page is no difference
+        (0.5, 104_096, True),  # a difference of one page does not count
     ],
 )
 def test_a_target_is_reached_by_medians(time, temporary, reached):
-    case = CASES["batch_norm"]._replace(target=Target(0.5, 0.1))
-    columns = {
-        "hand": {"temporary_bytes": temporary},
-        "autodiff": {"temporary_bytes": 1_000_000, "hand / this": [0.1, time, 0.9]},
-    }
-    assert bench.judged(case, columns)["reached"] is reached
-
-
-def test_powers():
-    assert bench.power([1, 10, 20], [5, 7, 28]) == pytest.approx(2)
-    assert bench.power([10, 20], [0, 28]) is None
-    assert bench.power([10], [28]) is None
-
-
-def of_matrix(f, source="jnp"):
-    return Case("f", f, f, source, lambda n, c: (bench.draw(0, n, c),), {"n": 64, "c": 8})
-
-
-def test_bytes_that_are_kept():
-    """What `jax.vjp` keeps, by hand: x² and 3 of cube is an argument times a number."""
-    kept = lambda f: bench.kept(bench.candidate(f, (jnp.ones((4, 8), jnp.float32),), None))
-    assert kept(lambda x: x + x) == 0
-    assert kept(lambda x: x * x) == 0  # x is an argument
-    assert kept(jnp.sin) == 4 * 8 * 4  # its cosine
-    assert kept(jax.checkpoint(jnp.sin)) == 0
-
-
-def test_the_chain():
-    """Each layer keeps the input of its product, 4 bytes, and what f keeps; a sum is no layer."""
-    config = bench.Config()
-    slope = lambda f: bench.chain(of_matrix(f), bench.candidate(f, (jnp.ones(()),), None), config)
-    assert slope(lambda x: x) == pytest.approx(4, rel=0.02)
-    assert slope(jnp.sin) > 7
-    assert slope(lambda x: x.sum(-1)) is None
+    case = MEASURED["batch_norm"]._replace(target=Target(0.5, 0.1))
+    cost = profile_rule(ops.relu, jnp.ones(3), rounds=1, accuracy=False).hand
+    usual = cost._replace(temporary_bytes=1_000_000, hand_ratio=(0.1, time, 0.9))
+    assert bench.reached(case, cost._replace(temporary_bytes=temporary), usual) is reached
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in CASES if name != "dropout"])
+@pytest.mark.parametrize("name", [name for name in MEASURED if name != "dropout"])
 def test_equals_are_compared(name):
-    """The rule and the usual forward have the same values and cotangents, up to float32."""
-    case = CASES[name]
-    args = case.make(**{k: max(4, n // 64) for k, n in case.sizes.items()})
-    results = []
-    for f in (case.hand, case.usual):
-        run, at, _ = bench.compiled(bench.candidate(f, args, case.wrt), False)
-        results.append(jax.tree.leaves(run(*at)))
-    hand, usual = results
-    assert len(hand) == len(usual)
-    for a, b in zip(hand, usual, strict=True):
-        if a.dtype == jax.dtypes.float0:
+    """The rule and the other forwards have the same values and cotangents in float32."""
+    case = MEASURED[name]
+    args = bench.arguments(case, bench.scaled(case.sizes, 1 / 64))
+    wrt = (case.argnums,) if isinstance(case.argnums, int) else case.argnums
+    is_float = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
+    wrt = wrt or tuple(i for i, x in enumerate(args) if is_float(x))
+
+    def results(f):
+        def at(*floats):
+            given = dict(zip(wrt, floats, strict=True))
+            return f(*(given.get(i, x) for i, x in enumerate(args)))
+
+        y, back = jax.vjp(at, *(args[i] for i in wrt))
+        leaves, tree = jax.tree.flatten(y)
+        dy = [
+            jnp.asarray(normal(*leaf.shape, seed=9 + i), leaf.dtype)
+            for i, leaf in enumerate(leaves)
+        ]
+        return [*leaves, *jax.tree.leaves(back(tree.unflatten(dy)))]
+
+    forwards = [case.usual]
+    for library, load in case.peers.items():
+        try:
+            forwards += [load()] if library != "h w alone" else []
+        except ImportError:
             continue
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * float(jnp.abs(b).max()))
+    hand = results(functools.partial(bench.rule_of(name, case), **case.static))
+    for f in forwards:
+        usual = results(f)
+        assert len(hand) == len(usual)
+        for a, b in zip(hand, usual, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * float(jnp.abs(b).max()))
 
 
 def test_numbers_read_well():
-    shown = [bench_report.megabytes(n) for n in (0, 12, 4096, 65_536, 16_777_216)]
+    shown = [bench.megabytes(n) for n in (0, 12, 4096, 65_536, 16_777_216)]
     assert shown == ["0.0", "1e-05", "4e-03", "0.1", "16.8"]

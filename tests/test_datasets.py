@@ -1,4 +1,4 @@
-"""MNIST as it is, and every way in which its files can be damaged."""
+"""Tests of the MNIST loader, including all kinds of damaged files, and of the toy problems."""
 
 import gzip
 import hashlib
@@ -28,7 +28,7 @@ def idx(array):
 
 
 def arrays(train=3, test=2):
-    """Data of MNIST's form, small; every set and position differs enough to see a mix-up."""
+    """Small arrays in the form of MNIST; sets and positions all differ, so that mix-ups show."""
     for n in (train, test):
         yield (np.arange(n * 784).reshape(n, 28, 28) * 37 + n) % 251
         yield (np.arange(n) * 7 + n) % 10
@@ -45,7 +45,7 @@ def write(directory, *, compress=True, **kwargs):
 
 @pytest.fixture(autouse=True)
 def no_other_source(monkeypatch, tmp_path):
-    """No test reads the user's settings or the network: it would fail, naming the URL."""
+    """Isolates tests from the user's settings and the network; a download fails with its URL."""
 
     def refuse(url, timeout):
         raise urllib.error.URLError(f"a test asked for {url}")
@@ -80,18 +80,18 @@ def test_mnist():
         ((10000, 28, 28), "uint8"),
         ((10000,), "int32"),
     ]
-    counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]  # of the digits 0 … 9
+    counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]  # of digits 0 to 9
     assert np.bincount(data.train_labels).tolist() == counts
     counts = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert np.bincount(data.test_labels).tolist() == counts
-    # The first is a 5 and the last an 8; the mean grey value is well known, 0.1307 of white.
+    # The first label is a 5 and the last an 8; the mean grey value is known to be 0.1307 of white.
     assert data.train_labels[[0, -1]].tolist() == [5, 8]
     assert data.test_labels[[0, -1]].tolist() == [7, 6]
     assert round(data.train_images.mean() / 255, 4) == 0.1307
     assert data.train_images[0, 5, 12:16].tolist() == [3, 18, 18, 18]
 
 
-# Where the files come from
+# Search order of the files
 
 
 def assert_is(data, **kwargs):
@@ -120,7 +120,7 @@ def test_plain_file_is_preferred_and_both_may_mix(tmp_path):
 
 
 def test_search_order(tmp_path, monkeypatch):
-    """Each source has another number of images; each is hidden by the one before."""
+    """Each source holds a different number of images and is hidden by the source before it."""
     cache = write(tmp_path / "cache" / "funcnet" / "mnist", train=4)
     checkout = write(tmp_path / "checkout", train=5)
     named = write(tmp_path / "named", train=6)
@@ -145,7 +145,7 @@ def test_a_missing_file_is_not_looked_for_elsewhere(tmp_path, monkeypatch, sourc
     directory = write(tmp_path / "data")
     write(tmp_path / "cache" / "funcnet" / "mnist")
     (directory / f"{missing}.gz").unlink()
-    (directory / missing).mkdir()  # as some archives unpack: a folder is not the file
+    (directory / missing).mkdir()  # some archives unpack to a folder of this name
     if source == "variable":
         monkeypatch.setenv("FUNCNET_DATA", str(directory))
     if source == "checkout":
@@ -166,7 +166,7 @@ def test_no_such_directory(tmp_path, monkeypatch, directory):
 
 
 class Mirror:
-    """Stands for `urllib.request.urlopen`: answers from a dict of URL to bytes or an error."""
+    """Replaces `urllib.request.urlopen`: answers with bytes or an error from a dict by URL."""
 
     def __init__(self, monkeypatch, tmp_path, answers):
         self.answers, self.asked = answers, []
@@ -223,7 +223,7 @@ def test_a_failed_download_leaves_no_file(monkeypatch, tmp_path, answer, reason)
         mnist()
     one_line(caught, f"mnist: could not download {bad}", "FUNCNET_DATA", reason)
     one_line(caught, *(mirror + bad for mirror in MIRRORS))
-    assert mirror.kept() == sorted(f"{name}.gz" for name in NAMES[:2])  # the two before it
+    assert mirror.kept() == sorted(f"{name}.gz" for name in NAMES[:2])  # the first two files
 
 
 @pytest.mark.parametrize(("answer", "reason"), FAILURES.values(), ids=FAILURES)
@@ -325,7 +325,7 @@ def test_no_file(tmp_path):
 @pytest.mark.parametrize("labels", [1, 3])
 @pytest.mark.parametrize("shape", [(4,), (2,), (0,), (3, 1), ()])
 def test_labels_that_do_not_fit_the_images(tmp_path, labels, shape):
-    """Train has three images, test has two."""
+    """The training set has three images, the test set two."""
     if shape == (2,) and labels == 3:
         shape = (3,)
     write(tmp_path)
@@ -351,7 +351,7 @@ def test_images_of_another_rank(tmp_path, images, shape):
 
 
 def test_swapped_files_are_an_error(tmp_path):
-    """Each pair of the four files exchanged: of another rank, or of another number."""
+    """Exchanging any two of the four files gives a wrong rank or a wrong number of examples."""
     for a, b in itertools.combinations(NAMES, 2):
         write(tmp_path)
         first, second = tmp_path / f"{a}.gz", tmp_path / f"{b}.gz"
@@ -370,10 +370,10 @@ small = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     tail=st.binary(max_size=3),
 )
 def test_any_damage_is_an_error_or_harmless(compress, cut, flips, tail):
-    """Flipped, missing and added bytes: one line with the name, or an array that is whole.
+    """Flipped, missing or added bytes give a one-line error with the file's name, or a valid array.
 
-    gzip has a checksum: what it lets through is the array itself. A plain file has none, so there
-    a flipped pixel must come back as it is, in an array of the size of the file.
+    gzip has a checksum, so an array that is read must be the original. A plain file has none, so
+    flipped pixels must come back as they are, in an array of the size of the file.
     """
     content = bytearray(gzip.compress(idx(small), mtime=0) if compress else idx(small))
     content = content[: len(content) - cut] + tail

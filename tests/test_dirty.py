@@ -1,6 +1,6 @@
-"""Every rule where the data are not clean, and under the switches that people debug with.
+"""Every rule with unusual data and under the JAX options that users debug with.
 
-The cases are those of `cases`; what is changed in them is made here, for every rule alike.
+The cases are those of `cases`, modified here in the same way for every rule.
 """
 
 import typing
@@ -17,7 +17,7 @@ from funcnet import RULES, autodiff, ops
 
 
 def params(keep=lambda case: True):
-    """Each case of each rule, all but the first slow; a rule's tests run in one process."""
+    """Each case of each rule; all but the first are slow. A rule's tests run in one process."""
     return [
         pytest.param(
             name,
@@ -39,7 +39,7 @@ def call_of(name, case):
 
 
 def pulled(g):
-    """(values, dout) -> (outputs, cotangents of values)."""
+    """The function (values, dout) -> (outputs, cotangents of values)."""
 
     def run(values, dout):
         out, back = jax.vjp(g, *values)
@@ -66,7 +66,7 @@ def test_no_implicit_rank_promotion(name, case):
 
 @pytest.mark.parametrize(("name", "case"), EVERY)
 def test_nothing_to_debug_in_a_finite_case(name, case):
-    """Called as a user does who looks for a nan: not compiled, with both switches on."""
+    """A user looking for a nan calls the rule uncompiled with `debug_nans` and `debug_infs` on."""
     g, values = call_of(name, case)
     dout = cotangents(g, values)
     with np.errstate(all="ignore"):
@@ -74,14 +74,14 @@ def test_nothing_to_debug_in_a_finite_case(name, case):
     if all(np.isfinite(x).all() for x in jax.tree.leaves((values, result))):
         with jax.debug_nans(True), jax.debug_infs(True):
             pulled(g)(values, dout)
-            for i in range(len(values)):  # what nobody asks for must not stop it either
+            for i in range(len(values)):  # cotangents that are not requested must not raise either
                 alone = lambda v, i=i: g(*values[:i], v, *values[i + 1 :])
                 jax.vjp(alone, values[i])[1](dout)
 
 
 @pytest.mark.parametrize(("name", "case"), EVERY)
 def test_without_64_bits(name, case):
-    """As most users run: no warning, and nothing wider than asked for."""
+    """Without x64, as most users run, there is no warning and no dtype wider than float32."""
     with jax.enable_x64(False):
         g, values = call_of(name, case)
         out, dargs = jax.eval_shape(pulled(g), values, cotangents(g, values))
@@ -90,7 +90,7 @@ def test_without_64_bits(name, case):
 
 
 def accepted(name, g, variants):
-    """The variants of values that g takes; the message for each other one must be one line."""
+    """The variants of values that g accepts; each other one must raise a one-line message."""
     found = []
     for values in variants:
         try:
@@ -104,7 +104,7 @@ def accepted(name, g, variants):
 
 
 def differentiable(g, values):
-    """(values, dout) for `pulled`, where some of the values may be integers and outputs complex."""
+    """(values, dout) for `pulled`; values may be integers and outputs may be complex."""
     random = np.random.default_rng(0)
 
     def draw(t):
@@ -126,7 +126,7 @@ KINDS = {
 
 
 def arrays(name, case):
-    """Which of the floating leaves are arguments; an integer among parameters is not one."""
+    """Indices of the floating-point leaves that are array arguments, not leaves of parameters."""
     hints = list(typing.get_type_hints(RULES[name].primal).values())
     leaves = jax.tree.leaves_with_path(case.args)
     floats = [path for path, x in leaves if jnp.issubdtype(jax.typeof(x).dtype, jnp.inexact)]
@@ -136,9 +136,9 @@ def arrays(name, case):
 @pytest.mark.parametrize("kind", ["uint8", *slow("int32", "bool")])
 @pytest.mark.parametrize(("name", "case"), EVERY)
 def test_integers(name, case, kind):
-    """Each argument as integers: the value is that of the same numbers, or the message one line.
+    """An integer argument gives the value of the equal floats, or a one-line error.
 
-    And the other arguments have the gradient that they have with these numbers.
+    The other arguments have the same gradients as with these floats.
     """
     g, values = call_of(name, case)
     put = lambda i, v: (*values[:i], v, *values[i + 1 :])
@@ -159,7 +159,7 @@ def test_integers(name, case, kind):
 
 
 def without_integers(g, values, dout):
-    """The outputs, and the cotangents of the values that are not integers."""
+    """The outputs and the cotangents of the floating-point values."""
     floats = [i for i, v in enumerate(values) if jnp.issubdtype(v.dtype, jnp.inexact)]
 
     def of_floats(*some):
@@ -171,7 +171,7 @@ def without_integers(g, values, dout):
 
 @pytest.mark.parametrize(("name", "case"), EVERY)
 def test_complex_numbers(name, case):
-    """Each argument, and all of them, as complex numbers: autodiff's gradient, or one line."""
+    """With one or all arguments complex, the rule gives autodiff's gradient or a one-line error."""
     g, values = call_of(name, case)
     dirty = [np.asarray(v) + 1j * np.cos(np.arange(v.size)).reshape(v.shape) for v in values]
     put = lambda which: tuple(
@@ -190,7 +190,7 @@ def test_complex_numbers(name, case):
 
 @pytest.mark.parametrize(("name", "case"), WITH_A_BATCH)
 def test_an_empty_batch(name, case):
-    """No examples: no output, and a gradient of zeros for what they would share."""
+    """With an empty batch, the gradients of shared arguments are zeros."""
     sharded = [np.asarray(a)[:0] if s else a for a, s in zip(case.args, case.shard, strict=True)]
     g, values = split(getattr(ops, name), tuple(sharded), case.static)
     dout = cotangents(g, values)
@@ -204,7 +204,7 @@ def test_an_empty_batch(name, case):
 @pytest.mark.parametrize("dtype", ["float16", *slow("float32", "bfloat16")])
 @pytest.mark.parametrize(("name", "case"), [p for p in EVERY if not p.marks[1:]])
 def test_finite_in_narrow_dtypes(name, case, dtype):
-    """Where value and gradient are finite and fit the dtype, nothing inside overflows."""
+    """No intermediate overflows where value and gradient are finite and fit the dtype."""
     g, values = call_of(name, case)
     values = cast(values, dtype)
     out, dargs = jax.jit(pulled(g))(values, cotangents(g, values))

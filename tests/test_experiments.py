@@ -1,4 +1,4 @@
-"""Every experiment at a small size, with its claims; the command, and the page."""
+"""Tests of all experiments at small sizes with their claims, of the command, and of the page."""
 
 import dataclasses
 import importlib
@@ -24,7 +24,7 @@ from funcnet.layers import mlp
 
 ROOT = Path(experiments.__file__).parent
 
-# Options that make an experiment small; all claims hold at this size too.
+# Options that make an experiment small; all claims still hold.
 SMALL = {
     "gates": {"resolution": 21, "weights": 11, "hidden": (1, 4), "trials": 10, "steps": 400},
     "activation_functions": {"points": 121},
@@ -49,7 +49,7 @@ def module(name):
 
 @pytest.fixture(autouse=True)
 def as_a_person_runs_it():
-    """In 32 bits: an experiment that needs 64 says so itself."""
+    """Disables x64: an experiment that needs float64 enables it itself."""
     with jax.enable_x64(False):
         yield
 
@@ -60,7 +60,7 @@ def test_every_experiment_is_listed():
     assert files == set(experiments.NAMES) == set(SMALL)
 
 
-# All but one take more than a few seconds, most of it to compile.
+# All but one take more than a few seconds, mostly for compilation.
 BY_LENGTH = [name if name == "optimizer_paths" else slow(name)[0] for name in SMALL]
 
 
@@ -102,7 +102,7 @@ def test_the_readme_asks_the_same_question(name):
 
 
 def test_rows_of_the_sources_are_found():
-    """Each row of the mission that is an experiment is named by one."""
+    """Each row of the sources that is an experiment is cited by one."""
     docs = " ".join(module(name).__doc__ for name in experiments.NAMES)
     assert "rows N1, N2 and X10" in docs
     for row in ["G1", "G2", "W1", *(f"X{i}" for i in range(1, 11))]:
@@ -110,7 +110,7 @@ def test_rows_of_the_sources_are_found():
 
 
 def test_claims_can_be_false():
-    """Networks that have learned nothing are not said to have learned."""
+    """The claims are false for networks that have learned nothing."""
     m = module("optimizers")
     nothing = {name: np.full(100, 2.3) for name in ("SGD", "Momentum", "AdaGrad", "Adam")}
     result = m.Result(nothing, dict.fromkeys(nothing, 0.1))
@@ -120,7 +120,7 @@ def test_claims_can_be_false():
 @pytest.mark.parametrize(
     ("name", "small", "broken"),
     [
-        ("optimizer_paths", {}, {"sgd": 0.3}),  # no zigzag
+        ("optimizer_paths", {}, {"sgd": 0.3}),  # no zigzags
         ("gradient_descent", {"starts": 21}, {"learning_rates": (0.1, 0.2, 0.3)}),
         ("regression", {"points": 11}, {"steps": 100}),
         pytest.param(
@@ -139,7 +139,7 @@ def test_an_experiment_notices_what_is_different(name, small, broken):
 
 @pytest.mark.slow
 def test_many_at_once_are_one_after_another():
-    """What `vmap` trains is what each would have become alone."""
+    """Networks trained by `vmap` equal networks trained separately."""
     data = networks.digits(200, 50)
     key = jax.random.key(0)
     batches = networks.with_replacement(key, 200, 20, 10)
@@ -172,7 +172,7 @@ def test_too_many_images():
 
 
 class Page(HTMLParser):
-    """What stands in a page."""
+    """Collects the tags of a page."""
 
     def __init__(self):
         super().__init__()
@@ -229,7 +229,7 @@ def test_a_false_claim_is_exit_status_1(tmp_path, capsys):
         (["optimizer_paths", "--speed", "3"], r".*--speed.*: --sgd, .*, --steps, --out"),
         (["optimizer_paths", "--steps", "many"], r".*--steps.*many.*: --sgd, .*, --out"),
         (["optimizer_paths", "--out"], r"--out needs a folder"),
-        (["all", "--steps", "3"], r"all takes no option but --out, got --steps"),
+        (["all", "--steps", "3"], r"all takes no option except --out, got --steps"),
         (["optimizer_paths", "--steps", "0"], r"optimizer_paths: --steps .* of at least 1, got 0"),
         (
             ["optimizer_paths", "--sgd", "nan"],
@@ -254,7 +254,7 @@ def test_a_person_errs(argv, line, capsys, tmp_path, monkeypatch):
 
 
 def test_options_that_an_experiment_cannot_use(capsys, tmp_path, monkeypatch):
-    """They are a person's mistake; with the options of the book it would be ours."""
+    """Such options are a usage error; with the default options it would be a bug."""
 
     def run(_):
         raise IndexError("no such row")

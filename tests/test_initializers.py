@@ -1,4 +1,4 @@
-"""Initial weights: their distribution, and what it is for. Source C 6.2."""
+"""Tests of the distributions of initial weights and of their purpose. Source C 6.2."""
 
 import inspect
 import re
@@ -15,7 +15,7 @@ from funcnet.training import TrainState, make_step
 
 KEY = jax.random.key(0)
 SHAPE = (400, 300)
-GAUSSIAN = {  # with the standard deviation for SHAPE
+GAUSSIAN = {  # and their standard deviations for SHAPE
     "normal(1)": (normal(1.0), 1.0),
     "normal(0.01)": (normal(), 0.01),
     "xavier": (xavier, np.sqrt(1 / 400)),
@@ -26,7 +26,7 @@ gaussian = pytest.mark.parametrize(("init", "std"), GAUSSIAN.values(), ids=GAUSS
 
 @gaussian
 def test_moments(init, std):
-    """Mean 0, standard deviation and Gaussian kurtosis 3, within 5 standard errors."""
+    """Mean 0, the expected standard deviation and kurtosis 3, within 5 standard errors."""
     w = np.asarray(init(KEY, SHAPE, jnp.float64)) / std
     root = np.sqrt(w.size)
     assert abs(w.mean()) < 5 / root
@@ -53,14 +53,14 @@ FIELD = [
 @pytest.mark.parametrize("name", FIELD)
 @pytest.mark.parametrize("shape", [(400, 300), (300, 400), (3, 5, 60, 100), (7, 200, 80)])
 def test_variance_is_that_of_jax_under_the_same_name(name, shape):
-    """Mean 0 and the standard deviation of JAX's, within 5 standard errors of both."""
+    """Mean 0 and the standard deviation of JAX's initializer, within 5 standard errors of both."""
     w, expected = (
         np.asarray(init(KEY, shape, jnp.float64))
         for init in (getattr(initializers, name), getattr(jax.nn.initializers, name)())
     )
     std = expected.std()
     assert abs(w.mean()) < 5 * std / np.sqrt(w.size)
-    assert abs(w.std() / std - 1) < 5 / np.sqrt(w.size)  # each is wrong by some 1/√(2 size)
+    assert abs(w.std() / std - 1) < 5 / np.sqrt(w.size)  # its standard error is 1/√(2 size)
     if name.endswith("uniform"):
         np.testing.assert_allclose(abs(w).max(), abs(expected).max(), rtol=1e-3)
 
@@ -145,9 +145,9 @@ def trained(init):
 
 
 def test_equal_neurons_stay_equal_and_random_ones_do_not():
-    """Constant weights: the gradient is the same for every neuron, so the symmetry is never broken.
+    """With constant weights all neurons have the same gradient, so the symmetry is never broken.
 
-    The columns may differ by roundings; the weights themselves have moved.
+    The columns may differ by rounding, although the weights have changed.
     """
     before, after = trained(constant(0.1))
     assert abs(after - before).max() > 1e-2
@@ -162,10 +162,10 @@ def test_equal_neurons_stay_equal_and_random_ones_do_not():
     ids=["xavier and identity", "he and relu", "xavier and relu"],
 )
 def test_what_each_is_for(init, activation, gain):
-    """⟨y²⟩ stays as it is through five layers; ReLU without He's factor 2 halves it each time.
+    """Five layers preserve ⟨y²⟩; with ReLU and without He's factor 2, each layer halves it.
 
-    A layer of n neurons makes ⟨y²⟩ of an example fluctuate by about √(5/n) of itself; over five
-    layers with n = 1000 this is 0.16, and common to all examples in the worst case.
+    In a layer of n neurons, ⟨y²⟩ of an example fluctuates by a fraction of about √(5/n). Over five
+    layers with n = 1000 this is 0.16, and in the worst case it is common to all examples.
     """
     x = jax.random.normal(KEY, (20, 1000), jnp.float32)
     net = chain(*[chain(Dense(1000, w_init=init), activation)] * 5)

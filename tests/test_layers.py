@@ -1,4 +1,4 @@
-"""Layers: what they hold, what they compute, and what they say when they cannot."""
+"""Tests of layers: parameters and state, values and gradients, error messages."""
 
 import re
 
@@ -11,7 +11,7 @@ from funcnet import autodiff, initializers, ops
 from funcnet.layers import BatchNorm, Dense, Dropout, Layer, chain, mlp, stateless
 
 KEY = jax.random.key(0)
-# A few roundings of float64 (2e-16 each) in sums of at most some hundred terms.
+# A few float64 rounding errors (2e-16 each) in sums of at most a few hundred terms.
 RTOL = 1e-13
 
 
@@ -20,13 +20,13 @@ def normal(*shape, seed=1, dtype=jnp.float64):
 
 
 def equal(a, b):
-    """The same tree, bit by bit."""
+    """Asserts that two trees are equal bit by bit."""
     assert jax.tree.structure(a) == jax.tree.structure(b)
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def close(a, b, rtol=RTOL):
-    """The same tree up to rounding."""
+    """Asserts that two trees are equal up to rounding."""
     assert jax.tree.structure(a) == jax.tree.structure(b)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol, rtol), a, b)
 
@@ -41,7 +41,7 @@ NETS = {
     "mlp": mlp(5, 3, batch_norm=True, dropout=0.25),
 }
 nets = pytest.mark.parametrize("net", NETS.values(), ids=NETS)
-mlp_first = pytest.mark.parametrize(  # which has a layer of each kind; the others are slow
+mlp_first = pytest.mark.parametrize(  # the mlp has every kind of layer; the other nets are slow
     "net",
     [
         pytest.param(net, id=name, marks=[] if name == "mlp" else [pytest.mark.slow])
@@ -100,7 +100,7 @@ def test_rules_and_autodiff_agree(net):
 @nets
 @pytest.mark.parametrize("train", [True, False])
 def test_layers_compute_by_rules(net, train):
-    """A custom_vjp refuses forward mode; so what allows it has gone round the rules."""
+    """A custom_vjp refuses forward mode, so a layer that allows it would bypass the rules."""
     x = normal(7, 4)
     params, state = net.init(KEY, x)
     f = lambda x: net.apply(params, state, x, key=KEY, train=train)[0]
@@ -125,7 +125,7 @@ def test_vmap_over_keys_is_an_ensemble(net):
 
 @nets
 def test_leading_axes_are_batch_axes(net):
-    """At inference; in training the statistics and the mask are those of all examples."""
+    """This holds in inference; in training, statistics and mask depend on all examples."""
     x = normal(2, 3, 4)
     params, state = net.init(KEY, x)
     apply = jax.jit(lambda x: net.apply(params, state, x)[0])
@@ -180,7 +180,7 @@ def test_batch_norm_follows_the_statistics_of_the_batches(momentum, shape):
         x = 2 + 3 * normal(*shape, seed=seed)
         _, state = train(params, state, x)
         mean = momentum * mean + (1 - momentum) * np.mean(x, axes)
-        var = momentum * var + (1 - momentum) * np.var(x, axes)  # biased: divided by B
+        var = momentum * var + (1 - momentum) * np.var(x, axes)  # biased variance: divided by B
         np.testing.assert_allclose(state["mean"], mean, RTOL)
         np.testing.assert_allclose(state["var"], var, RTOL)
 
@@ -223,7 +223,7 @@ def test_batch_norm_of_no_examples_leaves_the_state():
 
 
 def test_batch_norm_in_bfloat16_keeps_its_numbers_in_float32():
-    """In bfloat16 0.9·μ + 0.1·μ drifts: it has 8 bits."""
+    """In bfloat16, with its 8 bits, 0.9·μ + 0.1·μ would drift."""
     x = normal(8, 3, dtype=jnp.bfloat16)
     params, state = BatchNorm().init(KEY, x)
     assert {a.dtype for a in jax.tree.leaves((params, state))} == {jnp.dtype("float32")}
@@ -283,7 +283,9 @@ def test_a_layer_at_the_end_changes_no_other():
     long = chain(Dense(5), Dropout(0.5), Dense(3), Dropout(0.5), Dense(2))
     (params, state), (more, _) = short.init(KEY, x), long.init(KEY, x)
     equal(more[:3], params)
-    see = Layer(lambda *_: ((), ()), lambda p, s, x, **_: (x, x), "see")  # its state is its input
+    see = Layer(
+        lambda *_: ((), ()), lambda p, s, x, **_: (x, x), "see"
+    )  # stores its input as state
     _, (*_, seen, _) = chain(short, see, Dropout(0.5)).apply(
         (params, (), ()), (state, (), ()), x, key=KEY, train=True
     )
@@ -291,7 +293,7 @@ def test_a_layer_at_the_end_changes_no_other():
 
 
 def test_each_layer_has_its_own_key():
-    """Layer i draws from fold_in(key, i), in init and in apply."""
+    """Layer i uses fold_in(key, i) in init and in apply."""
     number = lambda key: jax.random.key_data(key).astype(jnp.float64).sum()
     draw = Layer(
         lambda key, x: (number(key), ()),

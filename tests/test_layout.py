@@ -1,4 +1,4 @@
-"""The architecture, read from the sources: who imports whom, what is public, what is documented."""
+"""Tests of the architecture, read from the sources: imports, public names, documentation."""
 
 import ast
 import inspect
@@ -14,7 +14,7 @@ from funcnet import RULES, check, initializers, layers, models, numerical, ops, 
 ROOT = Path(funcnet.__file__).resolve().parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-# What a part of funcnet may import of funcnet: itself, and what stands here.
+# The parts of funcnet that each part may import, in addition to itself.
 EVERYONE_MAY = {"_arguments"}
 MAY_IMPORT = {
     "_arguments": set(),
@@ -25,12 +25,12 @@ MAY_IMPORT = {
     "initializers": set(),
     "layers": {"ops", "initializers", "rule", "_arrays"},
     "models": {"layers", "ops"},
-    "optim": {"ops"},  # the gradients of penalties, which their rules and transformations share
+    "optim": {"ops"},  # gradients of penalties, shared by rules and transformations
     "numerical": set(),
     "book": {"ops"},
     "datasets": set(),
     "training": {"layers", "ops", "_arrays"},
-    "check": {"rule", "numerical"},  # differences are its third opinion
+    "check": {"rule", "numerical"},  # compares with finite differences
     "profile": {"check", "layers", "rule"},
     "command": {"check", "profile", "rule"},
     "__main__": {"command"},
@@ -61,7 +61,7 @@ PUBLIC = {
 
 
 def part(path):
-    """The part of funcnet that a file belongs to: its module, or its folder."""
+    """The part of funcnet that a file belongs to: its top-level module or folder."""
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
@@ -97,7 +97,7 @@ def test_a_file_is_one_idea(path):
 
 
 def test_public_names():
-    """They exist, and `help(module)` shows them."""
+    """The public names exist, and `help(module)` shows them."""
     for module, names in PUBLIC.items():
         for name in names.split():
             assert hasattr(module, name), f"{module.__name__}.{name}"

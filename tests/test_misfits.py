@@ -1,4 +1,4 @@
-"""What does not fit a layer is refused in one line: parameters, inputs, options of constructors."""
+"""Parameters, inputs and constructor options that do not fit a layer raise a one-line error."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from funcnet.layers import (
 
 KEY = jax.random.key(0)
 X, SEQUENCE, IDS = jnp.ones((2, 8)), jnp.ones((2, 3, 8)), jnp.zeros(2, int)
-LAYERS = [  # each with an input
+LAYERS = [  # layers with an input
     (Dense(3), X),
     (Dense(3, bias=False), X),
     (GatedMLP(3), X),
@@ -56,7 +56,7 @@ def refused(f, error=(TypeError, ValueError)):
 
 @pytest.mark.parametrize(("layer", "x"), LAYERS, ids=[layer.name for layer, _ in LAYERS])
 def test_parameters_that_do_not_fit(layer, x):
-    """Of another width, one missing, one too many, none, and the state in their place."""
+    """Parameters with a wrong width, a missing, an extra or no entry, or of a wrong type."""
     params, state = layer.init(KEY, x)
     leaves, tree = jax.tree.flatten(params)
     longer = [jnp.concatenate([p, p[..., :1]], -1) for p in leaves]

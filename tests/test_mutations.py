@@ -1,8 +1,8 @@
-"""The tests of the tests: every small change of an op's source must make some property fail.
+"""Mutation tests: every small change of an op's source must make some property fail.
 
-Each module of `funcnet.ops`, and `funcnet._arrays`, is parsed, one node is changed (a sign, a
-factor of 1.001, a dropped term, an axis, `>` for `>=`, ...), the ops are built again from the
-changed source, and the properties of `test_rules.py` and the rows of the table of accuracy run
+Each module of `funcnet.ops`, and `funcnet._arrays`, is parsed and one node is changed (a sign, a
+factor of 1.001, a dropped term, an axis, `>` for `>=`, ...). Then the ops are rebuilt from the
+changed source, and the properties of `test_rules.py` and the rows of the accuracy table are checked
 until one fails.
 """
 
@@ -30,7 +30,7 @@ from funcnet import RULES, autodiff, ops
 
 OPS = Path(ops.__file__).parent
 TESTS = Path(__file__).parent / "ops"
-TESTED_BY = {  # the files of tests/ops for the modules that have none of their name
+TESTED_BY = {  # files of tests/ops for modules without a test file of the same name
     "binary_cross_entropy": ["binary_cross_entropy", "loss_tails"],
     "gru": ["recurrent"],
     "losses": ["losses", "loss_tails"],
@@ -60,19 +60,19 @@ def full(module):
 
 
 IMPORTS = {module: imported(path) for module, path in FILES.items()}
-ORDER = list(graphlib.TopologicalSorter(IMPORTS).static_order())  # imported before importing
+ORDER = list(graphlib.TopologicalSorter(IMPORTS).static_order())  # imported modules come first
 
-# Changes that leave the function as it is, or change no more than its rounding.
+# Mutants that are equivalent to the original, except for rounding.
 EQUIVALENT = {
-    "_arrays": {  # there is no dtype of 32 bits but float32, and none of 33
+    "_arrays": {  # float32 is the only dtype of 32 bits, and no dtype has 33
         "jnp.finfo(dtype).bits < 32  ->  jnp.finfo(dtype).bits <= 32",
         "jnp.finfo(dtype).bits < 32  ->  jnp.finfo(dtype).bits < 33",
     },
-    "losses": {  # there is no dtype of 4 bytes but float32
+    "losses": {  # float32 is the only dtype of 4 bytes
         "x.dtype.itemsize < 4  ->  x.dtype.itemsize <= 4",
         "x.dtype.itemsize < 4  ->  x.dtype.itemsize < 5",
     },
-    "_labels": {  # an index of 32 bits is the same before and after
+    "_labels": {  # casting does not change an index of 32 bits
         "jnp.iinfo(index.dtype).bits >= 32  ->  jnp.iinfo(index.dtype).bits > 32",
         "jnp.iinfo(index.dtype).bits >= 32  ->  jnp.iinfo(index.dtype).bits >= 33",
     },
@@ -81,67 +81,70 @@ EQUIVALENT = {
         "x.real < 0  ->  x.real <= 0",
         "x.real < 0  ->  x.real < 1",
     },
-    "batch_norm": {"mean + delta  ->  mean"},  # as an output; δ is of the size of its rounding
+    "batch_norm": {"mean + delta  ->  mean"},  # as an output; δ is as small as its rounding
     "pooling": {
-        "math.prod(at.window) <= 4  ->  math.prod(at.window) < 4",  # by one search or by two
+        "math.prod(at.window) <= 4  ->  math.prod(at.window) < 4",  # one search or two
         "math.prod(at.window) <= 4  ->  math.prod(at.window) <= 5",
-        "taps(place, stage, 0)  ->  taps(place, stage, 1)",  # padding, either way
-        ":0  ->  :1",  # what is saved, which another test counts
+        "taps(place, stage, 0)  ->  taps(place, stage, 1)",  # padding in both cases
+        ":0  ->  :1",  # the saved bytes, which another test counts
     },
-    "activations_elu": {"x > 0  ->  x >= 0"},  # what exp is given at 0 is 0
+    "activations_elu": {"x > 0  ->  x >= 0"},  # the argument of exp at 0 is 0 in both cases
     "activations_smooth": {
-        "FAR = 1000.0  ->  FAR = 1001.0",  # is far as well
-        "v < 0  ->  v < 1",  # which of two equal fractions is taken
+        "FAR = 1000.0  ->  FAR = 1001.0",  # also far in the tail
+        "v < 0  ->  v < 1",  # which of two equal fractions is used
     },
     "embedding": {
         "jnp.dtype(ids.dtype).itemsize < 4  ->  jnp.dtype(ids.dtype).itemsize <= 4",
         "jnp.dtype(ids.dtype).itemsize < 4  ->  jnp.dtype(ids.dtype).itemsize < 5",
-        # ids of 64 bits, cut to 32, are the same
-        "of_w.spec[1]  ->  of_w.spec[2]",  # for explicit meshes, which other tests try
-        "widen(w)  ->  widen(w) * 1.001",  # zeros like it
+        # ids of 64 bits do not change when cast to 32
+        "of_w.spec[1]  ->  of_w.spec[2]",  # for explicit meshes, which other tests cover
+        "widen(w)  ->  widen(w) * 1.001",  # only the shape and dtype of w are used
         "widen(w)  ->  -widen(w)",
     },
-    "binary_cross_entropy": {"z >= 0  ->  z > 0", "z >= 0  ->  z >= 1"},  # both sides are right
+    "binary_cross_entropy": {
+        "z >= 0  ->  z > 0",
+        "z >= 0  ->  z >= 1",
+    },  # both are right
     "rope": {
-        "p < 0  ->  p <= 0",  # of 0 the sine is 0
+        "p < 0  ->  p <= 0",  # the sine of 0 is 0
         "p < 0  ->  p < 1",
         "prec=50  ->  prec=51",
     },
     "depthwise": {
-        "LONGEST_RUN = 32  ->  LONGEST_RUN = 33",  # of how many parts a sum is,
+        "LONGEST_RUN = 32  ->  LONGEST_RUN = 33",  # number of partial sums,
         "-(-places // LONGEST_RUN)  ->  -places // LONGEST_RUN",
         "-places  ->  places",
         "runs > 1  ->  runs >= 1",
         "runs > 1  ->  runs > 2",
-        "arrays[0].ndim - 2  ->  arrays[0].ndim - 3",  # and the order of its axes
-        "tap >= 0  ->  tap > 0",  # whether to look for the taps that are not there
+        "arrays[0].ndim - 2  ->  arrays[0].ndim - 3",  # the order of the axes,
+        "tap >= 0  ->  tap > 0",  # and whether to look for taps outside the input
         "tap >= 0  ->  tap >= 1",
     },
     "_windows": {
         "MOST_TERMS = 64  ->  MOST_TERMS = 65",
         "(None,) * (lead - 1)  ->  (None,) / (lead - 1)",  # for explicit meshes
-        "e - 1  ->  e + 1",  # shifts without a tap are left out
+        "e - 1  ->  e + 1",  # shifts without a tap are skipped
     },
     "linear_cross_entropy": {
-        "COLUMNS = 1024  ->  COLUMNS = 1025",  # at a time
-        "max(at_once // classes, 1)  ->  max(at_once // classes, 2)",  # rows at a time
-        "-1  ->  1",  # the axes of h that are sharded, of which the tests have one
-        "classes - rest  ->  classes",  # a slice begins where it can end
+        "COLUMNS = 1024  ->  COLUMNS = 1025",  # columns per block
+        "max(at_once // classes, 1)  ->  max(at_once // classes, 2)",  # rows per chunk
+        "-1  ->  1",  # sharded axes of h; in the tests, h has one
+        "classes - rest  ->  classes",  # dynamic_slice clamps the start
     },
     "_attention_tiles": {
-        "size - x.shape[axis]  ->  size",  # more zeros than are taken
-        "u > 1  ->  u > 2",  # two keys are one block
+        "size - x.shape[axis]  ->  size",  # more zeros than are used
+        "u > 1  ->  u > 2",  # two keys fit in one block
     },
     "attention": {
-        # what stands for −∞ where nothing is summed, and s where it is 0
+        # replacements of m = −∞ and of s = 0 where nothing is summed
         "jnp.where(m == -jnp.inf, 0, m)  ->  jnp.where(m == -jnp.inf, 1, m)",
         "jnp.where(s == 0, 1, s)  ->  jnp.where(s == 0, 2, s)",
-        "zeros(a.q, 1)  ->  zeros(a.q, 2)",  # of which the first is taken
+        "zeros(a.q, 1)  ->  zeros(a.q, 2)",  # only the first is used
         "(..., 0)  ->  (..., 1)",
     },
 }
 
-# Declarations and meshes: other tests hold them.
+# Declarations and meshes: other tests cover them.
 ELSEWHERE = {"_elementwise"}
 OF_MESHES = ("explicit_sharding", "placed_like", "batch_like", "batches_alike")
 
@@ -152,7 +155,7 @@ SWAPS = {
 
 
 def changes(node):
-    """Functions that change a copy of this node in place, or return its replacement."""
+    """Functions that map a copy of this node to its replacement."""
     if isinstance(node, ast.BinOp) and type(node.op) in SWAPS:
         yield lambda n: ast.BinOp(n.left, SWAPS[type(n.op)](), n.right)
         if isinstance(node.op, ast.Add | ast.Sub):
@@ -173,7 +176,7 @@ NOT_CHANGED = ("_check", "check_", "is_index", *OF_MESHES)
 
 
 def is_skipped(node):
-    """Checks of arguments are tested elsewhere, and defaults by the cases that set them."""
+    """Skips argument checks, which other tests cover, and defaults, which the cases set."""
     return (
         isinstance(node, ast.arguments | ast.AnnAssign | ast.Import | ast.ImportFrom)
         or (isinstance(node, ast.If) and isinstance(node.body[0], ast.Raise))
@@ -182,7 +185,7 @@ def is_skipped(node):
 
 
 def walk(tree, path=()):
-    """(path, node) of every expression that can be changed."""
+    """Yields (path, node) for every node that can be changed."""
     for name, value in ast.iter_fields(tree):
         children = enumerate(value) if isinstance(value, list) else [(None, value)]
         for i, child in children:
@@ -194,7 +197,7 @@ def walk(tree, path=()):
 
 
 def mutants(module):
-    """(changed line, changed tree) of each change of a module; of a number, what it stands in."""
+    """Yields (description, tree) of each mutant of a module; for a number, with its context."""
     tree = ast.parse(inspect.getsource(importlib.import_module(full(module))))
     follow = lambda node, at: getattr(node, at[0]) if at[1] is None else getattr(node, at[0])[at[1]]
     for path, node in walk(tree):
@@ -215,7 +218,7 @@ def mutants(module):
 
 
 def affected(module):
-    """The module and all that import it, directly or not, in the order in which they are built."""
+    """The module and all modules that import it, directly or not, in build order."""
     found = {module}
     for m in ORDER:
         if IMPORTS[m] & found:
@@ -225,7 +228,7 @@ def affected(module):
 
 @contextlib.contextmanager
 def built(module, tree):
-    """The ops as built from sources of which one is `tree`."""
+    """Rebuilds the ops with `tree` in place of the source of `module`."""
     names = {m: full(m) for m in affected(module)}
     rules = dict(RULES)
     saved = {name: sys.modules[name] for name in names.values()}
@@ -237,7 +240,7 @@ def built(module, tree):
             fresh.__file__ = saved[name].__file__
             sys.modules[name] = fresh
             exec(compile(source, saved[name].__file__, "exec"), vars(fresh))
-            if getattr(ops, m, None) is saved[name]:  # not a rule of the same name
+            if getattr(ops, m, None) is saved[name]:  # and not a rule of the same name
                 setattr(ops, m, fresh)
             for public in ops_saved.keys() & vars(fresh).keys() & RULES.keys():
                 setattr(ops, public, vars(fresh)[public])
@@ -250,7 +253,7 @@ def built(module, tree):
 
 
 def check_case(name, case):
-    """What the properties ask of value and gradient on one case, without rank promotion."""
+    """Checks the properties of value and gradient on one case, without rank promotion."""
     g, values = split(getattr(ops, name), case.args, case.static)
     values = cast(values, jnp.float64)
     plain, dout = autodiff(g), cotangents(g, values)
@@ -283,12 +286,12 @@ def check_narrow(name, case):
 
 
 def passes(module):
-    """Whether the tests of the module's own file pass."""
+    """Returns whether the tests of the module's own test file pass."""
     files = [TESTS / f"test_{name}.py" for name in TESTED_BY.get(module, [module])]
     files = [str(f) for f in files if f.exists()]
     options = ["-qx", "-n0", "-m", "", "-p", "no:cacheprovider"]
     before = dict(sys.modules)
-    for name in imported_from(files):  # with names of the unchanged ops
+    for name in imported_from(files):  # they refer to the unchanged ops
         del sys.modules[name]
     try:
         return not files or pytest.main([*files, *options]) == pytest.ExitCode.OK
@@ -303,7 +306,7 @@ def imported_from(files):
 
 
 def survives(module, names):
-    """Whether no property fails. Any exception is a failure, as it is in the other tests."""
+    """Returns whether all properties hold. Any exception counts as a failure, as in other tests."""
     try:
         for name in names:
             for case in CASES[name]:
@@ -319,14 +322,14 @@ def survives(module, names):
 
 
 def names_of(module):
-    """The rules of a module; of a shared one those of the modules that import it."""
+    """The rules of a module; for a module without rules, those of the modules that import it."""
     inside = lambda m: [n for n, r in RULES.items() if r.primal.__module__ == full(m)]
     return inside(module) or [n for m in ORDER if module in IMPORTS[m] for n in inside(m)[:2]]
 
 
 @pytest.fixture
 def little_optimized():
-    """Each change is compiled once and run once."""
+    """Each mutant is compiled once and run once, so optimizing it does not pay."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
@@ -334,7 +337,7 @@ def little_optimized():
 
 
 def some(changed, count):
-    """At most `count` of them, evenly spread, and of twice as many; all of them if it is 0."""
+    """At most `count` mutants, evenly spread (every second of 2 `count`); all if `count` is 0."""
     changed = list(changed)
     return changed[:: 2 * -(-len(changed) // (2 * count))] if count else changed
 

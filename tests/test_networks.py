@@ -1,4 +1,4 @@
-"""Layers of sequences and images, the combinators, the models, and their summary."""
+"""Tests of layers for sequences and images, of combinators, of models, and of summaries."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def normal(*shape, dtype=jnp.float64, seed=1):
     return jax.random.normal(jax.random.key(seed), shape, dtype)
 
 
-NETS = {  # and the shape of x
+NETS = {  # networks with the shape of x
     "Conv": (Conv(3, (3, 3), strides=2), IMAGE),
     "Conv groups": (Conv(4, (3,), groups=2, bias=False), SEQUENCE),
     "ConvTranspose": (ConvTranspose(3, (3, 3), strides=2), IMAGE),
@@ -112,7 +112,7 @@ def test_rules_and_autodiff_agree(net, shape):
 
 @nets
 def test_layers_compute_by_rules(net, shape):
-    """A custom_vjp refuses forward mode; so what allows it has gone round the rules."""
+    """A custom_vjp refuses forward mode, so a layer that allows it would bypass the rules."""
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
     params, state = jax.eval_shape(net.init, KEY, x)
 
@@ -150,7 +150,7 @@ def test_parallel_merges():
 
 
 def test_repeat_is_a_loop():
-    """Each layer with its own params, state and key."""
+    """Each repeated layer has its own params, state and key."""
     one, x = chain(Dense(4), BatchNorm(), Dropout(0.5)), normal(*ROWS)
     net = repeat(one, 3)
     params, state = net.init(KEY, x)
@@ -360,7 +360,7 @@ def test_what_cannot_be(make, message):
 
 
 def test_attention_is_made_of_heads():
-    """Head by head, with NumPy."""
+    """The reference computes each head in NumPy."""
     x, net = normal(5, 8), MultiHeadAttention(2, causal=True)
     params, state = net.init(KEY, x)
     q, k, v = (np.asarray(x @ params[p]["w"]).reshape(5, 2, 4) for p in "qkv")
@@ -416,7 +416,7 @@ def test_transformer_does_not_look_ahead():
 
 @pytest.mark.slow
 def test_transformer_without_head():
-    """Its output is what the last layer maps to logits; checkpoint changes nothing."""
+    """Without head, the output is the input of the last layer; checkpoint changes no values."""
     ids = jnp.asarray([[3, 1, 4]], jnp.int32)
     make = lambda **options: models.transformer(11, width=8, depth=2, heads=2, **options)
     params, state = make().init(KEY, ids)
@@ -458,7 +458,7 @@ def test_summary_counts_loops_and_convolutions():
 
 
 def test_summary_fits_a_page():
-    """Of a residual network: a layer with rows for its parts is written by its kind alone."""
+    """In the summary of a residual network, a layer with rows for its parts shows only its kind."""
     conv = lambda channels: chain(Conv(channels, (3, 3), bias=False), BatchNorm())
     block = lambda channels: residual(conv(channels), ops.relu, conv(channels))
     net = chain(
@@ -490,7 +490,7 @@ def test_summary_of_what_is_no_layer():
 
 
 def test_summary_of_a_transformer():
-    """Ids have no gradient; attention keeps no scores."""
+    """The input ids have no gradient, and attention saves no scores."""
     net = models.transformer(11, width=8, depth=3, heads=2, dropout=0.1)
     table = summary(net, jax.ShapeDtypeStruct((2, 64), jnp.int32))
     assert [row.layer.split("(")[0] for row in table.rows] == [

@@ -1,4 +1,4 @@
-"""The difference formulas are exact where theory says so, and err as theory says elsewhere."""
+"""Tests that the difference formulas are exact, or have the errors, that theory predicts."""
 
 import math
 from fractions import Fraction
@@ -32,7 +32,7 @@ def test_methods():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_weights_solve_the_taylor_conditions(method):
-    """Σ w (aᵏ − bᵏ) / d = [k = 1] up to k = p, and = C (p+1)! at k = p + 1: in exact fractions."""
+    """Exactly, Σ w (aᵏ − bᵏ) / d = [k = 1] for k ≤ p, and = C (p+1)! for k = p + 1."""
     terms, d, p, constant = STENCILS[method]
     moments = [sum(Fraction(w * (a**k - b**k), d) for w, a, b in terms) for k in range(p + 2)]
     assert moments[: p + 1] == [int(k == 1) for k in range(p + 1)]
@@ -41,13 +41,13 @@ def test_weights_solve_the_taylor_conditions(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_polynomials_up_to_the_order_are_exact(method):
-    """Every number here is a short binary fraction, so that floats make no rounding error at all.
+    """All numbers are short binary fractions, so that there are no rounding errors.
 
-    At degree p + 1 the error is C hᵖ f⁽ᵖ⁺¹⁾, which tells the constant and the sign.
+    At degree p + 1 the error is C hᵖ f⁽ᵖ⁺¹⁾, which determines the constant and its sign.
     """
     p, constant = STENCILS[method].order, STENCILS[method].constant
     x, h, k = np.array([-1.5, 0.0, 0.25, 2.0]), 0.25, np.arange(p + 2)
-    powers = np.eye(p + 2)[:, ::-1]  # row k holds the coefficients of xᵏ, the highest first
+    powers = np.eye(p + 2)[:, ::-1]  # row k: coefficients of xᵏ, highest first
     f = lambda c: lambda x: jnp.sum(jnp.polyval(c, x))
     found = jax.jit(jax.vmap(lambda c: gradient(f(c), x, method=method, step=h)))(powers)
     error = round(constant * math.factorial(p + 1)) * h**p
@@ -57,9 +57,9 @@ def test_polynomials_up_to_the_order_are_exact(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_error_falls_with_the_order(method):
-    """error = C hᵖ f⁽ᵖ⁺¹⁾(1 + O(h)), and O(h²) for the symmetric ones: below 1 % for these steps.
+    """error = C hᵖ f⁽ᵖ⁺¹⁾(1 + O(h)), or O(h²) for symmetric methods: below 1 % for these steps.
 
-    f is exp, its own derivative of every order.
+    f is exp, so all its derivatives are exp.
     """
     p, constant = STENCILS[method].order, STENCILS[method].constant
     steps = jnp.geomspace(0.001, 0.01, 5) if p == 1 else jnp.geomspace(0.05, 0.2, 5)
@@ -75,9 +75,9 @@ def test_error_falls_with_the_order(method):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("method", METHODS)
 def test_default_step(method, dtype):
-    """At x₀ the formula gives C (p+1)! hᵖ for f = (x − x₀)ᵖ⁺¹, and so tells its h.
+    """At x₀ the formula gives C (p+1)! hᵖ for f = (x − x₀)ᵖ⁺¹, which determines its h.
 
-    x₀ + h is rounded by half a unit of x₀, which is half of ε/ε^(1/(p+1)) ≤ √ε of h.
+    x₀ + h is rounded by half an ulp of x₀: relative to h, half of ε/ε^(1/(p+1)) ≤ √ε.
     """
     _, _, p, constant = STENCILS[method]
     x0 = jnp.array([0.0, 0.3, -0.9, 1.5, -90.0, 1000.0], dtype)
@@ -87,8 +87,8 @@ def test_default_step(method, dtype):
 
 
 def test_default_step_follows_the_coarser_dtype():
-    """The rounding of f decides: x is float64, but f computes in float32, or the other way."""
-    f = lambda x, dtype: jnp.sum((x - 2).astype(dtype) ** 3)  # central: f′(2) found as h²
+    """The coarser dtype of x and f decides, when one is float32 and the other float64."""
+    f = lambda x, dtype: jnp.sum((x - 2).astype(dtype) ** 3)  # central gives h² for f′(2)
     coarse = 2 * EPS[np.float32] ** (1 / 3)
     for x, out in [(np.float64, np.float32), (np.float32, np.float64)]:
         found = gradient(partial(f, dtype=out), jnp.array(2, x))
@@ -99,10 +99,11 @@ def test_default_step_follows_the_coarser_dtype():
 @pytest.mark.parametrize("dtype", [*slow(np.float32), np.float64])
 @pytest.mark.parametrize("method", METHODS)
 def test_default_step_is_near_the_best(method, dtype):
-    """Within a factor of ten of the best of 60 steps, root mean square over 50 points.
+    """The RMS error over 50 points is at most ten times that of the best of 60 steps.
 
-    By the model in the docstring it is within 2 for exp, whose derivatives are alike; the rest is
-    left to chance in the rounding errors. A wrong exponent costs more than ten at lower orders.
+    The error model in the docstring gives a factor of 2 for exp, whose derivatives are all equal;
+    the rest allows for random rounding errors. At lower orders, a wrong exponent costs more than
+    a factor of ten.
     """
     x = jnp.linspace(-1, 1, 50, dtype=dtype)
     found = lambda h: jax.vmap(lambda x: gradient(jnp.exp, x, method=method, step=h))(x)
@@ -119,7 +120,7 @@ def test_default_step_is_near_the_best(method, dtype):
 def test_the_step_taken_is_the_step_divided_by(method, step):
     """f = x has the derivative 1, however coarsely x + h is rounded.
 
-    In float32 1e-4 is 13 units of these x: divided by 1e-4 itself, the error would be up to 4 %.
+    In float32, 1e-4 is 13 ulps of these x, so dividing by 1e-4 would give errors of up to 4 %.
     """
     x = jnp.concatenate([jnp.linspace(70, 120, 51), jnp.linspace(-120, -70, 51)]).astype(np.float32)
     found = jax.vmap(lambda x: gradient(lambda x: x, x, method=method, step=step))(x)
@@ -159,7 +160,7 @@ def test_trees(method):
     p = STENCILS[method].order
     for g, e in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert (g.shape, g.dtype) == (e.shape, e.dtype)
-        # E(h) of the docstring: |f| ≤ 10 and derivatives to 5ᵖ⁺¹ here.
+        # The bound is E(h) of the docstring with |f| ≤ 10 and derivatives up to 5ᵖ⁺¹.
         eps = float(jnp.finfo(g.dtype).eps)
         np.testing.assert_allclose(g, e, atol=10 * 5 ** (p + 1) * eps ** (p / (p + 1)))
 
@@ -167,12 +168,12 @@ def test_trees(method):
 @pytest.mark.parametrize(
     ("jump", "x", "step"),
     [
-        (np.float64(1e39), np.float32, 128.0),  # the difference itself overflows in float32
-        (np.float32(1), np.float64, 1 + 2.0**-40),  # h is not a float32
+        (np.float64(1e39), np.float32, 128.0),  # the difference overflows in float32
+        (np.float32(1), np.float64, 1 + 2.0**-40),  # h is not representable in float32
     ],
 )
 def test_the_division_is_in_the_wider_dtype(jump, x, step):
-    """Over a jump at 0 the central difference is jump / 2h, exactly."""
+    """Across a jump at 0, the central difference is exactly jump / 2h."""
     found = gradient(lambda x: jnp.where(x > 0, jump, 0), jnp.zeros((), x), step=step)
     assert found.dtype == x
     assert float(found) == x(np.float64(jump) / (2 * step))
@@ -180,7 +181,7 @@ def test_the_division_is_in_the_wider_dtype(jump, x, step):
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision(dtype):
-    """The dtype of x comes back; the error is of the size ε^(p/(p+1)) that central leaves."""
+    """The gradient has the dtype of x and an error of the size ε^(p/(p+1)) of central."""
     x = jnp.array([0.25, 0.5, 1.0], dtype)
     found = gradient(lambda x: jnp.sum(jnp.sin(x)), x)
     assert found.dtype == dtype
@@ -199,7 +200,7 @@ def test_nothing_to_differentiate(x):
 
 
 def test_agrees_with_autodiff_and_with_the_rules():
-    """A network's loss, by three independent ways; five_point leaves 1e-12 of |f| here."""
+    """The gradient of a network's loss in three ways; the error of five_point is 1e-12 of |f|."""
     kx, kw, kb = jax.random.split(jax.random.key(1), 3)
     x, labels = jax.random.normal(kx, (4, 5)), jnp.array([0, 2, 1, 2])
     params = {"w": jax.random.normal(kw, (5, 3)), "b": jax.random.normal(kb, (3,))}
@@ -220,7 +221,7 @@ def test_agrees_with_autodiff_and_with_the_rules():
 
 @pytest.mark.parametrize("vmap_method", ["sequential", "expand_dims", None])
 def test_a_function_that_jax_cannot_differentiate(vmap_method):
-    """NumPy behind a callback, with and without a way to vmap it."""
+    """f is a NumPy callback, with and without a vmap method."""
 
     def f(x):
         out = jax.ShapeDtypeStruct((), x.dtype)
@@ -241,13 +242,15 @@ def test_jit_vmap_and_derivatives():
     f = lambda x: jnp.sum(jnp.sin(x) * jnp.roll(x, 1))
     x = jax.random.normal(jax.random.key(2), (3, 4))
     g, h = jax.jit(jax.vmap(jax.grad(f)))(x), jax.jit(jax.vmap(jax.hessian(f)))(x)
-    close = partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-8)  # central leaves 4e-11 of |f|
+    close = partial(
+        np.testing.assert_allclose, rtol=1e-8, atol=1e-8
+    )  # central's error is 4e-11 of |f|
     d = partial(gradient, f)
     close(jax.jit(jax.vmap(d))(x), g)
     close(jax.lax.map(d, x), g)
     close(jax.jit(jax.vmap(jax.jacfwd(d)))(x), h)
     close(jax.jit(jax.vmap(jax.jacrev(d)))(x), h)
-    # Differences of differences: the rounding, 4e-11, is divided by h = 7e-4 once more.
+    # In a difference of differences, the rounding error 4e-11 is divided by h = 7e-4 again.
     again = jax.jit(lambda x: gradient(lambda x: d(x)[0], x, method="five_point"))(x[0])
     np.testing.assert_allclose(again, h[0, 0], atol=1e-6)
 
@@ -266,7 +269,7 @@ def test_batch_size_changes_only_the_cost(method, batch_size):
     f = lambda x: jnp.sum(x["a"] ** 3) * x["b"]
     x = {"a": jnp.arange(1.0, 6.0), "b": jnp.array(2.0)}
     found = gradient(f, x, method=method, batch_size=batch_size)
-    # The sums may be rounded in another order: some ε|f|/h, with |f| = 450.
+    # Sums may be rounded in another order, which gives errors of some ε|f|/h with |f| = 450.
     atol = 1e4 * EPS[np.float64] / default_step(1, STENCILS[method].order, EPS[np.float64])
     jax.tree.map(
         partial(np.testing.assert_allclose, atol=atol), found, gradient(f, x, method=method)
@@ -274,7 +277,7 @@ def test_batch_size_changes_only_the_cost(method, batch_size):
 
 
 def test_memory_is_bounded():
-    """A million elements: 10¹² for all moved copies at once, but 16 arrays like x must do."""
+    """x has 10⁶ elements, so all shifted copies would have 10¹²; memory stays below 16 copies."""
     x = jax.ShapeDtypeStruct((1000, 1000), np.float32)
     compiled = jax.jit(partial(gradient, lambda x: jnp.sum(x**2))).lower(x).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 16 * 4 * 10**6
@@ -306,7 +309,7 @@ def test_compiles_once():
 
 
 def test_many_leaves_cost_no_more_traces():
-    """The time to compile would else grow with the square of the depth."""
+    """Otherwise compile time would grow quadratically with the depth."""
     traces = []
 
     def f(x):
@@ -332,14 +335,14 @@ class Unhashable:
 
 
 def test_f_need_not_be_hashable():
-    """And is not mistaken for another one."""
+    """An unhashable f works and is not mistaken for another one."""
     for scale in (1.0, 3.0):
         for f in (Unhashable(scale), Unhashable(scale).loss):
             np.testing.assert_allclose(gradient(f, 2.0), 4 * scale, rtol=1e-9)
 
 
 def test_a_python_float_is_of_the_default_dtype():
-    """At x itself and beside it: a weak type here and a strong one there would promote apart."""
+    """f sees the same strong type at x and at shifted points, so that promotion is the same."""
     seen = []
     found = gradient(lambda x: seen.append((x.dtype, x.weak_type)) or x**2, 0.5)
     assert {*seen, (found.dtype, found.weak_type)} == {(jnp.dtype("float64"), False)}

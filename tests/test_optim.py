@@ -1,8 +1,8 @@
-"""The optimizers: against Optax, against the formulas in NumPy, and inside Optax's own tools.
+"""Tests of the optimizers against Optax and the formulas in NumPy, and with Optax's tools.
 
-Distances between two float64 runs are max |a − b| / max(1, |b|) over steps, leaves and elements.
-The runs differ by the order of a few operations: each of the 1,000 steps adds an error of some
-2⁻⁵³ ≈ 1.1e-16 times numbers of order 1, so that 1,000 steps stay below 1e-12.
+The distance between two float64 runs is max |a − b| / max(1, |b|) over steps, leaves and elements.
+The runs differ in the order of a few operations. Each step adds an error of some 2⁻⁵³ ≈ 1.1e-16
+times numbers of order 1, so that 1,000 steps stay below 1e-12.
 """
 
 import inspect
@@ -35,7 +35,7 @@ NOISE = random_tree(1, STEPS)
 
 
 def gradient(params, noise):
-    """Of a quadratic with its minimum at 0.5, with noise as of a minibatch."""
+    """Gradient of a quadratic with its minimum at 0.5, plus noise as from minibatches."""
     return jax.tree.map(lambda p, e: 0.3 * (p - 0.5) + e, params, noise)
 
 
@@ -56,7 +56,7 @@ def distance(a, b):
     return max(jax.tree.leaves(jax.tree.map(leaf, a, b)))
 
 
-# The formulas in NumPy, for one array: p and the state, which starts from 0, are updated in place.
+# The formulas in NumPy for one array. p and the state, which starts at 0, are updated in place.
 
 
 def sgd(p, g, state, t, lr):
@@ -113,7 +113,7 @@ def with_decay(adam):
     return adamw
 
 
-# Ours, Optax's where it has the form, the formula, and the settings for which they are compared.
+# Our optimizer, Optax's (where it has the form), the formula, and the settings to compare.
 
 mask_tree = {"conv": (True, False), "dense": False}
 mask_function = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
@@ -320,7 +320,7 @@ def test_equals_optax_and_the_formula_for_1000_steps(name):
     for options in settings:
         results = run_ours(options)
         if theirs:
-            with jax.numpy_dtype_promotion("standard"):  # Optax's bias correction needs it
+            with jax.numpy_dtype_promotion("standard"):  # for Optax's bias correction
                 assert distance(results, run_theirs(options)) <= ALLOWED, options
         if formula:
             assert distance(results, run_formula(formula, 0.02, **options)) <= ALLOWED, options
@@ -367,8 +367,8 @@ def test_learning_rate_weighs_each_gradient_when_it_enters_the_velocity():
 
 
 def test_adam_in_float32_has_no_cancellation_in_its_bias_correction():
-    # M̂ = g and Ĝ = g² for a constant g, so each step is η. Within 8 steps M and G are rounded some
-    # 30 times at most; 1 − β₂ᵗ⁺¹ as written would cost 1e-5 on top.
+    # M̂ = g and Ĝ = g² for a constant g, so each step is η. Within 8 steps M and G are rounded at
+    # most some 30 times; computing 1 − β₂ᵗ⁺¹ literally would add an error of 1e-5.
     optimizer = optim.adam(1.0, eps=0)
     state = optimizer.init(jnp.float32(0))
     update = jax.jit(optimizer.update)
@@ -411,7 +411,7 @@ def test_masked_decay_leaves_infinite_parameters_alone():
     assert float(updates["w"][0]) < 0.0
 
 
-# Transformations of JAX: one compilation for a sweep, no second one for a second call.
+# Transformations of JAX: a sweep compiles once, and a second call does not compile again.
 
 SWEEPS = {
     "sgd": lambda h: optim.sgd(h),
@@ -512,7 +512,7 @@ def test_narrow_parameters_get_the_float32_update_rounded(name):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_narrow_gradients_make_a_step_in_the_dtype_of_the_parameter(name):
-    """In float16 a step of 1e-8 is 0."""
+    """A step of 1e-8, which is 0 in float16, survives in the dtype of the parameter."""
     optimizer = OPTIMIZERS[name]
     params = {"a": jnp.array([1.5, -2.0], jnp.float32), "b": jnp.array([[0.5]], jnp.float64)}
     grads = jax.tree.map(lambda p: jnp.asarray([1e-6, -2e-6][: p.size], jnp.float16), params)
@@ -565,7 +565,7 @@ HIDDEN = jax.tree.map(lambda p: (np.arange(p.size) > 0).astype(float).reshape(p.
 
 
 def loss_after_training(optimizer, params, noise):
-    """Of the last parameters. The first element of each leaf has the gradient of `noise` alone."""
+    """Loss of the final parameters. The gradient of each leaf's first element is only `noise`."""
 
     def step(carry, e):
         params, state = carry
@@ -581,11 +581,12 @@ def loss_after_training(optimizer, params, noise):
 
 @pytest.mark.parametrize("name", [n if n in ("adam", "rmsprop") else slow(n)[0] for n in CASES])
 def test_gradients_through_an_optimizer_are_those_of_differences(name):
-    """With gradients that are 0, always or at first; the second derivatives too.
+    """First and second derivatives match differences, also where gradients are 0.
 
-    Everything moves along a line, s times v: learning rate, options, parameters, gradients. A
-    gradient that is 0 moves too where ε is large enough for differences to see the slope 1/ε.
-    Differences are wrong by about h, where |g| has a kink, and by 2⁻⁵²/h.
+    Some gradients are 0 always, others in the first step. Learning rate, options, parameters and
+    gradients all move along a line with the parameter s. A gradient that is 0 moves only where ε is
+    large enough for differences to resolve the slope 1/ε. The error of differences is about h where
+    |g| has a kink, and 2⁻⁵²/h.
     """
     ours, _, _, settings = CASES[name]
     noise = jax.tree.map(lambda e, m: e * m, FEW, HIDDEN)
@@ -612,7 +613,7 @@ def test_gradients_through_an_optimizer_are_those_of_differences(name):
             np.testing.assert_allclose(ddy[1], (dy[2] - dy[0]) / (2 * h), rtol=1e-4, atol=1e-4)
 
 
-SLOPES = {  # of the first step at a gradient of 0, for the learning rate 1 and ε = 1e-8
+SLOPES = {  # of the first step at a gradient of 0, with learning rate 1 and ε = 1e-8
     "sgd": (optim.sgd(1.0), -1.0),
     "momentum": (optim.momentum(1.0), -1.0),
     "nesterov": (optim.nesterov(1.0), -1.9),
@@ -897,7 +898,7 @@ def test_errors_are_one_line(message):
         ERRORS[message]()
 
 
-NUMBERS = {  # what must be a number, how it is given, and its range
+NUMBERS = {  # numeric arguments: how to pass them, and their ranges
     **{
         f"{name}: learning_rate": (getattr(optim, name), "a finite number of at least 0")
         for name in ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
@@ -943,6 +944,6 @@ def test_every_number_is_checked_when_the_optimizer_is_built(name):
             make(value)
     for value in (0, 0.5, np.float32(0.5), jnp.array(0.5)):
         make(value)
-    jax.eval_shape(lambda x: make(x) and x, -1.0)  # traced: its value is not known
+    jax.eval_shape(lambda x: make(x) and x, -1.0)  # traced: the value is unknown
     with pytest.raises(TypeError, match=rf"^{name} must be a number, got a traced float64\[2\]"):
         jax.eval_shape(lambda x: make(x) and x, np.ones(2))

@@ -1,4 +1,4 @@
-"""Penalties in their two forms: what `test_rules.py` does not ask of them as of every rule."""
+"""Tests of both forms of the penalties, in addition to the properties in `test_rules.py`."""
 
 import re
 from functools import partial
@@ -11,7 +11,7 @@ import pytest
 
 from funcnet import autodiff, ops, optim
 
-# Both sides do the same few operations in float64, on sums of some 20 numbers of order 1.
+# Both sides do the same few float64 operations on sums of some 20 numbers of order 1.
 EXACT = partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12)
 
 rng = np.random.default_rng(0)
@@ -80,7 +80,7 @@ def test_leaves_that_are_no_floats_do_not_count(name):
     value, dw = f(params["w"])
     EXACT(value, VALUE[name](params["w"], *RATES[name]))
     EXACT(dw, GRADIENT[name](params["w"], *RATES[name]))
-    del params["key"]  # which jax.grad refuses
+    del params["key"]  # jax.grad refuses keys
     dparams = jax.grad(PENALTY[name], allow_int=True)(params, *RATES[name])
     assert dparams["n"].dtype == jax.dtypes.float0
     EXACT(dparams["w"], dw)
@@ -106,7 +106,7 @@ def test_mixed_dtypes_are_computed_in_the_widest(name):
 
 
 def test_narrow_leaves_are_summed_in_float32():
-    ones = jnp.ones(1000, jnp.bfloat16)  # in bfloat16 the sum would stall at 256
+    ones = jnp.ones(1000, jnp.bfloat16)  # a bfloat16 sum would stall at 256
     assert float(jax.jit(ops.l1_penalty)(ones, 1.0)) == 1000.0
     assert float(jax.jit(ops.l2_penalty)(ones, 1.0)) == 500.0
 
@@ -134,7 +134,7 @@ def test_vmap_over_rates_and_scan(name):
         tree_equal(jax.tree.map(lambda x, i=i: x[i], scanned), expected)
 
 
-# The form that changes the gradient.
+# The form that adds to the gradient.
 
 
 @each
@@ -150,7 +150,7 @@ def test_the_change_adds_the_gradient_of_the_sources(name):
 
 @each
 def test_both_forms_train_alike(name):
-    """The loss plus the penalty, and the gradient plus its gradient, through the same optimizer."""
+    """Adding the penalty to the loss, or its gradient to the gradient, trains the same network."""
     loss = lambda params: sum((p**3 + p).sum() for p in jax.tree.leaves(params))
     penalised = lambda params: loss(params) + PENALTY[name](params, *RATES[name])
     change = CHANGE[name](*RATES[name])
@@ -197,7 +197,7 @@ def test_the_change_can_be_masked(name):
     tree_equal(updates["dense"], expected)
 
 
-# Errors. Those of the change are among the errors of `test_optim.py`.
+# Errors. `test_optim.py` tests those of the gradient form.
 
 ERRORS = {
     "l1_penalty: rate must be a scalar, got shape (2,)": lambda: ops.l1_penalty(PARAMS, np.ones(2)),

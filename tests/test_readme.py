@@ -1,4 +1,4 @@
-"""The README files: their Python blocks run, their links lead somewhere, their tables are whole."""
+"""Tests of the README files: Python blocks run, links are valid, tables are complete."""
 
 import inspect
 import re
@@ -42,7 +42,7 @@ def name_of(page):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if "```python" in text_of(p)], ids=name_of)
 def test_python_blocks(page):
-    """Each by itself, as a user would run it."""
+    """Each block runs by itself, as a user would run it."""
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(page)], capture_output=True, text=True, timeout=300
     )
@@ -98,7 +98,7 @@ def test_a_table_has_every_rule_and_no_other(part):
 
 @pytest.mark.parametrize("page", sorted((ROOT / "funcnet").rglob("*.py")), ids=name_of)
 def test_sources_are_named(page):
-    """Each "Source A 3.3.4" has a letter of the table of sources."""
+    """The letter of each "Source A 3.3.4" is in the table of sources."""
     known = re.findall(r"^\| ([A-Z]) \|", text_of(ROOT / "funcnet" / "ops" / "README.md"), re.M)
     assert set(re.findall(r"[Ss]ource ([A-Z])\b", text_of(page))) <= set(known)
 

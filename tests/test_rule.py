@@ -1,4 +1,4 @@
-"""The decorator: its signature, its switch, its registry, and one line for every mistake."""
+"""Tests of the `rule` decorator: signature, autodiff switch, registry, one-line errors."""
 
 import inspect
 
@@ -13,7 +13,7 @@ from funcnet.rule import Ruled, rule
 
 @pytest.fixture
 def scaled(request):
-    """A rule of its own: y = k (p["w"] x + p["n"]), with a float and an integer leaf in p."""
+    """A rule for y = k (p["w"] x + p["n"]), where p has a float leaf and an integer leaf."""
 
     @rule
     def scaled(p, x, *, k=2.0):
@@ -90,7 +90,7 @@ def test_star_arguments():
 
 def test_registry(scaled):
     assert RULES["scaled"] == ("scaled", scaled.__wrapped__, scaled_fwd, scaled_bwd)
-    scaled.defvjp(scaled_fwd, scaled_bwd)  # again, as when a notebook cell runs twice
+    scaled.defvjp(scaled_fwd, scaled_bwd)  # redefined, as when a notebook cell runs twice
 
 
 def test_a_name_belongs_to_one_module():
@@ -191,13 +191,13 @@ def test_bwd_must_return_cotangents_of_the_arguments(scaled, bwd, parts, wrap):
 
 @pytest.mark.parametrize("of_n", [np.zeros((), jax.dtypes.float0), np.float32(1), np.int32(1)])
 def test_what_stands_for_an_integer_is_dropped(scaled, of_n):
-    """A rule that serves floating arguments need not ask whether one is an integer."""
+    """A cotangent that bwd returns for an integer is dropped, so bwd need not check dtypes."""
     scaled.defvjp(scaled_fwd, lambda r, dy, *, k: ({"w": dy, "n": of_n}, dy))
     assert jax.grad(scaled, 1)(P, X) == 1.0
 
 
 def test_calls_of_the_same_types_are_traced_once():
-    """Outside of other functions and inside, also their gradients."""
+    """This holds outside and inside of other functions, and for gradients."""
     traced = []
 
     @rule
@@ -214,7 +214,7 @@ def test_calls_of_the_same_types_are_traced_once():
         before = len(traced)
         for _ in range(3):
             jax.make_jaxpr(jax.grad(lambda x: counted(counted(x, k=2), k=2)))(X)
-        assert len(traced) <= before + 1  # fwd is compared with it
+        assert len(traced) <= before + 1  # once more to compare fwd with it
     finally:
         del RULES["counted"]
 
@@ -256,7 +256,7 @@ def door():
     ],
 )
 def test_one_line_at_the_door(door, call, message):
-    door(1.0, on=True, n=1)  # what is compiled for these does not serve `on=1`
+    door(1.0, on=True, n=1)  # what is compiled here must not be reused for `on=1`
     with pytest.raises(TypeError) as e:
         call(door)
     one_line(e, message)
@@ -312,7 +312,7 @@ def test_autodiff_switches_off_rules_at_any_depth():
     x = jnp.ones((2, 3))
     assert count(net, x) >= 5
     assert count(autodiff(net), x) == 0
-    _, dy = jax.jvp(autodiff(net), (x,), (x,))  # forward mode, which a custom_vjp does not have
+    _, dy = jax.jvp(autodiff(net), (x,), (x,))  # forward mode, which a custom_vjp refuses
     np.testing.assert_allclose(dy, (jax.grad(net)(x) * x).sum(), atol=1e-14)
     with pytest.raises(TypeError):
         jax.jvp(net, (x,), (x,))
@@ -330,7 +330,7 @@ def test_autodiff_of_a_compiled_function_retraces_once_each():
         assert f(40.0) == autodiff(f)(40.0)
         hand, auto = jax.grad(f)(40.0), autodiff(jax.grad(f))(40.0)
         assert (hand > 0, auto) == (True, 0.0)
-    assert len(traces) == 2  # with rules and without
+    assert len(traces) == 2  # one with and one without rules
 
 
 def test_autodiff_keeps_name_and_arguments():
@@ -341,7 +341,7 @@ def test_autodiff_keeps_name_and_arguments():
 
 @pytest.mark.slow
 def test_outputs_are_batched_together():
-    """The mean of a batch does not depend on scale: its cotangent must not count twice."""
+    """The mean of the batch does not depend on scale, so its cotangent must not count twice."""
     x, scale, bias = jnp.arange(6.0).reshape(3, 2), jnp.ones((5, 2)), jnp.zeros(2)
     f = jax.vmap(ops.batch_norm, in_axes=(None, 0, None))
     out, back = jax.vjp(f, x, scale, bias)
@@ -352,7 +352,7 @@ def test_outputs_are_batched_together():
 
 
 def test_shared_weights_need_no_vmap():
-    """Ops take batches as they are: one weight gradient, not one for each example."""
+    """Ops take batches directly, so there is one weight gradient, not one per example."""
     x, w, b = jnp.ones((64, 32)), jnp.ones((32, 48)), jnp.zeros(48)
     grad = jax.jit(jax.grad(lambda w: ops.affine(x, w, b).sum()))
     text = grad.lower(w).as_text()

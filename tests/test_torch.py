@@ -1,4 +1,4 @@
-"""Values and gradients against PyTorch in float64, where it is installed (an optional extra)."""
+"""Values and gradients against PyTorch in float64, if it is installed (an optional extra)."""
 
 import jax
 import numpy as np
@@ -18,35 +18,35 @@ F = torch.nn.functional if hasattr(torch, "nn") else None
 
 
 def columns(f):
-    """PyTorch keeps the channels on axis 1."""
+    """PyTorch has the channels on axis 1."""
     return lambda x, *a: f(x.reshape(-1, x.shape[-1]), *a).reshape(x.shape)
 
 
 def channels_first(f):
-    """PyTorch's images are (n, c, ...)."""
+    """PyTorch's images have shape (n, c, ...)."""
     last = lambda x: x.movedim(1, -1)
     return lambda x, *a: last(f(x.movedim(-1, 1), *a))
 
 
 def kernel(f):
-    """PyTorch's kernels are (outputs, inputs, ...)."""
+    """PyTorch's kernels have shape (outputs, inputs, ...)."""
     return channels_first(lambda x, w, *a: f(x, w.movedim((-1, -2), (0, 1)), *a))
 
 
 def transposed(f):
-    """PyTorch's transposed convolution is the gradient of a convolution: it flips the kernel."""
+    """PyTorch's transposed convolution is a gradient of a convolution, so the kernel is flipped."""
     flip = lambda w: w.flip(tuple(range(w.ndim - 2))).movedim((-2, -1), (0, 1))
     return channels_first(lambda x, w, *a: f(x, flip(w), *a))
 
 
 def heads(f):
-    """PyTorch's heads come before the places."""
+    """In PyTorch, the axis of heads comes before the axis of positions."""
     swap = lambda x: x.transpose(-2, -3)
     return lambda q, k, v: swap(f(swap(q), swap(k), swap(v)))
 
 
 def recurrent(kind, reverse=False):
-    """PyTorch's cells: the same gates, with weights (gates · H, inputs) and two biases."""
+    """PyTorch's cells have the same gates, weights of shape (gates · H, inputs) and two biases."""
     gates = {"RNN": 1, "LSTM": 4, "GRU": 3}[kind]
 
     def run(x, *states_and_weights):

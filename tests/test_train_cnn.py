@@ -1,4 +1,4 @@
-"""The convolutional network on MNIST: what is not `train_mnist`'s, whose tests cover the rest."""
+"""Tests of `scripts/train_cnn.py`; the tests of `train_mnist` cover what it shares with it."""
 
 import json
 import os
@@ -21,7 +21,7 @@ SMALL = ["--channels", "2", "3", "--convolutions", "1", "1", "--epochs", "1", "-
 
 @pytest.mark.slow
 def test_both_train_the_same_network(tmp_path, capsys):
-    """In float64: 0 would be the same computation twice; Adam amplifies roundings."""
+    """In float64, Adam amplifies rounding; a difference of 0 would mean the same computation."""
     assert train_cnn.main([*SMALL, "--rules", "both", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert re.fullmatch(LAST_LINE, out.splitlines()[-1])
@@ -32,7 +32,7 @@ def test_both_train_the_same_network(tmp_path, capsys):
 
 
 def test_all_rules_are_ours():
-    """The rules in the traced network and its loss, of which autodiff has none."""
+    """The traced network and loss contain exactly these rules; with autodiff, none."""
     model, x = train_cnn.make_model(train_cnn.Config()), jnp.zeros((2, 28, 28), jnp.uint8)
     params, state = jax.jit(model.init)(jax.random.key(0), x)
 
@@ -70,7 +70,7 @@ def test_wrong_options_end_in_one_line(wrong, message, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_an_epoch_of_mnist(tmp_path, monkeypatch):
-    """As a person runs it, in float32. All epochs take some minutes; the README says where to."""
+    """Runs one epoch in float32, as users do. All take minutes; the README has their result."""
     monkeypatch.delenv("FUNCNET_DATA")
     done = subprocess.run(
         [sys.executable, train_cnn.__file__, "--epochs", "1"],

@@ -1,4 +1,4 @@
-"""Training a language model, on a small text that repeats a sentence."""
+"""Tests of training a language model on a small text that repeats a sentence."""
 
 import contextlib
 import io
@@ -56,7 +56,7 @@ def options(text, out, **changed):
 
 @pytest.fixture(scope="module", params=train_lm.SIZES)
 def trained(request, text, tmp_path_factory):
-    """What a run by both rules printed, its folder, and its configuration."""
+    """The output, folder and configuration of a run with `--rules both`."""
     out, printed = tmp_path_factory.mktemp("runs") / "new" / "folder", io.StringIO()
     argv = options(text, out, model=request.param, rules="both")
     with contextlib.redirect_stdout(printed):
@@ -65,7 +65,7 @@ def trained(request, text, tmp_path_factory):
 
 
 def reload(out, config):
-    """The saved network, as the docstring of `save` says."""
+    """Loads the saved network as the docstring of `save` describes."""
     model = train_lm.make_model(config)
     x = jax.ShapeDtypeStruct((1, config.context), jnp.int32)
     params, state = jax.eval_shape(model.init, jax.random.key(0), x)
@@ -74,7 +74,7 @@ def reload(out, config):
 
 
 def pieces(config):
-    """The held-out text as it is measured."""
+    """The pieces of the held-out text on which the loss is measured."""
     _, held = train_lm.divide(config, language_model.read_text(config.text))
     starts = jnp.arange(0, len(held) - config.context, config.context)
     return language_model.cut(held, starts, config.context)
@@ -110,9 +110,9 @@ def test_what_is_saved(trained):
 
 @pytest.mark.slow
 def test_it_learns(trained):
-    """Before, every byte is about as likely as another; then the sentence is known.
+    """Before training all bytes are about equally likely; afterwards the sentence is known.
 
-    Where a piece of text begins in the sentence is still a surprise, of log₂ 38 bits in 16 bytes.
+    The position in the sentence at which a piece of 16 bytes begins still costs log₂ 38 bits.
     """
     _, out, config = trained
     model, params, state = reload(out, config)
@@ -127,7 +127,7 @@ def test_it_learns(trained):
 
 @pytest.mark.slow
 def test_it_writes_what_it_has_learned(trained):
-    """Also beyond its context, and after a prompt that is longer than that."""
+    """This includes text beyond the context, and prompts that are longer than the context."""
     _, out, config = trained
     model, params, state = reload(out, config)
     for known in (5, 30):
@@ -141,7 +141,7 @@ def test_it_writes_what_it_has_learned(trained):
 
 @pytest.mark.parametrize("model", train_lm.SIZES)
 def test_all_rules_are_ours(model):
-    """The rules in a traced step, of which autodiff has none."""
+    """The traced network and loss contain exactly these rules; with autodiff, none."""
     config = train_lm.Config(model=model, width=8, depth=2, heads=2, context=4, batch_size=2)
     net, optimizer = train_lm.make_model(config), train_lm.make_optimizer(config)
     state = jax.eval_shape(lambda: train_lm.begin(config, net, optimizer))
@@ -164,7 +164,7 @@ def test_all_rules_are_ours(model):
 
 @pytest.mark.slow
 def test_both_train_the_same_network(trained):
-    """In float64; 0 would be the same computation twice. Training amplifies the difference."""
+    """Training amplifies rounding of float64; a difference of 0 would mean the same computation."""
     printed, out, _ = trained
     found = re.findall(r"stretch (\d): largest difference of parameters (\S+)", printed)
     assert [int(stretch) for stretch, _ in found] == [1, 2, 3]
@@ -179,12 +179,12 @@ def test_both_train_the_same_network(trained):
 
 @pytest.mark.slow
 def test_memory(text, tmp_path, capsys):
-    """Autodiff keeps a score for each pair of bytes, and the hand rules do not."""
+    """Autodiff saves the attention scores of all pairs of bytes; the hand-written rules do not."""
     argv = [*options(text, tmp_path, context=200, depth=1), "--memory"]
     assert train_lm.main(argv) == 0
     out = capsys.readouterr().out
     rows = re.findall(r"^(hand rules|autodiff.*?) +([\d,.]+) +([\d.]+)$", out, re.MULTILINE)
-    assert [row[0] for row in rows] == ["hand rules", "autodiff", "autodiff, layers again"]
+    assert [row[0] for row in rows] == ["hand rules", "autodiff", "autodiff, checkpointed"]
     hand, auto, _ = (float(row[1].replace(",", "")) for row in rows)
     assert hand < auto
     assert re.search(r"a step by hand rules took [\d.]+ s; peak memory .* [\d,]+ MB", out)
@@ -193,13 +193,13 @@ def test_memory(text, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_optimizer_decays_the_matrices_alone():
-    """Where the gradient is 0, only the decay moves parameters."""
+    """With a gradient of 0, only weight decay moves parameters."""
     config = train_lm.Config(width=8, heads=2, depth=2, steps=10, learning_rate=0.1)
     model, optimizer = train_lm.make_model(config), train_lm.make_optimizer(config)
     like = jax.eval_shape(lambda: train_lm.begin(config, model, optimizer).params)
     zero, params = (jax.tree.map(f, like) for f in (jnp.zeros_like, jnp.ones_like))
     state, update = optimizer.init(params), jax.jit(optimizer.update)
-    for _ in range(3):  # in the first one the rate is 0
+    for _ in range(3):  # the learning rate of the first step is 0
         updates, state = update(zero, state, params)
     moved = {
         jax.tree_util.keystr(path): bool(u.any()) for path, u in jax.tree.leaves_with_path(updates)
@@ -210,7 +210,7 @@ def test_the_optimizer_decays_the_matrices_alone():
 
 @pytest.mark.slow
 def test_gradients_are_limited():
-    """What Adam averages, M = (1 − b1) gradient at first, comes from one of length 1."""
+    """After the first step, M = (1 − b1) gradient, with the gradient clipped to norm 1."""
     config = train_lm.Config(weight_decay=0.0)
     optimizer, params = train_lm.make_optimizer(config), {"w": jnp.ones((2, 2))}
     _, (_, adam) = optimizer.update({"w": 1e9 * params["w"]}, optimizer.init(params), params)
@@ -294,7 +294,7 @@ def test_wrong_options_end_in_one_line(wrong, message, tmp_path, capsys):
 
 
 def run(*argv, cwd):
-    """The program as a person runs it: in its own process, in float32, from another folder."""
+    """Runs the program as a user does: in a separate process, in float32, from another folder."""
     return subprocess.run(
         [sys.executable, str(SCRIPT), *argv],
         cwd=cwd,
@@ -307,7 +307,7 @@ def run(*argv, cwd):
 
 @pytest.mark.slow
 def test_a_person_runs_it(tmp_path):
-    """On the text of every Python."""
+    """The default text comes with every Python installation."""
     sizes = [s for k, v in SMALL.items() for s in (f"--{k}", str(v))]
     done = run(*sizes, "--steps", "3", "--stretches", "2", "--sample-bytes", "5", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -327,6 +327,6 @@ def test_a_person_errs(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", train_lm.SIZES)
 def test_the_default_options_learn(model, tmp_path):
-    """A quarter of the steps; for comparison, bzip2 makes 1.7 bits of a byte of this text."""
+    """A quarter of the steps suffices; for comparison, bzip2 needs 1.7 bits per byte here."""
     done = run("--model", model, "--stretches", "4", cwd=tmp_path)
     assert float(done.stdout.split()[-1]) < 3

@@ -1,4 +1,4 @@
-"""The main job, on a small data set in MNIST's files."""
+"""Tests of `scripts/train_mnist.py` on a small data set in the file format of MNIST."""
 
 import contextlib
 import io
@@ -34,7 +34,7 @@ def write_idx(path, values):
 
 @pytest.fixture(scope="module", autouse=True)
 def data(tmp_path_factory):
-    """Images of noise with a bright bar, whose place is the class."""
+    """Noise images with a bright bar; its position encodes the class."""
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     names = iter(datasets.SHA256)
@@ -56,7 +56,7 @@ def options(out, **changed):
 
 @pytest.fixture(scope="module")
 def printed_and_out(tmp_path_factory):
-    """What one run printed, and its folder."""
+    """The output and the folder of one run."""
     out, printed = tmp_path_factory.mktemp("runs") / "new" / "folder", io.StringIO()
     with contextlib.redirect_stdout(printed):
         assert train_mnist.main(options(out)) == 0
@@ -69,7 +69,7 @@ def trained(printed_and_out):
 
 
 def reload(out, **config):
-    """The saved network, as the docstring of `save` says."""
+    """Loads the saved network as the docstring of `save` describes."""
     model = train_mnist.make_model(train_mnist.Config(hidden=(16,), **config))
     images = jax.ShapeDtypeStruct((1, 28, 28), jnp.uint8)
     params, state = jax.eval_shape(model.init, jax.random.key(0), images)
@@ -98,7 +98,7 @@ def test_what_is_saved(trained):
 
 
 def test_the_saved_network_is_the_trained_one(trained, data):
-    """It has learned (a tenth is chance), and its test accuracy is the one that was reported."""
+    """Its test accuracy is above chance (0.1) and equals the reported one."""
     model, params, state = reload(trained)
     images, labels = data.test_images, data.test_labels
     tested = evaluate(model, {"accuracy": accuracy}, params, state, images, labels)["accuracy"]
@@ -126,7 +126,7 @@ def test_a_file_is_whole_or_not_there(tmp_path):
 
 
 def test_autodiff_trains_the_same_network(trained, tmp_path):
-    """In float64, by 1e-8: the hand rules round otherwise, and Adam amplifies (see `compare`)."""
+    """In float64 within 1e-8: the rules round differently, and Adam amplifies (see `compare`)."""
     assert train_mnist.main(options(tmp_path, rules="autodiff")) == 0
     hand, auto = reload(trained)[1:], reload(tmp_path)[1:]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 0, 1e-8), hand, auto)
@@ -138,7 +138,7 @@ def test_both_and_another_seed(trained, tmp_path, capsys):
     out = capsys.readouterr().out
     differences = re.findall(r"epoch (\d): largest difference of parameters (\S+)", out)
     assert [int(epoch) for epoch, _ in differences] == [1, 2]
-    assert all(0 < float(d) < 1e-8 for _, d in differences)  # 0 would be the same computation twice
+    assert all(0 < float(d) < 1e-8 for _, d in differences)  # 0 would mean the same computation
     assert re.search(r"takes \d\.\d{3} of its time", out)
     assert re.fullmatch(LAST_LINE, out.splitlines()[-1])
     history = json.loads((tmp_path / "history.json").read_text())["history"]
@@ -162,13 +162,13 @@ def test_the_largest_difference_is_over_all_leaves():
     ],
 )
 def test_every_optimizer_decays_the_matrices_alone(name):
-    """Where the gradient is 0, only the decay moves parameters."""
+    """With a gradient of 0, only weight decay moves parameters."""
     config = train_mnist.Config(optimizer=name, learning_rate=0.1, weight_decay=0.5)
     optimizer = train_mnist.make_optimizer(config, steps=20)
     params = {"w": jnp.full((2, 2), 3.0), "b": jnp.full(2, 3.0)}
     zero = jax.tree.map(jnp.zeros_like, params)
     state = optimizer.init(params)
-    for _ in range(3):  # in the first one the rate is 0
+    for _ in range(3):  # the learning rate of the first step is 0
         updates, state = optimizer.update(zero, state, params)
     assert (updates["w"] < 0).all()
     assert (updates["b"] == 0).all()
@@ -197,7 +197,7 @@ def test_options_reach_the_network():
 
 
 def test_shift_moves_images_only_in_training():
-    """A single bright pixel ends on each of the 9 places around it; what leaves is lost."""
+    """A bright pixel moves by −1, 0 or 1 along each axis; outside the image it is lost."""
     image = jnp.zeros((28, 28), jnp.uint8).at[0, 5].set(255)
     images, shift = jnp.tile(image, (400, 1, 1)), train_mnist.Shift(1)
     moved, _ = shift.apply((), (), images, key=jax.random.key(0), train=True)
@@ -309,7 +309,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(tmp_path, monkeypatch):
 
 
 def test_a_pipe_is_a_file_that_can_be_written(tmp_path):
-    """`--json >(jq)`: it must not be closed, nor waited for."""
+    """A pipe, as in `--json >(jq)`, must be neither closed nor waited for."""
     os.mkfifo(tmp_path / "pipe")
     command_line.check_writable("--json", tmp_path / "pipe")
 
@@ -323,10 +323,10 @@ def test_help_is_not_an_error(capsys):
 
 @pytest.mark.slow
 def test_the_benchmark_compares_equals(data):
-    """Without the random parts, five steps of its raw JAX are five steps of the main job.
+    """Without random parts, five steps of its raw JAX equal five steps of `train_mnist`.
 
-    Not compared: the biases before Batch Normalization, which have no effect and no gradient but
-    roundings, and the running means, which move with them.
+    Two things are not compared: the biases before Batch Normalization, which have no effect and a
+    gradient of only rounding error, and the running means, which move with these biases.
     """
     config = train_mnist.Config(hidden=(12, 8), batch_size=20, dropout=0.0, shift=0)
     images, labels = data.train_images[:20], data.train_labels[:20]
@@ -353,12 +353,12 @@ def test_the_benchmark_compares_equals(data):
 
 
 def close(a, b):
-    """Up to roundings of float64 that five steps of Adam have amplified."""
+    """Asserts equality up to float64 rounding, as amplified by five steps of Adam."""
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-8, 1e-8), a, b)
 
 
 def run(*argv, cwd):
-    """The program as a person runs it: in its own process, in float32, from another folder."""
+    """Runs the program as a user does: in a separate process, in float32, from another folder."""
     root = str(Path(datasets.__file__).parent.parent)
     return subprocess.run(
         [sys.executable, str(SCRIPT), *argv],
@@ -391,7 +391,7 @@ def test_a_person_errs(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_full_mnist(seed, tmp_path, monkeypatch):
-    """The requirement, at the default options: 98.6 % for any of five seeds."""
+    """The required accuracy with default options: 98.6 % for each of five seeds."""
     monkeypatch.delenv("FUNCNET_DATA")
     done = run("--seed", str(seed), cwd=tmp_path)
     assert float(done.stdout.split()[-1]) >= 0.986

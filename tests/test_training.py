@@ -1,4 +1,4 @@
-"""Training: a step against NumPy, an epoch against its steps, evaluation against one batch."""
+"""Tests of training: a step against NumPy, an epoch against its steps, evaluation, errors."""
 
 import functools
 
@@ -21,12 +21,12 @@ LOSS = ops.softmax_cross_entropy
 ADAM, MOMENTUM = optim.adam(0.01), optim.momentum(0.05)
 STEP = make_step(NET, LOSS, ADAM, metrics={"accuracy": accuracy})
 EPOCH = make_epoch(STEP, batch_size=BATCH)
-RTOL = 1e-12  # of float64, 2e-16 a rounding, over a few steps
+RTOL = 1e-12  # float64 rounding (2e-16 each) over a few steps
 
 
 @functools.cache
 def examples(n=N, seed=0):
-    """Points with labels that can be learned: the class is the largest of the first 3 numbers."""
+    """Learnable examples: the class is the index of the largest of the first 3 numbers."""
     x = jax.random.normal(jax.random.key(seed), (n, 5), jnp.float64)
     return x, x[:, :CLASSES].argmax(-1)
 
@@ -57,7 +57,7 @@ def numbers(x):
 
 
 def ids_of(train_state, x, ids):
-    """A step that trains nothing and reports which examples it was given."""
+    """A step that trains nothing and reports the examples it was given."""
     return train_state._replace(step=train_state.step + 1), {"x": x, "ids": ids}
 
 
@@ -83,7 +83,7 @@ def test_a_step_of_gradient_descent_in_numpy():
 
 
 def test_a_step_updates_all_of_the_state():
-    """BatchNorm's running mean follows the batch: 0.9·0 + 0.1·mean."""
+    """The running mean of BatchNorm is updated to 0.9·0 + 0.1·mean."""
     x, labels = examples()
     before = create()
     after, _ = jax.jit(STEP)(before, x, labels)
@@ -94,7 +94,7 @@ def test_a_step_updates_all_of_the_state():
 
 def test_metrics_are_means_over_the_batch():
     x, labels = examples()
-    net = chain(ops.identity)  # its outputs are x
+    net = chain(ops.identity)  # returns x
     two = lambda y, labels: jnp.full(labels.shape, 2.0)
     metrics = {"accuracy": accuracy, "two": two}
     step = make_step(net, lambda y, t: LOSS(y[:, :CLASSES], t), optim.sgd(0.1), metrics=metrics)
@@ -113,7 +113,7 @@ def test_accuracy_of_indices_is_that_of_one_hot():
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16])
 def test_accuracy_does_not_hide_nan(dtype):
-    """argmax takes a nan for the largest: it would be right for the label of its place."""
+    """argmax returns the position of a nan, which would count as correct for that label."""
     y = jnp.array([[jnp.nan, 0.1], [0.8, jnp.nan], [0.3, 0.7], [jnp.inf, -jnp.inf]], dtype)
     np.testing.assert_array_equal(accuracy(y, jnp.array([0, 1, 1, 0])), [np.nan, np.nan, 1, 1])
     np.testing.assert_array_equal(accuracy(y, jnp.eye(2)[:, [0, 0, 1, 1]].T), [np.nan] * 2 + [1, 0])
@@ -121,7 +121,7 @@ def test_accuracy_does_not_hide_nan(dtype):
 
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8, jnp.int64])
 def test_accuracy_of_many_classes(dtype):
-    """uint8 labels cannot hold the number of classes; where there is no label, nothing is right."""
+    """uint8 labels cannot hold the number of classes; labels out of range give nan."""
     y = jnp.zeros((3, 300)).at[jnp.arange(3), jnp.array([44, 299, 7])].set(1.0)
     assert accuracy(y, jnp.array([44, 43, 7], dtype)).tolist() == [1, 0, 1]
     signed = jnp.array([-1, 300, -100], jnp.int32)
@@ -136,9 +136,10 @@ def test_accuracy_under_the_debugging_switches():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_the_record_is_in_float32(dtype):
-    """The mean of 1 and 1 + 2⁻⁷ is no number of bfloat16; 300 losses of 300 add up beyond float16.
+    """Loss and metrics are float32; parameters stay in their dtype.
 
-    The gradient stays in the dtype of the parameters.
+    The mean of 1 and 1 + 2⁻⁷ is not a bfloat16 number, and the sum of 300 losses of 300 overflows
+    in float16.
     """
     net, sgd = chain(Dense(1, bias=False)), optim.sgd(0.25)
     loss = lambda y, t: (y * t)[:, 0]
@@ -157,7 +158,7 @@ def test_the_record_is_in_float32(dtype):
 
 
 def test_a_penalty_is_a_term_of_the_loss():
-    """With SGD, λ/2 Σp² in the loss is the same as λp in the gradient."""
+    """With SGD, adding λ/2 Σp² to the loss is the same as adding λp to the gradient."""
     x, labels = examples()
     rate = 0.1
     penalty = lambda params: optim.l2_penalty(params, rate)
@@ -174,8 +175,8 @@ def test_a_penalty_is_a_term_of_the_loss():
 
 
 def test_steps_draw_anew_and_reproducibly():
-    """The key of a step depends on the key of the run and on the number of the step alone."""
-    see = Layer(  # its state is the key that it was given
+    """The key of a step depends only on the key of the run and the number of the step."""
+    see = Layer(  # stores the key that it was given as state
         lambda key, x: ((), jax.random.key_data(key)),
         lambda p, s, x, *, key=None, train=False: (x, jax.random.key_data(key) if train else s),
         "see",
@@ -214,11 +215,11 @@ OPTIMIZERS = {
     ],
 )
 def test_any_optimizer_learns(optimizer):
-    """With any of them 60 steps bring the loss of a small network below a third of its start."""
+    """60 steps of any optimizer reduce the loss of a small network to less than a third."""
     x, labels = examples()
     net = mlp(8, CLASSES)
     epoch = make_epoch(make_step(net, LOSS, optimizer), batch_size=N)
-    with jax.numpy_dtype_promotion("standard"):  # Optax's Adam needs it
+    with jax.numpy_dtype_promotion("standard"):  # for Optax's Adam
         train_state, losses = create(net, optimizer), []
         for _ in range(60):
             train_state, measured = epoch(train_state, x, labels)
@@ -227,8 +228,10 @@ def test_any_optimizer_learns(optimizer):
 
 
 def test_hand_rules_and_autodiff_train_alike():
-    """Over 10 epochs in float64, with momentum: Adam would blow up the roundings of the gradient of
-    a bias before BatchNorm, which is exactly 0, to steps of full size.
+    """Both agree over 10 epochs in float64 with momentum.
+
+    The gradient of a bias before BatchNorm is exactly 0; Adam would amplify its rounding errors to
+    steps of full size.
     """
     x, labels = examples()
     epoch = make_epoch(make_step(NET, LOSS, MOMENTUM), batch_size=BATCH)
@@ -241,7 +244,7 @@ def test_hand_rules_and_autodiff_train_alike():
 
 
 def test_data_parallel_step_is_the_same():
-    """Examples over four devices, parameters on each: the statistics are those of the batch."""
+    """With examples sharded over four devices, statistics are still those of the whole batch."""
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     x, labels = examples()
     step = jax.jit(make_step(NET, LOSS, MOMENTUM, metrics={"accuracy": accuracy}))
@@ -269,9 +272,9 @@ def test_an_epoch_visits_each_example_at_most_once_and_leaves_out_a_remainder(ba
 
 
 def test_every_order_is_as_likely():
-    """The place of each example is uniform: mean (n − 1)/2, within 5 standard errors.
+    """The position of each example is uniform: mean (n − 1)/2, within 5 standard errors.
 
-    The variance of a uniform place is (n² − 1)/12.
+    The variance of a uniform position is (n² − 1)/12.
     """
     n, epochs = 5, 2000
     ids = jnp.arange(n)
@@ -284,7 +287,7 @@ def test_every_order_is_as_likely():
     places = np.argsort(orders, 1)
     standard_error = np.sqrt((n**2 - 1) / 12 / epochs)
     assert (abs(places.mean(0) - (n - 1) / 2) < 5 * standard_error).all()
-    assert len(np.unique(orders, axis=0)) == 120  # all n! of them; one is missed with odds e⁻¹²
+    assert len(np.unique(orders, axis=0)) == 120  # all n!; one is missed with odds e⁻¹²
 
 
 def test_the_key_decides_the_order():
@@ -301,7 +304,7 @@ def test_initial_weights_have_a_key_of_their_own():
 
 
 def test_no_step_shares_its_key_with_a_shuffle():
-    """Else dropout would be correlated with the order of the examples."""
+    """Otherwise Dropout would be correlated with the order of the examples."""
     keys = lambda f: jax.vmap(lambda i: jax.random.key_data(f(jax.random.key(0), i)))(
         jnp.arange(99)
     )
@@ -310,7 +313,7 @@ def test_no_step_shares_its_key_with_a_shuffle():
 
 
 def test_an_epoch_is_a_loop_of_steps():
-    """Also if examples are pytrees, here with a number by which the loop finds them."""
+    """This also holds for examples that are pytrees, here with an id for each example."""
     x, labels = examples()
 
     def numbered(train_state, x, labels):
@@ -361,7 +364,7 @@ def test_an_epoch_compiles_once_and_takes_over_the_buffers():
 
 
 def equations(jaxpr):
-    """All equations, at any depth."""
+    """Yields all equations at any depth."""
     for e in jaxpr.eqns:
         yield e
         for value in jax.tree.leaves(list(e.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
@@ -386,7 +389,7 @@ def test_an_epoch_is_one_scan_without_the_host():
 
 @functools.cache
 def trained():
-    """A trained network whose inference differs from its training."""
+    """A trained network with different behaviour in inference and in training."""
     train_state = run(0, epochs=3)
     return train_state.params, train_state.state
 
@@ -413,7 +416,7 @@ def test_evaluation_needs_no_key_and_drops_nothing():
 
 @pytest.mark.parametrize("batch_size", [5, *slow(1, 7, 100)])
 def test_evaluation_of_places_and_of_means(batch_size):
-    """A metric has a value for each example, for each place of each, or is a mean of its batch."""
+    """A metric has one value per example, one per position, or one per batch (a mean)."""
     y, labels = normal(7, 4, CLASSES), jnp.asarray(np.arange(28).reshape(7, 4) % CLASSES)
     metrics = {
         "places": accuracy,
@@ -431,7 +434,7 @@ def test_evaluation_of_places_and_of_means(batch_size):
     assert (float(means["one"]), float(means["number"])) == (1, 3)
     step = make_step(net, LOSS, optim.sgd(0.1), metrics=metrics)
     train_state = TrainState.create(net, optim.sgd(0.1), jax.random.key(0), y)
-    _, measured = step(train_state, y, labels)  # the same functions
+    _, measured = step(train_state, y, labels)  # a step accepts the same metrics
     for name, value in means.items():
         np.testing.assert_allclose(measured[name], value, 1e-6)
 
@@ -449,7 +452,7 @@ def test_evaluation_in_bfloat16_is_that_of_its_outputs():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.bool_, jnp.int32])
 def test_evaluation_adds_up_in_float32_at_least(dtype):
-    """4097 ones make 4097: bfloat16 cannot count beyond 256, float16 not beyond 2048."""
+    """The sum of 4097 ones is exact; bfloat16 cannot count beyond 256, float16 beyond 2048."""
     n = 4097
     one = lambda y, labels: jnp.ones(labels.shape, dtype)
     net = chain(ops.identity)
@@ -477,7 +480,7 @@ PLAIN = mlp(8, CLASSES)
 
 
 def one_step(*args, net=PLAIN, loss=LOSS, optimizer=MOMENTUM, train_state=None, **options):
-    """A step on the examples, or on what is given in their place."""
+    """Does a step on the examples, or on `args` instead."""
     step = make_step(net, loss, optimizer, **options)
     x, labels = examples()
     train_state = create(PLAIN, optimizer) if train_state is None else train_state

@@ -1,1 +1,1 @@
-"""Exhibits of the sources, which their experiments show: perceptrons, and backpropagation by δ."""
+"""Worked examples of the sources, shown by the experiments: perceptrons and backpropagation."""

@@ -1,13 +1,13 @@
-"""Backpropagation by δ, the worked example of source B: a regression network of three layers.
+"""Backpropagation with δ, the worked example of source B: a regression network of three layers.
 
     layer     index   neurons   activation
     input     i       l
     hidden    j       m         sigmoid
     output    k       n         identity
 
-Nothing here is differentiated by JAX, and no rule of `funcnet.ops` is used: each line is one
-equation of the source, in its order and its symbols. δ stands for ∂E/∂u, and ∂a, in code `da`, for
-∂E/∂a. To train a network, take `funcnet.ops` and `jax.grad`, which do the same for any network.
+This module uses neither JAX's autodiff nor any rule of `funcnet.ops`: each line is one equation of
+the source, in the source's order and symbols. δ denotes ∂E/∂u, and ∂a, `da` in the code, denotes
+∂E/∂a. To train a network, use `funcnet.ops` and `jax.grad`, which do the same for any network.
 """
 
 import jax
@@ -19,7 +19,7 @@ Params = dict[str, jax.Array]  # w_ij (l, m), b_j (m,), w_jk (m, n), b_k (n,)
 
 
 def forward(params: Params, y_i: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The outputs of the hidden and of the output layer.
+    """Computes the outputs of the hidden layer and of the output layer.
 
         u_j = Σ_p y_p w_pj + b_j        y_j = 1 / (1 + exp(−u_j))
         u_k = Σ_q y_q w_qk + b_k        y_k = u_k
@@ -32,8 +32,8 @@ def forward(params: Params, y_i: jax.Array) -> tuple[jax.Array, jax.Array]:
       y_j of shape (..., m) and y_k of shape (..., n).
 
     Raises:
-      TypeError: If params is not a dict of these four, or y_i no array.
-      ValueError: If the shapes do not fit.
+      TypeError: If params is not a dict with these four keys, or y_i is not an array.
+      ValueError: If the shapes do not match.
 
     Reference: Source B 5.5.3, 5.5.5 and 5.5.7.
     """
@@ -48,7 +48,7 @@ def forward(params: Params, y_i: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def error(params: Params, y_i: jax.Array, t_k: jax.Array) -> jax.Array:
-    """The sum of squared errors, E = ½ Σ_k (y_k − t_k)², summed over all examples too.
+    """The sum of squared errors, E = ½ Σ_k (y_k − t_k)², also summed over all examples.
 
     Args:
       params: As in `forward`.
@@ -70,7 +70,7 @@ def error(params: Params, y_i: jax.Array, t_k: jax.Array) -> jax.Array:
 
 
 def gradients(params: Params, y_i: jax.Array, t_k: jax.Array) -> tuple[Params, jax.Array]:
-    """The gradients of `error`, from the output back to the input.
+    """Computes the gradients of `error`, from the output layer back to the input.
 
     Output layer. By the chain rule ∂E/∂w_jk = ∂E/∂u_k · ∂u_k/∂w_jk = δ_k y_j, and the same with
     ∂u_k/∂b_k = 1. Here ∂E/∂y_k = y_k − t_k and, for the identity, ∂y_k/∂u_k = 1:
@@ -78,17 +78,17 @@ def gradients(params: Params, y_i: jax.Array, t_k: jax.Array) -> tuple[Params, j
         δ_k   = ∂E/∂y_k · ∂y_k/∂u_k = y_k − t_k                                 (5-15), (5-24)
         ∂w_jk = y_j δ_k                                                         (5-16)
         ∂b_k  = δ_k                                                             (5-17)
-        ∂y_j  = Σ_r δ_r w_jr            y_j goes into every u_r                 (5-18)
+        ∂y_j  = Σ_r δ_r w_jr            y_j enters every u_r                    (5-18)
 
     Hidden layer. ∂y_j takes the place of ∂E/∂y_k, and for the sigmoid ∂y_j/∂u_j = (1 − y_j) y_j:
 
         δ_j   = ∂y_j · ∂y_j/∂u_j = ∂y_j (1 − y_j) y_j                           (5-19), (5-26)
         ∂w_ij = y_i δ_j                                                         (5-20)
         ∂b_j  = δ_j                                                             (5-21)
-        ∂y_i  = Σ_q δ_q w_iq            for a further layer below               (5-22)
+        ∂y_i  = Σ_q δ_q w_iq            for another layer before                (5-22)
 
     The error of a batch is the sum of the errors of its examples, so its gradient is the sum of
-    theirs; ∂y_i belongs to each example and is not summed.
+    their gradients. ∂y_i is separate for each example and is not summed.
 
     Args:
       params: As in `forward`.

@@ -1,4 +1,4 @@
-"""Neurons that fire or do not, the gates one of them can be, and XOR, which takes two layers."""
+"""Threshold neurons, the logic gates that one neuron computes, and XOR, which needs two layers."""
 
 import jax
 import jax.numpy as jnp
@@ -9,21 +9,21 @@ from funcnet.ops import step
 
 
 def neuron(x: jax.Array, w: jax.Array, b: ArrayLike) -> jax.Array:
-    """Fires, z = 1, if the weighted inputs reach the threshold −b; else z = 0.
+    """A threshold neuron: z = 1 if the weighted sum of the inputs reaches −b, else z = 0.
 
         z = f_step(Σᵢ wᵢ xᵢ + b)
 
     Args:
       x: Inputs, shape (..., n).
-      w: Weights, shape (n,) for one neuron, (n, m) for a layer of m of them.
+      w: Weights, shape (n,) for one neuron, (n, m) for a layer of m neurons.
       b: Bias, a scalar or shape (m,).
 
     Returns:
       z, 0 or 1 in the dtype of x, of shape (...) for one neuron, (..., m) for a layer.
 
     Raises:
-      ValueError: If the shapes do not fit.
-      TypeError: If an argument is no array.
+      ValueError: If the shapes do not match.
+      TypeError: If an argument is not an array.
 
     Reference: Source A 2.1.
 
@@ -49,11 +49,11 @@ def neuron(x: jax.Array, w: jax.Array, b: ArrayLike) -> jax.Array:
 def and_gate(x: ArrayLike) -> jax.Array:
     """The AND gate, z = x₁ AND x₂: the neuron f_step(x₁ + x₂ − 1.5).
 
-    Any b in [−2, −1) would do.
+    Any b in [−2, −1) works.
 
     Args:
       x: Two inputs on the last axis, shape (..., 2), each 0 or 1, of any dtype. Other numbers are
-        allowed, and show the line that separates the classes.
+        allowed; they show the line that separates the classes.
 
     Returns:
       0 or 1, floating, of shape (...).
@@ -73,8 +73,8 @@ def and_gate(x: ArrayLike) -> jax.Array:
 def or_gate(x: ArrayLike) -> jax.Array:
     """The OR gate, z = x₁ OR x₂: the neuron f_step(x₁ + x₂ − 0.5).
 
-    The source gives the weights in a figure, which its text does not contain. With w = (1, 1) any b
-    in [−1, 0) will do; −0.5 keeps both classes equally far from the line.
+    The source gives the weights only in a figure, not in its text. With w = (1, 1) any b in [−1, 0)
+    works; with −0.5 both classes are equally far from the line.
 
     Args:
       x: Two inputs on the last axis, shape (..., 2), as for `and_gate`.
@@ -97,8 +97,8 @@ def or_gate(x: ArrayLike) -> jax.Array:
 def not_gate(x: ArrayLike) -> jax.Array:
     """The NOT gate, z = NOT x: the neuron f_step(−x + 0.5).
 
-    The source prints w = −1 and b = −0.5, a slip of the sign: f_step(−0.5) = f_step(−1.5) = 0, so
-    that neuron never fires. Any b in [0, 1) will do.
+    The source prints w = −1 and b = −0.5, which is a sign error: f_step(−0.5) = f_step(−1.5) = 0,
+    so that neuron would never fire. Any b in [0, 1) works.
 
     Args:
       x: One input, any shape, each element 0 or 1, of any dtype.
@@ -118,7 +118,7 @@ def not_gate(x: ArrayLike) -> jax.Array:
 def xor_gate(x: ArrayLike) -> jax.Array:
     """The XOR gate, z = (x₁ OR x₂) AND NOT (x₁ AND x₂): a network of two layers.
 
-    No single neuron computes it. It would need weights with
+    No single neuron can compute it, because that would need weights with
 
         (0, 0) ↦ 0:             b < 0           (1)
         (1, 0) ↦ 1:        w₁ + b ≥ 0           (2)
@@ -127,7 +127,7 @@ def xor_gate(x: ArrayLike) -> jax.Array:
 
     but (1) + (4) says w₁ + w₂ + 2b < 0, and (2) + (3) says w₁ + w₂ + 2b ≥ 0.
 
-    The hidden layer holds h₁ = x₁ OR x₂ and h₂ = x₁ AND x₂. NOT h₂ is 1 − h₂, so the AND behind it
+    The hidden layer computes h₁ = x₁ OR x₂ and h₂ = x₁ AND x₂. NOT h₂ is 1 − h₂, so h₁ AND NOT h₂
     is one neuron: f_step(h₁ + (1 − h₂) − 1.5) = f_step(h₁ − h₂ − 0.5).
 
     Args:
@@ -159,7 +159,7 @@ def _pair(name: str, x: ArrayLike) -> jax.Array:
 def _floating(name: str, x: ArrayLike) -> jax.Array:
     try:
         x = jnp.asarray(x)
-    except (TypeError, ValueError, SyntaxError):  # a string is read as a dtype
+    except (TypeError, ValueError, SyntaxError):  # asarray takes a string for a dtype
         raise TypeError(f"{name}: x must be an array of numbers, got {describe(x)}") from None
     if jnp.iscomplexobj(x):
         raise TypeError(f"{name}: x must be real, got {x.dtype}")

@@ -1,4 +1,4 @@
-"""Prove or refute hand-written rules: of one function, or of a whole model."""
+"""Prove or refute the hand-written rules of one function or of a whole model."""
 
 from funcnet.check.model import check_model
 from funcnet.check.prove import check_rule

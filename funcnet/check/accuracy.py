@@ -1,4 +1,4 @@
-"""The accuracy gate: the rule in the dtype that is used, beside autodiff and a truth."""
+"""The accuracy gate: compare rule and autodiff with a float64 truth, in the working dtype."""
 
 from typing import Any, NamedTuple
 
@@ -21,12 +21,12 @@ LOSSES = (
 
 
 def check_accuracy(log: Log, e: Evidence, dtypes: list[Any], *, strict: bool) -> None:
-    """In the dtype of the arguments, and in others that were asked for."""
+    """Checks the accuracy in the dtype of the arguments and in each of `dtypes`."""
     s = log.subject
     own = {jnp.finfo(leaf.dtype).dtype for leaf in s.floats}
     narrow = [d for d in own if jnp.finfo(d).bits < 64 and len(own) == 1]
     if e.against == DIFFERENCES or e.floats is s.floats:
-        return  # there is no truth of more digits
+        return  # there is no reference with more digits
     for dtype in dict.fromkeys([*narrow, *dtypes]):
         log.progress(f"accuracy in {dtype}")
         floats = tuple(narrowed(leaf, dtype) for leaf in s.floats)
@@ -46,16 +46,16 @@ def check_accuracy(log: Log, e: Evidence, dtypes: list[Any], *, strict: bool) ->
         pulls = (_for_seeds(f, floats, s.others, dout) for f in (s.outputs, e.plain))
         by_hand, by_auto = run_all(pulls)
         if isinstance(by_hand, Exception):
-            log.findings.append(classify(by_hand, "error", s.names, f"in {dtype} the rule"))
+            log.findings.append(classify(by_hand, "error", s.names, f"in {dtype}"))
             continue
         if isinstance(by_auto, Exception):
-            log.warn(f"no accuracy in {dtype}, because there autodiff {line(by_auto)}")
+            log.warn(f"accuracy in {dtype} not measured, because autodiff raises {line(by_auto)}")
             continue
         for i, name in enumerate(s.names):
             d = by_hand[i]
             if d.dtype != floats[i].dtype:
                 log.find(
-                    "dtype", name, f"the cotangent is {d.dtype}, the argument {floats[i].dtype}"
+                    "dtype", name, f"the cotangent is {d.dtype}, the argument is {floats[i].dtype}"
                 )
             measured = accurate(
                 hand.cotangents[i],
@@ -74,11 +74,11 @@ def check_accuracy(log: Log, e: Evidence, dtypes: list[Any], *, strict: bool) ->
             if measured.kind == "note":
                 log.warn(f"in {dtype}, {name}: {measured.message}")
             elif measured.kind:
-                log.find(measured.kind, name, f"in {dtype} {measured.message}", measured.ratio)
+                log.find(measured.kind, name, f"in {dtype}, {measured.message}", measured.ratio)
 
 
 def _for_seeds(outputs: Outputs, floats: Any, others: Any, dout: list[Any]) -> Program:
-    """The cotangents at the same arguments for several cotangents of the outputs."""
+    """A program for the cotangents at fixed arguments, for several output cotangents."""
     pull = lambda floats, others, dout: jax.lax.map(
         lambda d: pullback(outputs)(floats, others, d)[1], dout
     )
@@ -86,7 +86,7 @@ def _for_seeds(outputs: Outputs, floats: Any, others: Any, dout: list[Any]) -> P
 
 
 class Accuracy(NamedTuple):
-    """What is wrong with the accuracy of one cotangent: `kind` is empty if nothing is."""
+    """The verdict on the accuracy of one cotangent; `kind` is empty if nothing is wrong."""
 
     kind: str
     message: str
@@ -111,16 +111,16 @@ def accurate(
     """The accuracy gate of `funcnet.check.criterion` for one cotangent.
 
     Args:
-      wide_hand: By hand in float64, at all points; `wide_reference` likewise.
-      wide_reference: The reference in float64.
-      noise_hand: The noise of it at the first two points; `noise_reference` likewise.
-      noise_reference: The noise of the reference.
-      hand: By hand in `dtype`, for all seeds; `auto` likewise.
-      auto: By autodiff in `dtype`.
-      dtype: The dtype.
-      tolerance: An error to allow in any case, relative to the largest element.
-      strict: Which bound to hold the errors of hand to.
-      prefer_reference: Whether the reference is the truth, whatever its noise.
+      wide_hand: The cotangent from the rule in float64, at all points.
+      wide_reference: The reference cotangent in float64, at all points.
+      noise_hand: The noise of `wide_hand` at the first two points.
+      noise_reference: The noise of `wide_reference` at the first two points.
+      hand: The cotangent from the rule in `dtype`, for all seeds.
+      auto: The cotangent from autodiff in `dtype`, for all seeds.
+      dtype: The working dtype.
+      tolerance: An error that is always allowed, relative to the largest element.
+      strict: Whether to apply the strict bounds.
+      prefer_reference: Whether the reference is the truth regardless of its noise.
     """
     better = (noise_hand[FIRST] < noise_reference[FIRST]) & (not prefer_reference)
     truth = np.where(better, wide_hand, wide_reference)
@@ -130,9 +130,9 @@ def accurate(
     with np.errstate(all="ignore"):
         spread = np.abs(perturbed - seeds[0]).max(0)
         spread = np.where(np.isnan(spread), np.inf, spread)
-        # What no number of this dtype is near to is not asked for.
+        # Ignore true values that are out of range for this dtype, or nearly so.
         seeds = np.where(np.abs(seeds) < 0.9 * float(info.max), seeds, np.nan)
-    seeds = np.where(np.isfinite(auto), seeds, np.nan)  # nor what autodiff cannot give either
+    seeds = np.where(np.isfinite(auto), seeds, np.nan)  # ignore where autodiff is not finite
     t, h, a = seeds[0], hand[0], auto[0]
     by_hand, by_auto = criterion.errors(hand, seeds, dtype), criterion.errors(auto, seeds, dtype)
     if (~np.isfinite(h) & np.isfinite(t)).any():
@@ -142,14 +142,14 @@ def accurate(
     allowed = criterion.accuracy(t, spread, uncertain, dtype) + tolerance * largest
     w, w_auto = criterion.worst(h, t, allowed), criterion.worst(a, t, allowed)
     small = criterion.worst(h, t, allowed + 2 * float(info.eps) * largest)
-    errors = f"root mean square error {by_hand.rms:.2g} ulp, of autodiff {by_auto.rms:.2g}"
+    errors = f"the RMS error is {by_hand.rms:.2g} ulp, that of autodiff is {by_auto.rms:.2g} ulp"
     inferior = not criterion.not_inferior(by_hand, by_auto, strict=strict)
     if w.ratio > max(1, 2 * w_auto.ratio) and (w_auto.ratio <= 1 or inferior):
-        times = f"an error {w.ratio:.2g} times what an ulp in the arguments explains"
+        times = f"the error is {w.ratio:.2g} times what an ulp in the arguments explains"
         if small.ratio > 1 or strict:
-            what = f"{w.place}, {times} ({errors}). {LOSSES}"
+            what = f"{w.place}; {times} ({errors}). {LOSSES}"
             return Accuracy("accuracy", what, w.ratio, by_hand, by_auto)
-        what = f"{w.place}, {times}, though below the rounding of the largest element"
+        what = f"{w.place}; {times}, but is below the rounding error of the largest element"
         return Accuracy("note", what, w.ratio, by_hand, by_auto)
     if inferior and by_hand.rms * float(info.eps) > tolerance:
         ratio = by_hand.rms / by_auto.rms if by_auto.rms else np.inf

@@ -1,4 +1,4 @@
-"""The algebra gate: value, linearity and cotangents in float64, and what a difference means."""
+"""The algebra gate: compare value, linearity and cotangents in float64; explain differences."""
 
 from typing import Any, NamedTuple
 
@@ -42,21 +42,21 @@ DIFFERENCES = "finite differences"
 
 
 class Evidence(NamedTuple):
-    """The numbers that decide about a rule."""
+    """The numbers on which the verdict on a rule is based."""
 
     plain: Outputs  # the function with every rule replaced by autodiff
-    reference_outputs: Outputs  # whose gradient is right: plain, or the truth
-    against: str  # what the reference is, in words
+    reference_outputs: Outputs  # the function with the right gradient: plain or truth
+    against: str  # the name of the reference in messages
     points: Points
     floats: tuple[Any, ...]  # the arguments, in the dtype of the comparison
     hand: Numbers
     reference: Numbers
-    along: Along | None  # finite differences along one direction in each argument
+    along: Along | None  # finite differences along one direction per argument
     tolerance: float
     unit: float  # ε of the coarsest dtype among the arguments
 
     def noise(self) -> float:
-        """The largest finite noise of any cotangent, relative to its largest element."""
+        """The largest finite noise of the cotangents, each relative to its largest element."""
         largest = 0.0
         for n, t in zip(self.hand.noise, self.reference.cotangents, strict=True):
             n, t = n[FIRST], np.abs(t[FIRST])
@@ -66,7 +66,10 @@ class Evidence(NamedTuple):
 
 
 def gather(log: Log, truth: Subject | None, tolerance: float, floats: Any) -> Evidence:
-    """Runs the programs at `floats`, the arguments in some dtype; raises what the rule raises."""
+    """Runs the rule and the reference; an exception of the rule propagates.
+
+    `floats` are the arguments in the dtype of the comparison.
+    """
     s = log.subject
     plain = twin(s.outputs)
     jax.eval_shape(pullback(s.outputs), floats, s.others, cotangents(plain, floats, s.others, 0))
@@ -79,13 +82,13 @@ def gather(log: Log, truth: Subject | None, tolerance: float, floats: Any) -> Ev
     if isinstance(found.reference, Exception):
         against = DIFFERENCES
         why = line(found.reference)
-        log.warn(f"compared with {against}, because autodiff of the plain forward {why}")
+        log.warn(f"compared with {against}, because autodiff of the plain forward raises {why}")
         found = Both(found.hand, _from_differences(reference, points, s.others, found.hand))
     log.progress(DIFFERENCES)
     try:
         along = along_directions(plain, floats, s.others, tuple(d[FIRST] for d in points.dout))
     except Exception as e:
-        log.warn(f"no {DIFFERENCES}, because the plain forward {line(e)}")
+        log.warn(f"no {DIFFERENCES}, because the plain forward raises {line(e)}")
         along = None
     unit = max(criterion.eps(leaf.dtype) for leaf in s.floats)
     return Evidence(
@@ -103,14 +106,14 @@ def gather(log: Log, truth: Subject | None, tolerance: float, floats: Any) -> Ev
 
 
 class Both(NamedTuple):
-    """Numbers of the rule and of the reference, or what they raised."""
+    """The numbers of the rule and of the reference, or the exceptions that they raised."""
 
     hand: Any
     reference: Any
 
 
 def numbers(outputs: Outputs, reference: Outputs, points: Points, others: Any) -> Both:
-    """Both gradients at all points."""
+    """The gradients of the rule and of the reference at all points."""
     programs = programs_of(outputs, points, others)
     try:
         jax.eval_shape(pullback(reference), *at_point(points, FIRST, others))
@@ -121,7 +124,7 @@ def numbers(outputs: Outputs, reference: Outputs, points: Points, others: Any) -
 
 
 def _from_differences(outputs: Outputs, points: Points, others: Any, hand: Numbers) -> Numbers:
-    """Finite differences in place of autodiff, at the first two points."""
+    """The reference from finite differences instead of autodiff, at the first two points."""
     doubt = max(
         float((n / np.abs(y).max(initial=1e-300)).max(initial=0.0))
         for n, y in zip(hand.noise_out, hand.out, strict=True)
@@ -135,9 +138,9 @@ def _from_differences(outputs: Outputs, points: Points, others: Any, hand: Numbe
 
 
 def check_algebra(log: Log, e: Evidence, eager: list[np.ndarray], nones: set[str]) -> None:
-    """Everything that can be wrong in float64."""
+    """Checks value, linearity and cotangents in float64."""
     s = log.subject
-    if e.against != "the truth":  # whose value may be another: that of a straight-through estimator
+    if e.against != "the truth":  # a truth may have another value (straight-through estimator)
         for i, name in enumerate(s.output_names()):
             _check_value(log, e, i, name)
     for i, name in enumerate(s.names):
@@ -149,12 +152,12 @@ def check_algebra(log: Log, e: Evidence, eager: list[np.ndarray], nones: set[str
 
 
 def _check_value(log: Log, e: Evidence, i: int, name: str) -> None:
-    """The value of fwd against that of the function."""
+    """Compares the value that fwd returns with that of the function."""
     h, t = e.hand.out[i][FIRST], e.reference.out[i][FIRST]
     noises = e.hand.noise_out[i][FIRST], e.reference.noise_out[i][FIRST]
     w = criterion.worst(h, t, criterion.algebra(t, *noises, _dtype(e.points.dout[i]), e.unit))
     if w.ratio > 1:
-        log.find("value", name, f"the value that fwd returns: {w.place} by the function", w.ratio)
+        log.find("value", name, f"the value that fwd returns: {w.place} as the function", w.ratio)
 
 
 def _dtype(leaf: Any) -> Any:
@@ -167,12 +170,12 @@ def _check_linearity(log: Log, e: Evidence, i: int, name: str) -> None:
     for k, what, expected, noise in (
         (
             COMBINED,
-            "for the cotangent −1024 (d + e) of the output",
+            "for the output cotangent −1024 (d + e)",
             COMBINATION * (h[FIRST] + h[SECOND]),
             abs(COMBINATION) * (n[FIRST] + n[SECOND]),
         ),
-        (SMALL, "for d / 8192", SCALE * h[FIRST], SCALE * n[FIRST]),
-        (ZERO, "for a cotangent of the output that is zero", 0 * h[FIRST], 0 * n[FIRST]),
+        (SMALL, "for the output cotangent d / 8192", SCALE * h[FIRST], SCALE * n[FIRST]),
+        (ZERO, "for a zero output cotangent", 0 * h[FIRST], 0 * n[FIRST]),
     ):
         largest = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)
         slack = 1e-9 + e.tolerance + 64 * criterion.eps(_dtype(e.floats[i]))
@@ -197,25 +200,25 @@ def _check_cotangent(
         return
     seen = max(1e-4, 50 * e.unit)
     if _near(eager, t[FIRST], seen) and not _near(h[FIRST], t[FIRST], seen):
-        log.find("jit", name, f"right eagerly; under jax.jit {w.place}", w.ratio)
+        log.find("jit", name, f"right eagerly, but under jax.jit {w.place}", w.ratio)
         return
     why, kind = _cause(log.subject, e, i, k, w), "gradient"
     if (~np.isfinite(h[k]) & np.isfinite(t[k])).any():
         kind = "nonfinite"
     elif is_none:
-        kind, why = "none", "bwd returns None for it, which JAX takes for zero"
+        kind, why = "none", "bwd returns None for it, which JAX treats as zero"
     elif len(t) > MOVED and (_compare(e, i, MOVED).ratio <= 1 or _near(h[MOVED], t[MOVED], 1e-9)):
         kind = "kink"
         why = (
-            "the two agree once the arguments are moved off their ties, zeros and corners: there "
-            f"the rule must do as {e.against} of the forward does"
+            "the two agree once the arguments are moved off their ties, zeros and corners; there "
+            f"the rule must return the same as {e.against}"
         )
     more = [f". {text[0].upper()}{text[1:]}" for text in (why, _opinion(e, i)) if text]
-    log.find(kind, name, f"{w.place} by {e.against}{''.join(more)}", w.ratio)
+    log.find(kind, name, f"{w.place} according to {e.against}{''.join(more)}", w.ratio)
 
 
 def _compare(e: Evidence, i: int, k: int) -> criterion.Worst:
-    """One cotangent at one point with the reference."""
+    """Compares one cotangent at one point with the reference."""
     h, t = e.hand.cotangents[i][k], e.reference.cotangents[i][k]
     n_h, n_t = (n[k] if k <= SECOND else n.max(0) for n in (e.hand.noise[i], e.reference.noise[i]))
     largest = np.abs(t[np.isfinite(t)]).max(initial=0.0)
@@ -224,7 +227,7 @@ def _compare(e: Evidence, i: int, k: int) -> criterion.Worst:
 
 
 def _near(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
-    """Whether all finite elements of b are met, relative to the largest."""
+    """Whether a is close to b wherever b is finite, relative to the largest such element."""
     finite = np.isfinite(b)
     largest = np.abs(b[finite]).max(initial=0.0)
     with np.errstate(invalid="ignore"):
@@ -251,13 +254,13 @@ def _cause(s: Subject, e: Evidence, i: int, k: int, w: criterion.Worst) -> str:
 
 
 def _from_along(along: Along, numbers: Numbers, i: int) -> tuple[float, float]:
-    """How far a cotangent is from the finite difference, and the size of what is compared."""
+    """The distance of a cotangent from the finite difference, and the size of the terms."""
     terms = numbers.cotangents[i][FIRST] * criterion.as_wide(along.directions[i])
     return abs(float(np.real(terms.sum())) - float(along.values[i])), float(np.linalg.norm(terms))
 
 
 def _opinion(e: Evidence, i: int) -> str:
-    """With whom finite differences side, where the two are far enough apart to tell."""
+    """Which of the two finite differences agree with, or "" if they cannot tell them apart."""
     if e.along is None or e.against == DIFFERENCES:
         return ""
     hand, _ = _from_along(e.along, e.hand, i)
@@ -267,6 +270,6 @@ def _opinion(e: Evidence, i: int) -> str:
     if hand < 1e-6 * size and reference > 10 * hand:
         return (
             f"finite differences agree with the rule, not with {e.against}: the plain forward has "
-            "a stop_gradient, a corner, or a derivative of its own"
+            "a stop_gradient, a corner, or a custom derivative"
         )
     return ""

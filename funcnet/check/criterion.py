@@ -1,27 +1,30 @@
-"""When is a cotangent right? The one answer of this project, for its tests and for its checker.
+"""The criterion for a right cotangent, shared by the tests and the checker of this project.
 
-**The algebra**, in float64. Two programs for one gradient may differ by what rounding explains,
+**The algebra** is compared in float64. Two programs for the same gradient may differ by what
+rounding explains,
 
     |h − t| ≤ 8 ε|t| + 8 (n_h + n_t) + 4 ε max|t| + ν,
 
-with the hand-written h, the reference t, the noise n of each (`funcnet.check.rounding`), ε of the
-dtype and ν its smallest normal number. The noise is that of 64 units in the last place, so this is
-about 10⁻¹³ of the terms that the element is made of: what is above it is another formula.
+where h is the hand-written cotangent, t the reference, n_h and n_t the noise of each
+(`funcnet.check.rounding`), ε the machine epsilon of the dtype and ν its smallest normal number. The
+noise comes from perturbations of 64 units in the last place, so the bound is about 10⁻¹³ of the
+terms that are summed in the element. A larger difference means that the formulas differ.
 
-**The accuracy**, in the dtype that is used. With a truth t from float64 (the rule's or autodiff's,
-whichever has the smaller noise), and s the largest change of t under ±1 ulp in all arguments and
-cotangents, of 12 random ones,
+**The accuracy** is measured in the working dtype. The truth t is a float64 cotangent (the rule's or
+autodiff's, whichever has the smaller noise), n is its noise, and s is the largest change of t over
+12 random perturbations of all arguments and cotangents by ±1 ulp. Then
 
     r = max |h − t| / (8 ε|t| + 8 s + 8 n + ν)
 
-is the error over what the arguments' own rounding explains: at most 1, or at most twice that of
-autodiff, or autodiff fails too and the next clause holds. An error below two ulps of the largest
-element is a warning only. And over 8 cotangents the rule must not be far behind autodiff: within 4
-times its root mean square error (and one ulp) or 4 times its largest (and two ulps); `strict` asks
-for 1.05 (and ¼ ulp) and 2 (and one ulp), and makes the warning a finding.
+is the error divided by what rounding of the arguments explains. It must be at most 1 or at most
+twice that of autodiff; if autodiff exceeds 1 too, the next condition alone decides. An error below
+two ulps of the largest element is only a warning. Over 8 cotangents the rule must also be nearly as
+accurate as autodiff: within 4 times its root mean square error (plus one ulp) or 4 times its
+largest error (plus two ulps). `strict` requires both 1.05 times (plus ¼ ulp) and 2 times (plus one
+ulp), and turns the warning into a finding.
 
 Reference: Griewank, Kulshreshtha, Walther, On the numerical stability of algorithmic
-differentiation, 2012: autodiff is backward stable, which is why the bound is of this kind.
+differentiation, 2012: autodiff is backward stable, which is why the bound has this form.
 """
 
 from typing import Any, NamedTuple
@@ -31,17 +34,17 @@ import numpy as np
 
 
 class Worst(NamedTuple):
-    """The element with the largest error over what is allowed."""
+    """The element with the largest ratio of its error to the allowed error."""
 
-    ratio: float  # at most 1 is right
+    ratio: float  # right if at most 1
     place_of: tuple[int, ...]
     actual: Any
     expected: Any
-    wrong: np.ndarray  # which elements are
+    wrong: np.ndarray  # mask of the wrong elements
 
     @property
     def place(self) -> str:
-        """The element: "at [2, 0] it is 3.1, must be 1.5"."""
+        """The element in words: "at [2, 0] it is 3.1, must be 1.5"."""
         at = f"at {list(self.place_of)} " if self.place_of else ""
         return f"{at}it is {_number(self.actual)}, must be {_number(self.expected)}"
 
@@ -57,13 +60,13 @@ def eps(dtype: Any) -> float:
 
 
 def as_wide(x: Any) -> np.ndarray:
-    """As float64 or complex128."""
+    """Converts x to a NumPy array of float64 or complex128."""
     is_complex = jnp.issubdtype(jnp.result_type(x), jnp.complexfloating)
     return np.asarray(x).astype(np.complex128 if is_complex else np.float64)
 
 
 def worst(actual: Any, expected: Any, allowed: Any) -> Worst:
-    """Compares where `expected` is finite; an `actual` that is not has an infinite ratio there."""
+    """Compares where `expected` is finite; a nonfinite `actual` has an infinite ratio there."""
     a, e = as_wide(actual), as_wide(expected)
     allowed = np.broadcast_to(np.asarray(allowed, np.float64), e.shape)
     with np.errstate(all="ignore"):
@@ -81,14 +84,14 @@ def worst(actual: Any, expected: Any, allowed: Any) -> Worst:
 def algebra(
     truth: Any, noise_hand: Any, noise_truth: Any, dtype: Any, unit: float = 0.0
 ) -> np.ndarray:
-    """What the algebra allows, for each element.
+    """The difference that the algebra gate allows, one number per element.
 
-    `unit` is ε of the dtype that the rule is used in: it may compute in that one always.
+    `unit` is ε of the working dtype: the rule may compute in it even for wider arguments.
     """
     t = np.abs(as_wide(truth))
     largest = t[np.isfinite(t)].max(initial=0.0)
     n_t, n_h = np.asarray(noise_truth, np.float64), np.asarray(noise_hand, np.float64)
-    # A rule that is itself unstable in float64 is not right by that.
+    # Limit the noise of the rule: an unstable rule must not pass because it is unstable.
     n_h = np.minimum(n_h, np.maximum(100 * n_t, 1000 * max(unit, eps(dtype)) * largest))
     with np.errstate(invalid="ignore"):
         own = 8 * eps(dtype) * t
@@ -97,7 +100,7 @@ def algebra(
 
 
 def accuracy(truth: Any, spread: Any, noise: Any, dtype: Any) -> np.ndarray:
-    """What the accuracy allows in this dtype, for each element."""
+    """The error that the accuracy gate allows in this dtype, one number per element."""
     t = np.abs(as_wide(truth))
     conditioning = np.asarray(spread, np.float64) + np.asarray(noise, np.float64)
     tiny = float(jnp.finfo(dtype).tiny)
@@ -105,14 +108,14 @@ def accuracy(truth: Any, spread: Any, noise: Any, dtype: Any) -> np.ndarray:
 
 
 class Errors(NamedTuple):
-    """Errors of one cotangent over several seeds, in units in the last place of its size."""
+    """Errors of one cotangent over several seeds, in units in the last place (ulps)."""
 
-    rms: float  # of the root mean square of the truth
-    largest: float  # of the largest element of the truth
+    rms: float  # in ulps of the root mean square of the truth
+    largest: float  # in ulps of the largest element of the truth
 
 
 def errors(computed: Any, truth: Any, dtype: Any) -> Errors:
-    """The errors where both are finite."""
+    """The errors over the elements where both arrays are finite."""
     c, t = as_wide(computed), as_wide(truth)
     both = np.isfinite(c) & np.isfinite(t)
     if not both.any():
@@ -126,7 +129,7 @@ def errors(computed: Any, truth: Any, dtype: Any) -> Errors:
 
 
 def not_inferior(hand: Errors, auto: Errors, *, strict: bool = False) -> bool:
-    """Whether the rule is about as accurate as autodiff: see the head of this file."""
+    """Whether the rule is about as accurate as autodiff (see the module docstring)."""
     if strict:
         return hand.rms <= 1.05 * auto.rms + 0.25 and hand.largest <= 2 * auto.largest + 1
     return hand.rms <= 4 * auto.rms + 1 or hand.largest <= 4 * auto.largest + 2

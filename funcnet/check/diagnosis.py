@@ -1,4 +1,4 @@
-"""What usually causes a wrong cotangent: the patterns that one would try first."""
+"""Guess the cause of a wrong cotangent by trying common patterns."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,15 +16,16 @@ def cause(
     others: Mapping[str, Any],
     sizes: Mapping[int, str],
 ) -> str:
-    """One sentence about the difference, or an empty string.
+    """One sentence on the likely cause of a difference, or an empty string.
 
     Args:
       hand: The wrong cotangent.
-      truth: The right one, of the same shape.
-      wrong: Which elements are wrong.
+      truth: The right cotangent, of the same shape.
+      wrong: Mask of the wrong elements.
       argument: The value of the argument, of the same shape.
-      others: The right cotangents of the other arguments, and those of the output, by name.
-      sizes: What a number may stand for: 4 → "axis 0 of x".
+      others: The right cotangents of the other arguments, all arguments, and the output
+        cotangents, by name.
+      sizes: The names of sizes: 4 → "size of axis 0 of x".
     """
     h, t, x = as_wide(hand), as_wide(truth), as_wide(argument)
     for sentence in _patterns(h, t, wrong, x, others, sizes):
@@ -49,20 +50,20 @@ def _patterns(
         yield "it must be zero here"
         return
     if not h.any():
-        yield "it is zero: a cotangent that is never computed, or cut by stop_gradient"
+        yield "it is zero: it is never computed, or it is cut by stop_gradient"
         return
     if close(h, -t):
-        yield "it is the negative of what it must be: a sign"
+        yield "it is the negative of the right cotangent: a sign error"
         return
     if np.iscomplexobj(h) and close(h, t.conj()):
-        yield "it is the complex conjugate: JAX's convention needs none here"
+        yield "it is the conjugate of the right cotangent: JAX's convention needs no conjugate here"
         return
     factor = np.vdot(t, h) / np.vdot(t, t)
     if t.size == 1 or close(h, factor * t):
         yield _factor(factor.real, sizes)
         return
     if h.ndim >= 2 and h.shape[-1] == h.shape[-2] and close(h, np.swapaxes(t, -1, -2)):
-        yield "it is the transpose of what it must be"
+        yield "it is the transpose of the right cotangent"
         return
     for axis in range(h.ndim):
         if h.shape[axis] > 1 and close(h, np.flip(t, axis)):
@@ -71,14 +72,14 @@ def _patterns(
     for name, other in others.items():
         other = as_wide(other)
         if other.shape == h.shape and close(h, other):
-            yield f"it equals {name}: arguments or factors exchanged or forgotten"
+            yield f"it equals {name}: arguments or factors are exchanged or missing"
             return
     d = h - t
     for axis in range(h.ndim):
         if h.shape[axis] > 1 and close(d + t, np.mean(d, axis, keepdims=True) + t):
             yield (
                 f"the error is constant along axis {axis}: a mean or sum over that axis is missing "
-                "or too many"
+                "or superfluous"
             )
             return
     share = wrong.mean() if wrong.size else 0.0
@@ -93,22 +94,25 @@ def _patterns(
 def _nonfinite(h: np.ndarray, finite: np.ndarray, x: np.ndarray) -> Iterator[str]:
     bad = x[~finite] if x.shape == h.shape else x
     if bad.size and (bad == 0).all():
-        yield "where the argument is 0: a division by it, or the logarithm of it"
+        yield "this happens where the argument is 0: a division by it, or its logarithm"
     elif bad.size and np.abs(bad).min() > 20:
-        yield "where the argument is large: an exponential overflows, or infinities are subtracted"
+        yield (
+            "this happens where the argument is large: an exponential overflows, or infinities are "
+            "subtracted"
+        )
     else:
-        yield "a division by zero, or an overflow, on a branch that a where does not select"
+        yield "a division by zero or an overflow on a branch that jnp.where does not select"
 
 
 def _factor(factor: float, sizes: Mapping[int, str]) -> str:
-    start = f"it is {factor:.6g} times what it must be"
+    start = f"it is {factor:.6g} times the right cotangent"
     for n, what in sizes.items():
         if n > 1 and np.isclose(factor, 1 / n, rtol=1e-4):
-            return f"{start}, 1/{n} with {n} the {what}: a mean where a sum belongs"
+            return f"{start}, 1/{n}, and {n} is the {what}: a mean where a sum belongs"
         if n > 1 and np.isclose(factor, n, rtol=1e-4):
             return f"{start}, the {what}: a sum where a mean belongs"
     if np.isclose(factor, 2, rtol=1e-4) or np.isclose(factor, 0.5, rtol=1e-4):
-        return f"{start}: the 2 of a square, or the half of a definition"
+        return f"{start}: the factor 2 of a square or the ½ of a definition"
     return f"{start}: a constant factor"
 
 
@@ -131,7 +135,7 @@ def _where(wrong: np.ndarray, x: np.ndarray, share: float) -> Iterator[str]:
             "not negative": x >= 0,
         }.items():
             if region.any() and not region.all() and (wrong == region).all():
-                yield f"exactly the elements where the argument is {name} are wrong: one branch"
+                yield f"all elements where the argument is {name} are wrong, no others: one branch"
                 return
         if wrong.any() and not wrong.all():
             inside, outside = np.abs(x[wrong]), np.abs(x[~wrong])

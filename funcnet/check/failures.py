@@ -1,4 +1,4 @@
-"""What an exception raised by a rule says about it."""
+"""Turn an exception that a rule raised into a finding."""
 
 import re
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ def line(error: BaseException) -> str:
 
 
 def classify(error: BaseException, kind: str, names: Sequence[str], label: str = "") -> Finding:
-    """The exception as a finding: of this kind, unless its message tells of a better one."""
+    """The exception as a finding of this kind, or of a more specific kind if the message tells."""
     text = str(error)
     if isinstance(error, jax.errors.UnexpectedTracerError) or "closed-over value" in text:
         what = (
-            "the rule uses a traced value that is neither an argument nor a residual: hand it over "
-            "as one of these"
+            "the rule uses a traced value that is neither an argument nor a residual: pass it as "
+            "one of these"
         )
         return Finding(
             "tracer",
@@ -45,14 +45,14 @@ def classify(error: BaseException, kind: str, names: Sequence[str], label: str =
             kind = "dtype" if len(set(shapes)) == 1 and shapes else "shape"
         elif "fwd must return the output of the primal" in text:
             kind = "value"
-    start = f"{label} raises " if label else "raises "
+    start = f"{label}: the rule raises " if label else "the rule raises "
     if isinstance(error, TRACED):
         start += "because it needs the value of a traced array: "
     return Finding(kind, _argument(text, names), start + line(error), float("nan"))
 
 
 def _argument(text: str, names: Sequence[str]) -> str:
-    """The argument that a message names, if it is one of ours."""
+    """The name in `names` that a message mentions, or an empty string."""
     found = re.search(r"cotangent of (?:the type of )?(\S+?)[, ]", text)
     if found and found[1] in names:
         return found[1]

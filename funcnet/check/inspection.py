@@ -1,7 +1,7 @@
-"""What the two halves of a rule return, before JAX mends it or complains.
+"""Inspect the return values of fwd and bwd before JAX converts or rejects them.
 
-JAX takes a cotangent of another dtype in silence, and None for zero, and of a wrong structure or
-shape it says little. So where the function is itself a rule, its halves are called directly.
+JAX silently accepts a cotangent of another dtype, treats None as zero, and says little about a
+wrong structure or shape. So if the function is itself a rule, its fwd and bwd are called directly.
 """
 
 import inspect
@@ -21,18 +21,18 @@ from funcnet.check.subject import is_custom_vjp, is_floating, nondiff_argnums
 
 
 class Halves(NamedTuple):
-    """A rule at certain arguments."""
+    """The fwd and bwd of a rule, bound to certain arguments."""
 
     fwd: Callable[[], Any]
     bwd: Callable[[Any, Any], Any]
-    names: tuple[str, ...]  # of the arguments with a cotangent
+    names: tuple[str, ...]  # of the arguments that have a cotangent
     args: tuple[Any, ...]
 
 
 def halves(f: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Halves | None:
-    """The halves of f at these arguments, if f is a rule that can be called so."""
+    """The fwd and bwd of f at these arguments; None if they cannot be called directly."""
     own = getattr(f, "rule", None)
-    if own is not None and hasattr(own, "bwd"):  # funcnet's
+    if own is not None and hasattr(own, "bwd"):  # a rule of funcnet
         bound = inspect.signature(own.primal).bind(*args, **kwargs)
         bound.apply_defaults()
         names = list(bound.signature.parameters)[: len(bound.args)]
@@ -47,7 +47,7 @@ def halves(f: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Halves |
         return None
     try:
         bound = inspect.signature(f).bind(*args, **kwargs)
-    except ValueError:  # no signature
+    except ValueError:  # f has no signature
         return None
     bound.apply_defaults()
     if bound.kwargs or len(bound.signature.parameters) != len(bound.args):  # keyword-only, or *args
@@ -64,14 +64,14 @@ def halves(f: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Halves |
 
 
 class Form(NamedTuple):
-    """What was found, and the leaves whose cotangent is None."""
+    """The findings, and the names of the leaves whose cotangent is None."""
 
     findings: list[Finding]
     nones: set[str]
 
 
 def inspect_cotangents(rule: Halves, pair: Any, dout: Any) -> Form:
-    """The form of the cotangents of `rule`, whose fwd has returned `pair`."""
+    """Inspects structure, shapes and dtypes of what bwd returns; `pair` is what fwd returned."""
     nones: set[str] = set()
     return Form(list(_inspect(rule, pair, dout, nones)), nones)
 
@@ -94,7 +94,7 @@ def _inspect(rule: Halves, pair: Any, dout: Any, nones: set[str]) -> Iterator[Fi
 
 
 def _missing(rule: Halves, dargs: Any) -> str:
-    """The first argument that has no cotangent by its position, else the last."""
+    """The first argument without a cotangent at its position, else the last argument."""
     count = len(dargs) if isinstance(dargs, tuple | list) else 0
     return rule.names[min(count, len(rule.names) - 1)]
 
@@ -117,7 +117,7 @@ def _inspect_one(name: str, arg: Any, darg: Any, nones: set[str]) -> Iterator[Fi
             continue
         if jnp.shape(d) != jnp.shape(leaf):
             what = (
-                f"the cotangent has shape {_shape(d)}, the argument {_shape(leaf)}"
+                f"the cotangent has shape {_shape(d)}, the argument has shape {_shape(leaf)}"
                 f"{_shape_cause(jnp.shape(d), jnp.shape(leaf))}"
             )
             yield Finding("shape", leaf_name, what, 0)
@@ -127,11 +127,11 @@ def _inspect_one(name: str, arg: Any, darg: Any, nones: set[str]) -> Iterator[Fi
 
 def _dtypes(d: Any, leaf: Any) -> str:
     got, must = jnp.result_type(d), jnp.result_type(leaf)
-    return f"the cotangent is {got}, the argument {must}: cast it back at the end of bwd"
+    return f"the cotangent is {got}, the argument is {must}: cast the cotangent at the end of bwd"
 
 
 def _differing(name: str, arg: Any, darg: Any) -> str:
-    """The first leaf that the cotangent lacks, or the argument, if it has another tree."""
+    """The first leaf that the cotangent lacks, or the argument if the whole structure differs."""
     have = {keystr(path) for path, _ in tree_leaves_with_path(darg)}
     paths = [keystr(path) for path, _ in tree_leaves_with_path(arg)]
     missing = [path for path in paths if path not in have]
@@ -168,7 +168,7 @@ def _describe(tree: Any) -> str:
 
 
 def check_form(log: Log, f: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> set[str]:
-    """Calls the halves of f themselves. Returns the arguments whose cotangent is None."""
+    """Calls fwd and bwd of f directly; returns the names of leaves whose cotangent is None."""
     rule = halves(f, args, kwargs)
     if rule is None:
         return set()
@@ -176,16 +176,16 @@ def check_form(log: Log, f: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any
         pair = rule.fwd()
         out = pair[0] if isinstance(pair, tuple | list) and pair else pair
         form = inspect_cotangents(rule, pair, cotangent_like(out))
-    except Exception:  # whatever it is, the eager gradient meets it too
+    except Exception:  # whatever it is, `check_eagerly` raises and reports it too
         return set()
     log.findings += form.findings
     return form.nones
 
 
 def check_eagerly(log: Log) -> list[np.ndarray] | None:
-    """The gradient as a user's first try: not compiled, in the dtype of the arguments.
+    """Computes the gradient without compilation, in the dtype of the arguments.
 
-    Returns the cotangents, or None if nothing else can be run.
+    Returns the cotangents, or None if the other checks cannot be run.
     """
     s = log.subject
     try:
@@ -193,7 +193,7 @@ def check_eagerly(log: Log) -> list[np.ndarray] | None:
         expected = jax.eval_shape(s.outputs, s.floats, s.others)
         if [y.shape for y in out] != [y.shape for y in expected]:
             got, must = ([list(y.shape) for y in ys] for ys in (out, expected))
-            log.find("value", "out", f"fwd returns the shapes {got}, the function {must}")
+            log.find("value", "out", f"fwd returns the shapes {got}, the function returns {must}")
             return None
         dout = cotangents(s.outputs, s.floats, s.others, 0)
         dargs, again = (pullback(s.outputs)(s.floats, s.others, dout)[1] for _ in range(2))
@@ -205,8 +205,8 @@ def check_eagerly(log: Log) -> list[np.ndarray] | None:
             log.find("dtype", name, _dtypes(d, leaf))
         if not np.array_equal(np.asarray(d), np.asarray(d_again), equal_nan=True):
             what = (
-                "two calls with the same arguments differ: the rule reads something besides them, "
-                "such as a random generator of NumPy or a global"
+                "two calls with the same arguments differ: the rule depends on something else too, "
+                "such as a NumPy random generator or a global variable"
             )
             log.find("determinism", name, what)
     if any(found.kind == "determinism" for found in log.findings):

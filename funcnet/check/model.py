@@ -1,4 +1,4 @@
-"""`check_model`: which of the rules that a function calls makes its gradient wrong?"""
+"""`check_model`: find the rules that make the gradient of a function wrong."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -14,16 +14,16 @@ from funcnet.check.rounding import noise
 from funcnet.check.subject import ruled_subject
 from funcnet.check.tracing import Site, sites, twin
 
-Sites = frozenset[tuple[int, ...]]  # by their paths
+Sites = frozenset[tuple[int, ...]]  # identified by their paths
 
-AT_ONCE = 16  # sites tried one by one; of more, the rules are tried first
+AT_ONCE = 16  # limit for testing calls one by one; above it, whole rules are tested first
 
 
 class _Compared(NamedTuple):
-    """Cotangents (and outputs) of some version of the function beside autodiff's."""
+    """A comparison of cotangents and outputs of some version of the function with autodiff."""
 
     error: float  # the largest relative error of a leaf
-    worst: tuple[criterion.Worst, ...]  # for each leaf
+    worst: tuple[criterion.Worst, ...]  # one per leaf
 
     @property
     def wrong(self) -> bool:
@@ -33,20 +33,20 @@ class _Compared(NamedTuple):
 def check_model(f: Callable[..., Any], *args: Any, **static: Any) -> Report:
     """Proves or refutes the gradient of a function that calls rules, and names the rule to blame.
 
-    The gradient with all rules at work is compared with autodiff of the plain forwards, leaf by
-    leaf, in float64. Where they differ, every call of a rule is tried by hand with all others
-    replaced by autodiff, then each of its cotangents: what still differs is the culprit. Calls are
-    found at any depth: in jit, scan, cond, while, remat, vmap and shard_map.
+    The gradient with all rules active is compared with autodiff of the plain forwards, leaf by
+    leaf, in float64. If they differ, every call of a rule is tested alone, with all other calls
+    replaced by autodiff, and so is each of its cotangents. A call that is still wrong is a culprit.
+    Calls are found at any depth: in jit, scan, cond, while, remat, vmap and shard_map.
 
     Args:
       f: Any function, for example the loss of a model.
-      *args: Its arguments, as in `check_rule`.
-      **static: Its keyword arguments, as in `check_rule`.
+      *args: The positional arguments of f, as in `check_rule`.
+      **static: The keyword arguments of f, as in `check_rule`.
 
     Returns:
-      A `Report`. `.culprits` are the calls whose rule is wrong, worst first, each with `.rule` (the
-      function's name), `.where` (`"file.py:12"`), `.argument` and `.error`; `.findings` the leaves
-      of the gradient that are wrong.
+      A `Report`. `.culprits` lists the calls whose rule is wrong, worst first, each with `.rule`
+      (the function's name), `.where` (`"file.py:12"`), `.argument` and `.error`. `.findings` lists
+      the leaves of the gradient that are wrong.
 
     Raises:
       TypeError: If the arguments do not fit f.
@@ -71,7 +71,9 @@ def check_model(f: Callable[..., Any], *args: Any, **static: Any) -> Report:
             if refused is None:
                 model.check()
                 return log.report()
-        log.warn(f"compared in {s.floats[0].dtype} only: in float64 {s.name} {line(refused)}")
+        log.warn(
+            f"compared in {s.floats[0].dtype} only: in float64 {s.name} raises {line(refused)}"
+        )
         with np.errstate(all="ignore"):
             model = _Model(log, s.floats)
             raised = model.run()
@@ -85,7 +87,7 @@ def check_model(f: Callable[..., Any], *args: Any, **static: Any) -> Report:
 
 
 class _Model:
-    """One call of `check_model`, with the arguments in one dtype."""
+    """One run of `check_model`, with the arguments in one dtype."""
 
     def __init__(self, log: Log, floats: tuple[Any, ...]):
         self.log, self.s, self.floats = log, log.subject, floats
@@ -93,7 +95,10 @@ class _Model:
         self.unit = max(criterion.eps(leaf.dtype) for leaf in self.s.floats)
 
     def run(self) -> Exception | None:
-        """Runs the whole gradient, by hand and by autodiff; returns what was raised by hand."""
+        """Computes the whole gradient by the rules and by autodiff; returns the exception, if any.
+
+        In the dtype of the arguments, an exception without the rules is raised as a ValueError.
+        """
         s = self.s
         self.log.progress("the whole gradient")
         try:
@@ -101,7 +106,7 @@ class _Model:
             self.calls = {site.path: site for site in sites(s.outputs, self.floats, s.others)}
         except Exception as e:
             if self.floats is s.floats:
-                raise ValueError(f"check_model: {s.name} without its rules {line(e)}") from e
+                raise ValueError(f"check_model: {s.name} without its rules raises {line(e)}") from e
             return e
         pulls = pullback(s.outputs), pullback(self.plain)
         programs: list[Program] = [(pull, self.at) for pull in pulls]
@@ -110,7 +115,7 @@ class _Model:
         if isinstance(auto, Exception):
             if self.floats is s.floats:
                 raise ValueError(
-                    f"check_model: autodiff of {s.name} without its rules {line(auto)}"
+                    f"check_model: autodiff of {s.name} without its rules raises {line(auto)}"
                 )
             return auto
         self.auto, self.noise, self.hand = self._leaves(auto), self._leaves(noise_auto), hand
@@ -121,19 +126,19 @@ class _Model:
         return None
 
     def check(self) -> None:
-        """Compares; if anything is wrong, tries every call alone."""
+        """Compares with autodiff; if anything is wrong, tests every call alone."""
         if not isinstance(self.hand, Exception):
             self._find(self._compare(self.hand))
         if self.log.findings:
             self.log.culprits += self._culprits()
 
     def _leaves(self, result: Any) -> tuple[np.ndarray, ...]:
-        """Cotangents of the floats, then outputs."""
+        """The cotangents of the floats, followed by the outputs."""
         out, dargs = result
         return tuple(map(criterion.as_wide, (*dargs, *out)))
 
     def _compare(self, result: Any) -> _Compared:
-        """With autodiff. An exception is wrong altogether."""
+        """Compares a result with autodiff; an exception counts as an infinite error."""
         if isinstance(result, Exception):
             return _Compared(
                 float("inf"), (criterion.Worst(np.inf, (), np.nan, np.nan, np.ones(())),)
@@ -149,7 +154,7 @@ class _Model:
         return _Compared(float(error), tuple(found))
 
     def _find(self, compared: _Compared) -> None:
-        """Notes what is wrong of the gradient, and of the value."""
+        """Records the wrong leaves of the gradient and of the value."""
         names = (*self.s.names, *self.s.output_names())
         for i, (name, w) in enumerate(zip(names, compared.worst, strict=True)):
             is_gradient = i < len(self.s.names)
@@ -158,10 +163,13 @@ class _Model:
             if w.ratio > 1:
                 kind = "gradient" if is_gradient else "value"
                 kind = kind if np.isfinite(w.actual) else "nonfinite"
-                self.log.find(kind, name, f"{w.place} by autodiff", w.ratio)
+                self.log.find(kind, name, f"{w.place} according to autodiff", w.ratio)
 
     def _culprits(self) -> list[Culprit]:
-        """The calls that are wrong by themselves: rules first if there are many, then lines."""
+        """The calls that are wrong when tested alone, worst first.
+
+        If there are many calls, whole rules are tested first and then the calls of wrong rules.
+        """
         by_line = self._grouped(lambda site: (site.rule, site.where), self.calls.values())
         if len(by_line) > AT_ONCE:
             by_rule = self._grouped(lambda site: site.rule, self.calls.values())
@@ -184,14 +192,14 @@ class _Model:
         return {k: frozenset(paths) for k, paths in groups.items()}
 
     def _each_by_hand(self, groups: Iterable[Sites]) -> list[tuple[Sites, _Compared]]:
-        """Each group of calls by hand, with all other calls by autodiff."""
+        """Compares each group of calls alone, with all other calls replaced by autodiff."""
         groups = list(groups)
         alone = [twin(self.s.outputs, lambda site, g=g: site.path not in g) for g in groups]
         results = run_all(((pullback(outputs), self.at) for outputs in alone), QUICK)
         return [(g, self._compare(r)) for g, r in zip(groups, results, strict=True)]
 
     def _culprit(self, group: Sites, compared: _Compared) -> Culprit:
-        """With the argument whose cotangent is wrong: only that one by hand."""
+        """The culprit and its wrong argument, found by testing each cotangent of the rule alone."""
         site = self.calls[min(group)]
         numbers = range(len(site.arguments))
 

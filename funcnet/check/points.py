@@ -1,4 +1,4 @@
-"""Where the programs run, and what comes of it: one batch of points, one program, one call."""
+"""The points at which a program is evaluated, all in one call, and the results there."""
 
 from typing import Any, NamedTuple
 
@@ -11,12 +11,12 @@ from funcnet.check.programs import Program
 from funcnet.check.reference import Outputs, cotangents, many, pullback, stack
 from funcnet.check.rounding import noise
 
-SEEDS = 8  # of cotangents, for the accuracy
-PERTURBATIONS = 12  # of the arguments by an ulp
+SEEDS = 8  # number of random cotangents for the accuracy
+PERTURBATIONS = 12  # number of perturbations of the arguments by one ulp
 
 
 class Numbers(NamedTuple):
-    """Outputs and cotangents of one program on all points, and their noise at the first two."""
+    """Outputs and cotangents of one program at all points, and their noise at the first two."""
 
     out: tuple[np.ndarray, ...]
     cotangents: tuple[np.ndarray, ...]
@@ -25,25 +25,25 @@ class Numbers(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Where the programs are run: stacked floats and cotangents, and which of them is what."""
+    """The points as stacked arguments and output cotangents; the constants below index them."""
 
     floats: tuple[Any, ...]
     dout: tuple[Any, ...]
 
 
-# The points of the algebra: two random cotangents d₀ and d₁; three more for linearity; and
-# arguments moved off ties and corners. Then those of the accuracy.
+# The algebra uses two random cotangents d₀ and d₁, three more for linearity, and arguments moved
+# off ties and corners. The points from REST on are for the accuracy.
 FIRST, SECOND, COMBINED, SMALL, ZERO, MOVED, REST = range(7)
 COMBINATION, SCALE = -1024.0, 2.0**-13  # −1024 (d₀ + d₁) and d₀/8192: powers of two are exact
 
 
 def points_of(plain: Outputs, floats: Any, wide: Any, others: Any) -> Points:
-    """All points for the arguments `floats`, which are the same numbers as `wide`."""
+    """All points for the arguments `floats`; `wide` holds the same numbers in a wider dtype."""
     random = np.random.default_rng(7)
     out = jax.eval_shape(plain, wide, others)
     narrow = [cotangents(plain, floats, others, seed) for seed in range(SEEDS)]
     floats, wide = (tuple(map(np.asarray, leaves)) for leaves in (floats, wide))
-    # In the narrow dtype first: the accuracy is that for these very numbers.
+    # Draw in the narrow dtype, because the accuracy is measured for exactly these numbers.
     narrow[:2] = [tuple(map(_few_digits, leaves, out)) for leaves in narrow[:2]]
     d = [
         tuple(np.asarray(x).astype(t.dtype) for x, t in zip(leaves, out, strict=True))
@@ -74,20 +74,20 @@ def points_of(plain: Outputs, floats: Any, wide: Any, others: Any) -> Points:
 
 
 def _few_digits(x: Any, t: Any) -> Any:
-    """A cotangent whose sum with another one is exact, if the output is narrow even here."""
+    """Rounds a cotangent to multiples of 1/16 if the output is narrow, so that sums are exact."""
     if jnp.finfo(t.dtype).bits == 64:
         return x
     return (np.round(16 * criterion.as_wide(x)) / 16).astype(x.dtype)
 
 
 def at_point(points: Points, k: int, others: Any) -> tuple[Any, Any, Any]:
-    """(floats, others, dout) of one point."""
+    """(floats, others, dout) at one point."""
     at = lambda leaves: tuple(jnp.asarray(leaf[k]) for leaf in leaves)
     return at(points.floats), others, at(points.dout)
 
 
 def programs_of(outputs: Outputs, points: Points, others: Any) -> list[Program]:
-    """The gradient at all points; and its noise at the first two."""
+    """Two programs: the gradient at all points, and its noise at the first two."""
     pull = pullback(outputs)
     two = jax.tree.map(lambda leaf: leaf[: SECOND + 1], points)
     noisy = lambda floats, others, dout: jax.lax.map(
@@ -100,7 +100,7 @@ def programs_of(outputs: Outputs, points: Points, others: Any) -> list[Program]:
 
 
 def numbers_from(results: list[Any]) -> Any:
-    """The results of `programs_of` as `Numbers`, or what one of them raised."""
+    """The results of `programs_of` as `Numbers`, or the first exception among them."""
     for result in results:
         if isinstance(result, Exception):
             return result

@@ -1,4 +1,4 @@
-"""Compiles several programs at once, which is most of the time that a check takes."""
+"""Compile programs in parallel, because compilation is most of the time that a check takes."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -10,19 +10,19 @@ import jax
 Program = tuple[Callable[..., Any], tuple[Any, ...]]  # a function and its arguments
 
 
-# Numbers that are compared to many digits' slack need no fast program.
+# Comparisons with a wide tolerance need no optimized code.
 QUICK = {"xla_backend_optimization_level": 0}
 
 
 def run_all(programs: Iterable[Program], options: Any = None) -> list[Any]:
-    """The result of each program, compiled, or the exception that it raised.
+    """Compiles and runs programs; returns the result of each, or the exception that it raised.
 
     Args:
       programs: Functions and their arguments.
-      options: Of XLA, for example `QUICK`.
+      options: Compiler options of XLA, for example `QUICK`.
     """
     programs = list(programs)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # XLA compiles without holding Python's lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # XLA releases the GIL while it compiles
         started = []
         for f, args in programs:
             try:

@@ -1,4 +1,4 @@
-"""`check_rule`: is one hand-written rule right, and if not, what is wrong with which argument?"""
+"""`check_rule`: find out whether a hand-written rule is right, and what is wrong with it."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
@@ -28,40 +28,42 @@ def check_rule(
     strict: bool = False,
     **static: Any,
 ) -> Report:
-    """Proves or refutes the hand-written rule of a function, at these arguments.
+    """Proves or refutes the hand-written rule of a function at the given arguments.
 
     The cotangents are compared, leaf by leaf, with autodiff of the function's own plain forward: in
     float64, where only a wrong formula differs by more than rounding explains, and in the dtype of
-    the arguments, for their accuracy (`funcnet.check.criterion` states both). Finite differences
-    are the third opinion, and the reference where JAX cannot differentiate the forward (a
-    `jax.pure_callback`). Then come: the form of what fwd and bwd return; linearity in the
-    cotangent; determinism; jit, vmap over subsets of the arguments, scan, remat, sharding; another
-    batch size; the second derivative.
+    the arguments, to measure their accuracy (`funcnet.check.criterion` defines both comparisons).
+    Finite differences are a third opinion; they are the reference if JAX cannot differentiate the
+    forward (a `jax.pure_callback`). The check also covers the structure, shapes and dtypes that fwd
+    and bwd return, linearity in the cotangent, determinism, jit, vmap over subsets of the
+    arguments, scan, remat, sharding, other batch sizes, and the second derivative.
 
     Args:
-      f: A function that calls rules: a `jax.custom_vjp`, one of `funcnet.ops`, or any function
-        around them.
-      *args: Its arguments. Floating arrays, in pytrees too, and Python floats are differentiated;
-        integer and boolean arrays and keys are not; all else is static. A `jax.ShapeDtypeStruct`
-        stands for random numbers. The arguments should reach every branch of the rule: ties, zeros
-        and extreme values, where they matter.
-      truth: A function of the same arguments whose gradient, in float64, is taken for right in
-        place of autodiff of f. Say what a straight-through estimator is meant to be the gradient of
-        (`truth=lambda x: x`), or a stable formula where autodiff in float64 has no correct digit.
-      dtypes: Dtypes to measure the accuracy in, besides that of the arguments: `["bfloat16"]`.
-      tolerance: An error to allow in any case, relative to the largest element of a cotangent.
-      under_transformations: Whether to try the transformations, which take most of the time; leave
-        them out to check many inputs.
-      strict: Whether to ask for the accuracy of autodiff within 5 %, and for no notes.
-      **static: Keyword arguments of f; arrays among them are differentiated, the rest is static.
+      f: A function that calls rules: a `jax.custom_vjp`, a function of `funcnet.ops`, or any
+        function that calls these.
+      *args: The positional arguments of f. Floating arrays (also inside pytrees) and Python floats
+        are differentiated; integer arrays, boolean arrays and keys are not; all else is static. A
+        `jax.ShapeDtypeStruct` is replaced by random numbers. The arguments should reach every
+        branch of the rule, including ties, zeros and extreme values where they matter.
+      truth: A function of the same arguments whose float64 gradient is the reference, instead of
+        autodiff of f. Use it for the function that a straight-through estimator is meant to
+        differentiate (`truth=lambda x: x`), or for a stable formula if autodiff in float64 has no
+        correct digit.
+      dtypes: Further dtypes in which to measure the accuracy, for example `["bfloat16"]`.
+      tolerance: An error that is always allowed, relative to the largest element of a cotangent.
+      under_transformations: Whether to check the transformations, which takes most of the time; use
+        False to check many inputs.
+      strict: Whether to require the accuracy of autodiff within 5 %, and no notes.
+      **static: Keyword arguments of f. Arrays among them are treated as in `args`; all else is
+        static, Python floats included.
 
     Returns:
-      A `Report`: `.ok`, `.findings`, a table when printed, `.raise_if_failed()`.
+      A `Report` with `.ok`, `.findings` and `.raise_if_failed()`. Printing it shows a table.
 
     Raises:
-      TypeError: If the arguments do not fit f, or an option is of another type.
-      ValueError: If f calls no function with a hand-written rule, or has no floating argument; or
-        an option is out of its range.
+      TypeError: If the arguments do not fit f, or an option has a wrong type.
+      ValueError: If f calls no function with a hand-written rule, if it has no floating argument,
+        or if an option is out of range.
 
     >>> import jax
     >>> @jax.custom_vjp
@@ -81,7 +83,7 @@ def check_rule(
     s = ruled_subject("check_rule", f, args, static)
     log = Log(s)
     try:
-        with np.errstate(all="ignore"):  # infinities and nan are among what is looked for
+        with np.errstate(all="ignore"):  # infinities and nan are expected
             _check(log, f, args, static, truth, dtypes, tolerance, under_transformations, strict)
     finally:
         log.progress.end()
@@ -92,14 +94,14 @@ def check_rule(
 
 
 def _floating(dtypes: Any) -> list[Any]:
-    """The dtypes that are asked for, if they are floating ones."""
+    """The requested dtypes; raises unless each is a floating dtype."""
     must = "check_rule: dtypes must be a list of floating dtypes such as ['bfloat16']"
     if isinstance(dtypes, str) or not isinstance(dtypes, Iterable):
         raise TypeError(f"{must}, got {describe(dtypes)}")
     found = []
     for name in dtypes:
         try:
-            found.append(jnp.dtype("none" if name is None else name))  # None would be float64
+            found.append(jnp.dtype("none" if name is None else name))  # jnp.dtype(None) is float64
         except TypeError:
             raise TypeError(f"{must}, got {describe(name)} in it") from None
         if not jnp.issubdtype(found[-1], jnp.floating):
@@ -118,7 +120,7 @@ def _check(
     under_transformations: bool,
     strict: bool,
 ) -> None:
-    """In an order in which an error explains those that would follow from it."""
+    """Runs the checks; an error that would cause others is found first and ends the check."""
     log.progress("form")
     nones = check_form(log, f, args, static)
     if any(found.kind in ("structure", "shape") for found in log.findings):
@@ -146,7 +148,7 @@ def _check(
 
 
 def _gathered(log: Log, truth: Subject | None, tolerance: float) -> tuple[Any, Evidence | None]:
-    """The evidence in float64; or, of a rule that refuses it, in the dtypes of the arguments."""
+    """The evidence in float64, or in the dtypes of the arguments if the rule fails in float64."""
     s = log.subject
     refused = False
     for context in (wide_arithmetic, contextlib.nullcontext):
@@ -158,8 +160,10 @@ def _gathered(log: Log, truth: Subject | None, tolerance: float) -> tuple[Any, E
         except Exception as e:
             if not refused:
                 refused = True
-                log.warn(f"compared in {s.floats[0].dtype} only: in float64 {s.name} {line(e)}")
+                log.warn(
+                    f"compared in {s.floats[0].dtype} only: in float64 {s.name} raises {line(e)}"
+                )
             else:
                 log.warnings.clear()
-                log.findings.append(classify(e, "jit", s.names, "under jax.jit the rule"))
+                log.findings.append(classify(e, "jit", s.names, "under jax.jit"))
     return contextlib.nullcontext, None

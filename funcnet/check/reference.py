@@ -1,4 +1,4 @@
-"""The gradients that are compared: the rule's, autodiff's, and those of finite differences."""
+"""The gradients that are compared: the rule's, autodiff's, and those by finite differences."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,12 +13,12 @@ from funcnet.numerical import gradient
 
 Outputs = Callable[[Any, Any], tuple[Any, ...]]  # (floats, others) -> floating leaves of the output
 
-ELEMENTS = 512  # of an argument, at most, for finite differences
+ELEMENTS = 512  # of each argument, at most, are differentiated by finite differences
 
 
 @contextlib.contextmanager
 def wide_arithmetic() -> Iterator[None]:
-    """JAX with 64 bits, and with promotion: a rule written for float32 must not refuse float64."""
+    """Enables 64 bits and dtype promotion, so that a rule written for float32 accepts float64."""
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         yield
 
@@ -30,14 +30,14 @@ def widened(leaf: Any) -> Any:
 
 
 def narrowed(leaf: Any, dtype: Any) -> Any:
-    """In a real dtype, or in the complex one of its precision, complex64 at least."""
+    """The leaf cast to `dtype`; a complex leaf to the complex dtype, at least complex64."""
     if not jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         return jnp.asarray(leaf, dtype)
     return jnp.asarray(leaf, jnp.complex128 if dtype == jnp.float64 else jnp.complex64)
 
 
 def cotangents(outputs: Outputs, floats: Any, others: Any, seed: int) -> tuple[Any, ...]:
-    """Random cotangents of both signs, of the dtypes of the outputs, independent of each other."""
+    """Independent random cotangents of both signs, in the dtypes of the outputs."""
 
     def draw(i: int, t: Any) -> jax.Array:
         random = np.random.default_rng([seed, i])
@@ -50,7 +50,7 @@ def cotangents(outputs: Outputs, floats: Any, others: Any, seed: int) -> tuple[A
 
 
 def cotangent_like(out: Any) -> Any:
-    """Random cotangents in the structure of out; float0 for what has none."""
+    """Random cotangents in the structure of out; float0 for leaves that have no cotangent."""
     leaves, tree = jax.tree.flatten(out)
     floats = iter(cotangents(lambda *_: tuple(filter(is_floating, leaves)), (), (), 0))
     zero = lambda leaf: np.zeros(np.shape(leaf), jax.dtypes.float0)
@@ -73,31 +73,31 @@ def gradients(outputs: Outputs) -> Callable[[Any, Any, Any], Any]:
 
 
 def many(pull: Callable[[Any, Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
-    """`pull` for stacked floats and cotangents, one after another in one program."""
+    """`pull` mapped sequentially over stacked floats and cotangents, in one program."""
     return lambda floats, others, dout: jax.lax.map(
         lambda fd: pull(fd[0], others, fd[1]), (floats, dout)
     )
 
 
 def stack(trees: list[Any]) -> Any:
-    """Trees of one structure as one tree of stacked leaves: by NumPy, which compiles nothing."""
+    """Stacks the leaves of trees of the same structure, by NumPy, which compiles nothing."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def pairing(dout: Any, out: Any) -> jax.Array:
-    """Re Σ dout · out, by which JAX defines cotangents."""
+    """Re Σ dout · out, the product by which JAX defines cotangents."""
     return sum((jnp.real(jnp.sum(d * y)) for d, y in zip(dout, out, strict=True)), jnp.zeros(()))
 
 
 class Along(NamedTuple):
-    """Derivatives of ⟨dout, f⟩ along one random direction in each argument."""
+    """Derivatives of ⟨dout, f⟩ along one random direction per argument."""
 
     directions: tuple[Any, ...]
     values: np.ndarray
 
 
 def along_directions(outputs: Outputs, floats: Any, others: Any, dout: Any) -> Along:
-    """By finite differences: all they need of f is its values."""
+    """Computes `Along` by finite differences, which need only the values of f."""
     random = np.random.default_rng(1)
     unit = lambda v: (random.standard_normal(v.shape) * np.maximum(1, np.abs(v))).astype(v.dtype)
     directions = tuple(unit(v) for v in floats)
@@ -114,7 +114,7 @@ def along_directions(outputs: Outputs, floats: Any, others: Any, dout: Any) -> A
 
 
 class Differences(NamedTuple):
-    """Cotangents by finite differences: nan where an element was left out."""
+    """Cotangents by finite differences; nan for elements that were left out."""
 
     cotangents: tuple[np.ndarray, ...]
     uncertainty: tuple[np.ndarray, ...]
@@ -125,8 +125,9 @@ def by_differences(
 ) -> Differences:
     """The gradient of ⟨dout, f⟩ by finite differences, for up to `ELEMENTS` of each argument.
 
-    `noise` is that of f, relative; a step of its fifth root balances it with the error of the
-    formula. The uncertainty is the change when the step is halved, and what that balance leaves.
+    `noise` is the relative noise of f. The step is its fifth root, which balances the noise with
+    the error of the formula. The uncertainty is the change of the result when the step is halved,
+    plus the error that remains at this balance.
     """
     found, uncertain = [], []
     for i, v in enumerate(floats):

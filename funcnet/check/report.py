@@ -1,4 +1,4 @@
-"""What a check found, for a reader in a terminal, in a notebook, or of a JSON file."""
+"""The result of a check, for display in a terminal or a notebook, and as JSON."""
 
 import html
 import json
@@ -13,29 +13,29 @@ from funcnet.check.subject import type_name
 WIDTH = 100
 
 KINDS = {
-    "value": "fwd returns another value than the function",
-    "structure": "bwd returns another number of cotangents, or another pytree, than the arguments",
-    "shape": "a cotangent has another shape than its argument",
-    "dtype": "a cotangent has another dtype than its argument",
+    "value": "the value that fwd returns differs from that of the function",
+    "structure": "the number or the pytree of the cotangents differs from that of the arguments",
+    "shape": "the shape of a cotangent differs from that of its argument",
+    "dtype": "the dtype of a cotangent differs from that of its argument",
     "none": "bwd returns None for a floating argument whose gradient is not zero",
     "gradient": "a cotangent differs from the reference by more than rounding",
-    "kink": "a cotangent differs from the reference at ties or corners only",
+    "kink": "a cotangent differs from the reference only at ties or corners",
     "linearity": "bwd is not linear in the cotangent of the output",
     "second derivative": "the derivative of the gradient is wrong",
     "nonfinite": "a cotangent is infinite or nan where the reference is finite",
     "accuracy": "the formula is right, but loses digits that the reference keeps",
-    "jit": "right eagerly, wrong or an error under jax.jit",
+    "jit": "right eagerly, but wrong or an error under jax.jit",
     "vmap": "wrong or an error under jax.vmap over some of the arguments",
     "scan": "wrong or an error in jax.lax.scan",
     "remat": "wrong or an error under jax.checkpoint",
     "sharding": "wrong or an error with sharded arguments, or in jax.shard_map",
-    "batch size": "right for this leading size, wrong for another",
+    "batch size": "right for this leading size, but wrong for another",
     "determinism": "two calls with the same arguments differ",
-    "tracer": "the rule uses a traced value that it does not get as an argument or residual",
-    "error": "the rule raises",
-    "note": "what else is only a note, with strict=True",
+    "tracer": "the rule uses a traced value that is neither an argument nor a residual",
+    "error": "the rule raises an exception",
+    "note": "a note, which counts as a finding with strict=True",
 }
-"""Every kind of finding, and what it means."""
+"""The kinds of findings and their meaning."""
 
 
 class CheckFailed(AssertionError):
@@ -43,15 +43,13 @@ class CheckFailed(AssertionError):
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong."""
+    """One mistake in a rule."""
 
     kind: str  # a key of `KINDS`
     argument: str  # "x", "params['w']", or an output: "out", "out[1]"
-    message: str  # what was compared, where the largest error is, and what usually causes it
-    measured: (
-        float  # error over what rounding explains: 1 is the limit. nan where nothing is measured
-    )
-    allowed: float = 1.0
+    message: str  # the comparison, the place of the largest error, and its usual cause
+    measured: float  # error divided by what rounding explains; nan if nothing was measured
+    allowed: float = 1.0  # the limit of `measured`
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.argument}: {self.message}"
@@ -62,21 +60,21 @@ class Culprit(NamedTuple):
 
     rule: str  # the name of the function
     where: str  # the line that calls it: "file.py:12"
-    argument: str  # of the rule, whose cotangent is wrong
-    error: float  # max |error| / max |gradient| of the model, with this rule alone by hand
+    argument: str  # the argument of the rule whose cotangent is wrong
+    error: float  # max |error| / max |gradient| of the model, with only this rule active
 
     def __str__(self) -> str:
         return f"{self.rule} at {self.where}: {self.argument} (relative error {self.error:.1e})"
 
 
 class Row(NamedTuple):
-    """How one cotangent compares with its reference; errors in units in the last place."""
+    """The comparison of one cotangent with its reference."""
 
     argument: str
     type: str
-    error: float = math.nan  # in the wide dtype, over what rounding explains
-    finite: float = math.nan  # by hand from finite differences, relative
-    ulp_hand: float = math.nan  # root mean square error in the working dtype
+    error: float = math.nan  # in the wide dtype, divided by what rounding explains
+    finite: float = math.nan  # relative distance of the rule from finite differences
+    ulp_hand: float = math.nan  # root mean square error in the working dtype, in ulps
     ulp_auto: float = math.nan
     verdict: str = ""
 
@@ -84,20 +82,20 @@ class Row(NamedTuple):
 class Report(NamedTuple):
     """The result of `check_rule` or `check_model`.
 
-    It is true if nothing was found: `assert check_rule(f, x)` prints the table where it fails.
+    A report is true if it has no findings. A failing `assert check_rule(f, x)` prints the table.
     """
 
     name: str
     rows: tuple[Row, ...]
     findings: tuple[Finding, ...]
     warnings: tuple[str, ...]
-    checked: tuple[str, ...]  # what was run
+    checked: tuple[str, ...]  # the checks that were run
     seconds: float
     culprits: tuple[Culprit, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether the rule is proved, as far as these arguments reach."""
+        """Whether the rule is proved at these arguments."""
         return not self.findings
 
     def __bool__(self) -> bool:
@@ -109,7 +107,7 @@ class Report(NamedTuple):
             raise CheckFailed("\n" + str(self))
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as dicts, lists, strings and numbers; what is not finite is a string."""
+        """The report as dicts, lists, strings and numbers; nonfinite numbers become strings."""
         plain = {
             "name": self.name,
             "ok": self.ok,
@@ -132,7 +130,7 @@ class Report(NamedTuple):
     __repr__ = __str__
 
     def render(self, *, color: bool) -> str:
-        """The report in at most 100 columns.
+        """The report as text of at most 100 columns.
 
         Args:
           color: Whether to write ANSI colours.
@@ -188,7 +186,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def number(x: float) -> str:
-    """Three characters that matter: "0.12", "34", "5.6e+07"; nothing for nan."""
+    """A number in a few characters: "0.12", "34", "5.6e+07"; a dash for nan."""
     if math.isnan(x):
         return "–"
     if x == 0 or 0.01 <= abs(x) < 1000:
@@ -197,7 +195,7 @@ def number(x: float) -> str:
 
 
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    """Aligned columns, the first two to the left; these are shortened to fit the terminal."""
+    """Lines of aligned columns; the first two are shortened to fit the terminal."""
     if not rows:
         return []
     rows = [header, *rows]
@@ -227,7 +225,7 @@ def _paint(text: str, color: str) -> str:
 
 
 def finite_json(tree: Any) -> Any:
-    """JSON has no nan and no infinity."""
+    """Replaces nan and infinities, which JSON does not have, by strings."""
     if isinstance(tree, dict):
         return {k: finite_json(v) for k, v in tree.items()}
     if isinstance(tree, list | tuple):
@@ -236,7 +234,7 @@ def finite_json(tree: Any) -> Any:
 
 
 class Log:
-    """What a check has found so far; for the modules of this package."""
+    """The results of a check so far; used by the modules of this package."""
 
     def __init__(self, subject: Any):
         self.subject = subject
@@ -248,21 +246,21 @@ class Log:
         self.rows = {name: Row(name, type_name(leaf)) for name, leaf in pairs}
 
     def find(self, kind: str, argument: str, message: str, measured: float = math.nan) -> None:
-        """Notes a finding, once for each kind and argument."""
+        """Records a finding, once per kind and argument."""
         if not any((f.kind, f.argument) == (kind, argument) for f in self.findings):
             self.findings.append(Finding(kind, argument, message, measured))
 
     def warn(self, message: str) -> None:
-        """Notes a warning, once."""
+        """Records a warning, once."""
         if message not in self.warnings:
             self.warnings.append(message)
 
     def row(self, name: str, **values: Any) -> None:
-        """Fills in numbers of an argument's row."""
+        """Sets numbers in the row of an argument."""
         self.rows[name] = self.rows[name]._replace(**values)
 
     def report(self) -> Report:
-        """All of it."""
+        """The report on everything recorded."""
         wrong = {f.argument: f.kind for f in reversed(self.findings)}
         rows = (r._replace(verdict=wrong.get(r.argument, "ok")) for r in self.rows.values())
         return Report(
@@ -277,14 +275,14 @@ class Log:
 
 
 class Progress:
-    """A line on the terminal that says what is being run, once that has taken two seconds."""
+    """A status line on the terminal, shown once a check has taken two seconds."""
 
     def __init__(self, name: str):
         self.name, self.start, self.done = name, time.perf_counter(), []
         self.shown = False
 
     def __call__(self, what: str) -> None:
-        """Says that `what` begins."""
+        """Reports that the step `what` begins."""
         self.done.append(what)
         if sys.stderr.isatty() and self.seconds > 2:
             sys.stderr.write(f"\r\033[K{self.name}: {what} ({self.seconds:.0f} s)")
@@ -292,12 +290,12 @@ class Progress:
             self.shown = True
 
     def end(self) -> None:
-        """Clears the line."""
+        """Clears the status line."""
         if self.shown:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.perf_counter() - self.start

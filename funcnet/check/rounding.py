@@ -1,20 +1,20 @@
-"""An arithmetic that rounds otherwise: how far can rounding alone move the result of a program?
+"""Perturbed-rounding (stochastic) arithmetic: how far can rounding alone move a result?
 
-Two programs for one gradient differ by rounding, and by nothing else if both are right. How much
-they may differ depends on their cancellations: y (1 − y) of a sigmoid has no correct digit where
-y = 1 − ε, and e/(1 + e)² has all. So every program is run again in arithmetics of our own making,
-in which each operation that rounds is followed by
+If two programs for the same gradient are both right, they differ only by rounding. How much they
+may differ depends on their cancellations: the derivative of a sigmoid as y (1 − y) has no correct
+digit where y = 1 − ε, while e/(1 + e)² has all digits. So every program is run again in several
+perturbed arithmetics, in which each operation that rounds is followed by
 
     ρ(v) = v (1 ± u),
 
-u a few units in the last place of the dtype of v. The sign is a hash of v and of the number of the
-arithmetic: equal values stay equal, so ties stay ties and a recomputed value is the saved one, and
-exact operations (a selection, a maximum, a transpose) stay exact. The largest change among a few
-such arithmetics is the noise of the program, element by element.
+where u is a few units in the last place of the dtype of v (see `unit`). The sign is a hash of v and
+of the number of the arithmetic. Equal values therefore stay equal: ties stay ties, and a recomputed
+value equals the saved one. Exact operations (a selection, a maximum, a transpose) stay exact. The
+noise of the program is the largest change among these arithmetics, element by element.
 
 Reference: Parker, Monte Carlo arithmetic: exploiting randomness in floating-point arithmetic, 1997;
-Vignes, A stochastic arithmetic for reliable scientific computation, 1993 (CESTAC). There the signs
-are random in each operation.
+Vignes, A stochastic arithmetic for reliable scientific computation, 1993 (CESTAC). In these
+papers the sign is random in each operation.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from funcnet.check import tracing
 
 ARITHMETICS = 12
 
-# Operations whose result is exact, or one of their inputs. All others round.
+# Operations whose result is exact or is one of their inputs. All other operations round.
 EXACT = frozenset([
     "abs", "and", "argmax", "argmin", "bitcast_convert_type", "broadcast", "broadcast_in_dim",
     "ceil", "clamp", "concatenate", "conj", "copy", "copy_p", "cummax", "cummin", "device_put",
@@ -40,24 +40,24 @@ EXACT = frozenset([
     "shift_left", "sign", "slice", "sort", "split", "squeeze", "stop_gradient", "top_k",
     "transpose", "unstack", "xor",
 ])  # fmt: skip
-# Sums: the order in which they add is up to the compiler, so each term is rounded too.
+# Sums: the compiler chooses the order of the additions, so each term is perturbed too.
 SUMS = frozenset([
     "conv_general_dilated", "cumlogsumexp", "cumprod", "cumsum", "dot_general", "psum",
     "psum_invariant", "ragged_dot", "reduce_prod", "reduce_sum", "reduce_window_sum",
     "scatter-add", "scatter_add", "select_and_scatter_add",
 ])  # fmt: skip
-KERNEL_UNITS = 16  # of the dtype that a kernel computes in, relative to its largest output
+KERNEL_UNITS = 16  # perturbation of a kernel in ε of its coarsest dtype, of its largest output
 MULTIPLIERS = np.array([0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D], np.uint32)
 
 
 def unit(dtype: Any) -> float:
-    """u: 64 units in the last place in float64, where formulas are compared, else 2."""
+    """The perturbation u: 64 ulps in float64, in which formulas are compared, else 2 ulps."""
     info = jnp.finfo(dtype)
     return float(info.eps) * (64 if info.bits == 64 else 2)
 
 
 def rounded(x: Any, number: Any) -> Any:
-    """ρ(x) in the arithmetic of this number."""
+    """ρ(x) in the arithmetic with this number."""
     dtype = jnp.result_type(x)
     if jnp.issubdtype(dtype, jnp.complexfloating):
         return jax.lax.complex(rounded(jnp.real(x), number), rounded(jnp.imag(x), number))
@@ -68,7 +68,7 @@ def rounded(x: Any, number: Any) -> Any:
 
 
 def _shaken(x: jax.Array, number: Any, u: float) -> jax.Array:
-    """Of a kernel, x ± u max |x|: whose operations are not seen, nor their cancellations."""
+    """Perturbs a kernel's output to x ± u max |x|, because its operations are not visible."""
     size = jnp.asarray(u, x.dtype) * jnp.abs(x).max(initial=0)
     return x + jnp.where(_is_up(x, number), size, -size)
 
@@ -82,7 +82,7 @@ def _eps_inside(jaxpr: Any) -> float:
 
 
 def _is_up(x: jax.Array, number: Any) -> jax.Array:
-    """One bit that depends on the value of x and on the arithmetic: of a multiplicative hash."""
+    """One bit of a multiplicative hash of the value of x and the number of the arithmetic."""
     bits = jnp.finfo(x.dtype).bits
     word = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{bits}"))
     word = (word ^ (word >> 32) if bits == 64 else word).astype(jnp.uint32)
@@ -92,14 +92,14 @@ def _is_up(x: jax.Array, number: Any) -> jax.Array:
 
 
 def in_arithmetic(f: Callable[..., Any]) -> Callable[..., Any]:
-    """(number, *args) -> f(*args), computed in the arithmetic of this number."""
+    """(number, *args) -> f(*args), computed in the arithmetic with this number."""
 
     def g(number: Any, *args: Any) -> Any:
         jaxpr, tree = tracing.trace(f, *args)
 
         def rewrite(eqn: Any, path: Any, inputs: list[Any]) -> list[Any] | None:
             plain = tracing.plain_forward(eqn)
-            if plain is not None:  # called, not differentiated: its own rule has no part in it
+            if plain is not None:  # a rule is called, not differentiated: bwd is not used
                 return tracing.evaluate(plain, rewrite, inputs, path, _all)
             name = eqn.primitive.name
             if tracing.inner_jaxprs(eqn):
@@ -139,7 +139,7 @@ def _narrows(eqn: Any) -> bool:
 
 
 def _constant(variable: Any, value: Any, number: Any) -> Any:
-    """A constant narrower than float64 is known to its own digits only, unless it has few."""
+    """Perturbs a literal narrower than float64, which was rounded unless it has few digits."""
     dtype = jnp.result_type(value)
     if not tracing.is_literal(variable) or not jnp.issubdtype(dtype, jnp.floating):
         return value
@@ -150,17 +150,17 @@ def _constant(variable: Any, value: Any, number: Any) -> Any:
 
 
 def noise(f: Callable[..., Any], *args: Any) -> Any:
-    """The largest change of each element of f(*args) over `ARITHMETICS` of our own.
+    """The largest change of each element of f(*args) over `ARITHMETICS` perturbed arithmetics.
 
-    Infinite where a change makes it nan. The arithmetics run one after another, so that there is
-    one copy of f in memory.
+    It is infinite where a change is nan. The arithmetics run one after another, so that only one
+    copy of f is in memory.
     """
     other, base = in_arithmetic(f), f(*args)
     size = lambda y: jnp.zeros(jnp.shape(y), _real(jnp.result_type(y)))
 
     def larger(largest: Any, number: Any) -> tuple[Any, None]:
         def change(m: jax.Array, y: jax.Array, b: jax.Array) -> jax.Array:
-            d = jnp.where(y == b, 0, jnp.abs(y - b)).astype(m.dtype)  # inf and inf are the same
+            d = jnp.where(y == b, 0, jnp.abs(y - b)).astype(m.dtype)  # inf and inf are equal
             return jnp.maximum(m, jnp.where(jnp.isnan(d), jnp.inf, d))
 
         return jax.tree.map(change, largest, other(number, *args), base), None

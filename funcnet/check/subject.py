@@ -1,4 +1,4 @@
-"""What is checked: a function at certain arguments, as a function of its floating leaves alone."""
+"""The function to check, as a function of the floating leaves of its arguments."""
 
 import functools
 import inspect
@@ -15,7 +15,7 @@ from funcnet.check.tracing import sites
 
 
 class Subject(NamedTuple):
-    """`call(floats, others)` is the function; `floats` are differentiated, `others` are not."""
+    """The function `call(floats, others)`, differentiated in `floats` but not in `others`."""
 
     name: str
     call: Callable[[Any, Any], Any]
@@ -23,14 +23,14 @@ class Subject(NamedTuple):
     other_names: tuple[str, ...]
     floats: tuple[jax.Array, ...]
     others: tuple[jax.Array, ...]  # integers, booleans and keys
-    arguments: tuple[int, ...]  # the number of the argument of each float, then of each other
+    arguments: tuple[int, ...]  # the argument's index for each float, then each other
 
     def outputs(self, floats: Any, others: Any) -> tuple[Any, ...]:
         """The floating leaves of the output."""
         return tuple(y for y in jax.tree.leaves(self.call(floats, others)) if is_floating(y))
 
     def output_names(self) -> tuple[str, ...]:
-        """Their names: "out", "out[1]"."""
+        """The names of the floating leaves of the output: "out", "out[1]"."""
         leaves = jax.tree_util.tree_leaves_with_path(
             jax.eval_shape(self.call, self.floats, self.others)
         )
@@ -44,17 +44,18 @@ def subject(
     *,
     python_floats: bool = True,
 ) -> Subject:
-    """The function f at these arguments.
+    """The `Subject` of f at these arguments.
 
-    Differentiated are the floating arrays among the arguments, in pytrees too, and (with
-    `python_floats`) Python floats given by position. All else is static: Python integers, booleans,
-    strings and functions, what stands in `nondiff_argnums`, and keyword arguments without arrays.
+    The floating arrays among the arguments (also inside pytrees) are differentiated, and with
+    `python_floats` so are Python floats passed by position. Integer arrays, boolean arrays and keys
+    become `others`. All else is static: Python integers, booleans, strings and functions, arguments
+    in `nondiff_argnums`, and keyword arguments without arrays.
 
     Args:
       f: The function.
-      args: Its positional arguments; a `jax.ShapeDtypeStruct` stands for random numbers.
+      args: Its positional arguments; a `jax.ShapeDtypeStruct` is replaced by random numbers.
       kwargs: Its keyword arguments.
-      python_floats: Whether a Python float is an argument to differentiate.
+      python_floats: Whether to differentiate Python floats.
     """
     parameters, nondiff = _parameters(f), _nondiff(f)
     names = [*_names(parameters, len(args)), *kwargs]
@@ -66,7 +67,7 @@ def subject(
     ]
     with_path, tree = tree_flatten_with_path(values)
     leaves = [leaf for _, leaf in with_path]
-    floats, others = [], []  # (place, name, number of the argument, array)
+    floats, others = [], []  # (index of the leaf, name, index of the argument, array)
     for place, (path, leaf) in enumerate(with_path):
         i = path[0].idx
         by_position = python_floats and i < len(args)
@@ -104,7 +105,7 @@ def check_function(caller: str, name: str, f: Any) -> None:
 
 
 def name_of(f: Callable[..., Any]) -> str:
-    """The name of a function, of what it wraps, or of its type."""
+    """The name of a function, of a function that it wraps, or of its type."""
     for inner in _layers(f):
         if getattr(inner, "__name__", None):
             return inner.__name__
@@ -112,7 +113,7 @@ def name_of(f: Callable[..., Any]) -> str:
 
 
 def _layers(f: Any) -> list[Any]:
-    """From f inwards, what each wraps."""
+    """f, the function that f wraps, and so on inwards."""
     found: list[Any] = []
     while f is not None and f not in found:
         found.append(f)
@@ -126,7 +127,7 @@ def is_custom_vjp(f: Any) -> bool:
 
 
 def nondiff_argnums(f: Any) -> tuple[int, ...]:
-    """The static positions of a `jax.custom_vjp`, else none."""
+    """The static positions of a `jax.custom_vjp`; empty for any other function."""
     found = getattr(f, "nondiff_argnums", None) or getattr(f, "static_argnums", None) or ()
     return tuple(found) if is_custom_vjp(f) else ()
 
@@ -146,7 +147,7 @@ def _parameters(f: Callable[..., Any]) -> list[str]:
 
 
 def _names(parameters: list[str], count: int) -> list[str]:
-    """The names of `count` positional arguments; those of a `*args` are numbered."""
+    """The names of `count` positional arguments; those of `*args` are numbered."""
     names: list[str] = []
     for i in range(count):
         at = min(i, len(parameters) - 1)
@@ -192,17 +193,17 @@ def drawn(spec: jax.ShapeDtypeStruct, low: int = 0, high: int = 2, seed: int = 0
 def ruled_subject(
     caller: str, f: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Subject:
-    """The subject: f must be a function that calls a rule and has something to differentiate.
+    """The subject of f, which must call a rule and have a floating argument.
 
     Raises:
-      TypeError: If it is no function, or the arguments do not fit.
-      ValueError: If it calls no rule, or has no floating argument.
+      TypeError: If f is not a function, or the arguments do not fit.
+      ValueError: If f calls no rule, or has no floating argument.
     """
     check_function(caller, "f", f)
     s = subject(f, args, kwargs)
     try:
         found = sites(s.call, s.floats, s.others)
-    except jax.errors.JAXTypeError:  # a Python float that must stay one
+    except jax.errors.JAXTypeError:  # a Python float must not be traced
         s = subject(f, args, kwargs, python_floats=False)
         found = sites(s.call, s.floats, s.others)
     if not found:

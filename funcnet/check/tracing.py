@@ -1,8 +1,8 @@
 """Evaluate a traced function with some of its equations replaced, at any depth.
 
-Both halves of the checker's reference stand on this: the autodiff twin of a function, in which each
-`custom_vjp` call is replaced by its plain forward, and the same function in an arithmetic that
-rounds otherwise (`funcnet.check.rounding`).
+The checker uses this for the autodiff twin of a function, in which each `custom_vjp` call is
+replaced by its plain forward, and for the same function in perturbed-rounding arithmetic
+(`funcnet.check.rounding`).
 """
 
 import functools
@@ -16,9 +16,9 @@ import jax.extend.source_info_util as source
 
 from funcnet.rule import autodiff
 
-Path_ = tuple[int, ...]  # of an equation: its number in each jaxpr on the way down to it
+Path_ = tuple[int, ...]  # of an equation: its index in each jaxpr on the way down to it
 Rewrite = Callable[[Any, Path_, list[Any]], list[Any] | None]
-"""(equation, path, its inputs) -> its outputs, or None to leave it as it is."""
+"""(equation, path, inputs) -> outputs, or None to leave the equation unchanged."""
 
 
 class Site(NamedTuple):
@@ -27,7 +27,7 @@ class Site(NamedTuple):
     path: Path_
     rule: str  # the name of the function
     where: str  # the line that calls it, "file.py:12"
-    arguments: tuple[str, ...]  # one name for each leaf of its arguments
+    arguments: tuple[str, ...]  # one name per leaf of its arguments
 
 
 def trace(f: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
@@ -41,10 +41,10 @@ def _every(_: Site) -> bool:
 
 
 def twin(f: Callable[..., Any], replaced: Callable[[Site], Any] = _every) -> Any:
-    """f, with the rules at the sites that `replaced` selects replaced by autodiff.
+    """The function f with the rules at selected sites replaced by autodiff.
 
-    `replaced(site)` is true, false, or a set of argument numbers: then the rule keeps its own
-    cotangents but for these arguments, which get those of autodiff.
+    `replaced(site)` is True, False, or a set of argument indices. With a set, these arguments get
+    their cotangents from autodiff and all other arguments from the rule.
     """
 
     @functools.wraps(f)
@@ -58,7 +58,7 @@ def twin(f: Callable[..., Any], replaced: Callable[[Site], Any] = _every) -> Any
             choice = replaced(site(eqn, path))
             if choice is False:
                 return None
-            # A rule may call others in its plain forward: they are sites of their own.
+            # The plain forward of a rule may call other rules, which are separate sites.
             auto = lambda *xs: evaluate(plain, rewrite, xs, path, has_rule)
             if choice is True:
                 return auto(*inputs)
@@ -73,7 +73,7 @@ def twin(f: Callable[..., Any], replaced: Callable[[Site], Any] = _every) -> Any
 
 
 def _merge(hand: Any, auto: Any, from_auto: frozenset[int]) -> Any:
-    """A function with the cotangents of `hand`, but for those in `from_auto` of `auto`."""
+    """A function with the cotangents of `auto` for arguments in `from_auto`, else of `hand`."""
     merged = jax.custom_vjp(lambda *xs: auto(*xs))
 
     def fwd(*xs: Any) -> Any:
@@ -92,22 +92,22 @@ def _merge(hand: Any, auto: Any, from_auto: frozenset[int]) -> Any:
 def sites(f: Callable[..., Any], *args: Any) -> list[Site]:
     """Every call of a hand-written rule in f, at any depth, in the order of evaluation.
 
-    Calls inside the plain forward of another rule are left out: that rule differentiates instead.
+    Calls inside the plain forward of another rule are left out, because the outer rule is used.
 
     Raises:
-      TypeError: If f differentiates a rule in forward mode, which would fail when it is run.
+      TypeError: If f differentiates a rule in forward mode, which fails when f is run.
     """
     jaxpr, _ = trace(f, *args)
     if _has(jaxpr, "custom_lin"):
         raise TypeError(
             "a hand-written rule has no forward mode (jax.jvp, jax.jacfwd, jax.linearize); "
-            "funcnet.autodiff(f) gives that of a function f"
+            "use funcnet.autodiff(f), which has one"
         )
     return list(_sites(jaxpr, ()))
 
 
 def _has(closed: Any, primitive: str) -> bool:
-    """Whether there is an equation of this primitive, at any depth."""
+    """Whether a jaxpr has an equation of this primitive, at any depth."""
     return any(
         eqn.primitive.name == primitive or any(_has(j, primitive) for j in inner_jaxprs(eqn))
         for eqn in opened(closed).eqns
@@ -124,7 +124,7 @@ def _sites(closed: Any, path: Path_) -> Iterator[Site]:
 
 
 def site(eqn: Any, path: Path_) -> Site:
-    """What the equation of a rule tells of its call."""
+    """The `Site` of an equation that calls a rule."""
     info = plain_forward(eqn).jaxpr.debug_info
     thunk = eqn.params.get("fwd_jaxpr_thunk")
     names = thunk.debug_info.arg_names if thunk else info.arg_names
@@ -135,12 +135,12 @@ def site(eqn: Any, path: Path_) -> Site:
 
 
 def _where(eqn: Any, debug_info: Any) -> str:
-    """The innermost line outside of funcnet that led to the equation, "file.py:12"."""
+    """The innermost line outside funcnet that led to the equation: "file.py:12"."""
     frames = source.summarize(eqn.source_info, num_frames=100).split("\n")
     places = [frame.rsplit(" (", 1)[0].rsplit(":", 1)[0] for frame in frames if ":" in frame]
     own = str(Path(__file__).parents[1])
     users = [p for p in places if not p.startswith(own)]
-    defined = debug_info.func_src_info.rpartition(" at ")[2]  # of jit applied to the rule itself
+    defined = debug_info.func_src_info.rpartition(" at ")[2]  # for jit of the rule itself
     place = users[-1] if users else defined
     file, _, line = place.rpartition(":")
     return f"{_relative(file)}:{line}" if file else place
@@ -155,18 +155,18 @@ def plain_forward(eqn: Any) -> Any:
     """The jaxpr of the plain forward if the equation is a call of a rule, else None."""
     if eqn.primitive.name.startswith("custom_vjp_call"):
         return eqn.params["call_jaxpr"]
-    prim = eqn.params.get("_prim")  # under JAX_CUSTOM_VJP3
+    prim = eqn.params.get("_prim")  # with JAX_CUSTOM_VJP3=1
     if eqn.primitive.name == "call_hi_primitive" and hasattr(prim, "traced"):
         return prim.traced.jaxpr
     return None
 
 
 def has_rule(closed: Any) -> bool:
-    """Whether a jaxpr calls a rule anywhere."""
+    """Whether a jaxpr calls a rule, at any depth."""
     return next(_sites(closed, ()), None) is not None
 
 
-# What stands inside an equation, in the order in which `_rebuild` counts it.
+# The parameters that hold the inner jaxprs of an equation, in the order that `_rebuild` expects.
 INNER = {
     "jit": ["jaxpr"],
     "closed_call": ["call_jaxpr"],
@@ -202,9 +202,9 @@ def evaluate(
     path: Path_,
     enter: Callable[[Any], bool],
 ) -> list[Any]:
-    """The outputs of a jaxpr, each equation offered to `rewrite` first.
+    """Evaluates a jaxpr, offering each equation to `rewrite` first; returns the outputs.
 
-    `enter` tells which jaxprs inside of equations are to be evaluated likewise.
+    `enter(jaxpr)` tells whether to evaluate a jaxpr inside an equation in the same way.
     """
     jaxpr, consts = opened(closed), getattr(closed, "consts", ())
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *inputs), strict=True))
@@ -227,14 +227,14 @@ def _run(closed: Any, rewrite: Rewrite, path: Path_, enter: Any, *inputs: Any) -
 
 
 def bind(eqn: Any, inputs: list[Any]) -> list[Any]:
-    """The outputs of one equation."""
+    """Evaluates one equation; returns its outputs."""
     if not any(
         callable(p) or isinstance(p, jex.Jaxpr | jex.ClosedJaxpr) for p in eqn.params.values()
     ):
         outs = eqn.primitive.bind(*inputs, **eqn.params)
         return list(outs) if eqn.primitive.multiple_results else [outs]
-    # Functions among the parameters are bound in a way that differs between versions of JAX: a
-    # jaxpr with nothing but this equation knows how.
+    # Versions of JAX bind functions among the parameters differently. Evaluating a jaxpr that
+    # consists of this one equation works in all of them.
     variables = {v: x for v, x in zip(eqn.invars, inputs, strict=True) if not is_literal(v)}
     info = jex.DebugInfo("funcnet.check", str(eqn.primitive), None, None)
     one = jex.Jaxpr((), list(variables), eqn.outvars, [eqn], eqn.effects, info)
@@ -242,12 +242,12 @@ def bind(eqn: Any, inputs: list[Any]) -> list[Any]:
 
 
 def is_literal(v: Any) -> bool:
-    """Whether a variable of an equation is a constant written into it."""
+    """Whether an input of an equation is a literal."""
     return isinstance(v, jex.Literal)
 
 
 def _rebuild(eqn: Any, run: list[Any], inputs: list[Any]) -> Any:
-    """The equation again by JAX's public function for it, with `run` for the jaxprs inside."""
+    """Rebuilds an equation by JAX's public function for it, with `run` as the inner jaxprs."""
     p, name = eqn.params, eqn.primitive.name
     if name in ("jit", "pjit"):
         return list(jax.jit(run[0])(*inputs))

@@ -1,4 +1,4 @@
-"""The rule under JAX's transformations, compared with autodiff under the same."""
+"""The trials of a rule under JAX's transformations, for comparison with autodiff."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -13,21 +13,21 @@ from jax.sharding import PartitionSpec as P
 from funcnet.check.reference import Outputs, cotangents, gradients, pairing, stack
 from funcnet.check.subject import Subject
 
-CHECK_VMA = "check_vma"  # not a kind of finding: most rules need help there, which is a warning
+CHECK_VMA = "check_vma"  # not a kind of finding but a warning, because most rules fail there
 FEWER = "with fewer"
-SHRUNK = 0.875  # the second example of a batch: exact, keeps signs, ties and zeros, inside a domain
+SHRUNK = 0.875  # scale of a batch's second example: exact, keeps signs, ties, zeros and the domain
 
 
 class Trial(NamedTuple):
-    """One transformation: `program(outputs)(floats, others, dout)` gives cotangents to compare."""
+    """One transformation: `program(outputs)(floats, others, dout)` returns the cotangents."""
 
     kind: str
     label: str
     program: Callable[[Outputs], Callable[[Any, Any, Any], Any]]
     at: tuple[Any, Any, Any]
-    axes: Any = None  # of vmap
-    expected: Any = None  # what autodiff gives, where it is known already
-    may_point_outside: bool = False  # an integer argument, after the leading axis was cut
+    axes: Any = None  # in_axes of vmap
+    expected: Any = None  # the result of autodiff, if it is known already
+    may_point_outside: bool = False  # an integer may be an index past a cut axis
 
     def shares_an_output(self, outputs: Outputs) -> bool:
         """Whether, under this vmap, an output depends on no batched argument."""
@@ -43,7 +43,7 @@ class Trial(NamedTuple):
 
 
 def all_trials(s: Subject, plain: Outputs, floats: Any, others: Any, dout: Any) -> Iterator[Trial]:
-    """Everything below, for the function `s` whose autodiff twin is `plain`."""
+    """All trials below, for the function `s` whose autodiff twin is `plain`."""
     yield from vmap(s, plain, floats, others, dout)
     yield from scan_and_remat(floats, others, dout)
     yield from second_derivative(floats, others, dout)
@@ -52,7 +52,7 @@ def all_trials(s: Subject, plain: Outputs, floats: Any, others: Any, dout: Any) 
 
 
 def scan_and_remat(floats: Any, others: Any, dout: Any) -> Iterator[Trial]:
-    """Differentiated through a loop of three steps, each at other arguments, and recomputed."""
+    """The gradient through a scan of three steps at different arguments, and under remat."""
 
     def in_scan(outputs: Outputs) -> Any:
         def program(floats: Any, others: Any, dout: Any) -> Any:
@@ -78,8 +78,8 @@ def scan_and_remat(floats: Any, others: Any, dout: Any) -> Iterator[Trial]:
 def vmap(s: Subject, plain: Outputs, floats: Any, others: Any, dout: Any) -> Iterator[Trial]:
     """The gradient of a vmap over subsets of the arguments, and the vmap of a gradient.
 
-    The first over all subsets of up to three arguments; else, and the second, over each argument
-    alone and over all together.
+    The gradient of a vmap is tried over all subsets if there are at most three arguments. With more
+    arguments, and for the vmap of a gradient, each argument alone and all together are tried.
     """
     numbers = sorted(set(s.arguments))
     subsets = [c for n in range(1, len(numbers) + 1) for c in itertools.combinations(numbers, n)]
@@ -129,7 +129,7 @@ def _pair(a: Any, b: Any) -> Any:
 
 
 def _is_of_jax(leaf: Any) -> bool:
-    """A key, or what was a Python number. All else is left to NumPy, which compiles nothing."""
+    """Whether leaf is a key or was a Python number; all else uses NumPy, which never compiles."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) or getattr(leaf, "weak_type", False)
 
 
@@ -140,7 +140,7 @@ def _argument_name(s: Subject, number: int) -> str:
 
 
 def second_derivative(floats: Any, others: Any, dout: Any) -> Iterator[Trial]:
-    """Of the gradient along a random direction, by every argument."""
+    """The derivative, by every argument, of the gradient along a random direction."""
     random = np.random.default_rng(3)
     direction = tuple(random.standard_normal(v.shape).astype(v.dtype) for v in floats)
 
@@ -156,7 +156,7 @@ def second_derivative(floats: Any, others: Any, dout: Any) -> Iterator[Trial]:
 
 
 def batch_sizes(plain: Outputs, floats: Any, others: Any) -> Iterator[Trial]:
-    """With more and with fewer examples, on the leading axis of the first array that has one."""
+    """More and fewer examples: other sizes of the first array's leading axis."""
     leaves = (*floats, *others)
     sizes = [leaf.shape[0] for leaf in leaves if leaf.ndim]
     if not sizes:
@@ -175,13 +175,14 @@ def batch_sizes(plain: Outputs, floats: Any, others: Any) -> Iterator[Trial]:
         for subset in subsets:
             cut = [_take(leaf, index) if i in subset else leaf for i, leaf in enumerate(leaves)]
             at = tuple(cut[: len(floats)]), tuple(cut[len(floats) :])
-            try:  # not every argument of this size has it as the batch
+            try:  # an axis of this size is not always the batch
                 dout = cotangents(plain, *at, 5)
             except Exception:
                 continue
             yield Trial(
                 "batch size",
-                f"{FEWER if new < size else 'with more'}, {new} for {size}, on the leading axis",
+                f"{FEWER if new < size else 'with more'} examples ({new} instead of {size} on the "
+                "leading axis)",
                 gradients,
                 (*at, dout),
                 may_point_outside=_points_between(new, size, others),
@@ -190,15 +191,16 @@ def batch_sizes(plain: Outputs, floats: Any, others: Any) -> Iterator[Trial]:
 
 
 def _points_between(new: int, old: int, others: Any) -> bool:
-    """Whether an integer may be an index that is valid in an axis of size `old`, not of `new`."""
+    """Whether an integer may be an index that is valid for size `old` but not for size `new`."""
     integers = [np.asarray(v) for v in others if jnp.issubdtype(v.dtype, jnp.integer)]
     return any(bool((((v >= new) & (v < old)) | (v < -new)).any()) for v in integers)
 
 
 def sharded(plain: Outputs, floats: Any, others: Any, dout: Any) -> Iterator[Trial]:
-    """On two devices, or on one: the arguments with the first one's leading size are cut along it.
+    """Arguments sharded along the leading axis, on two devices or on one.
 
-    A part has two examples at least: one could be broadcast.
+    All arrays with the leading size of the first array are sharded. A shard has at least two
+    examples, because a single example could be broadcast.
     """
     devices = jax.devices()[:2]
     mesh = jax.sharding.Mesh(np.array(devices), ("d",), axis_types=(AxisType.Auto,))
@@ -218,14 +220,14 @@ def sharded(plain: Outputs, floats: Any, others: Any, dout: Any) -> Iterator[Tri
     )
 
     def mapped(outputs: Outputs, check: bool = False) -> Outputs:
-        """On each device alone, with its part of the arguments."""
+        """`outputs` on each device separately, with its shard of the arguments."""
 
         def local(floats: Any, others: Any) -> Any:
             return tuple(y[None] for y in outputs(floats, others))
 
         return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P("d"), check_vma=check)
 
-    try:  # parts of the arguments may not fit together
+    try:  # shards of the arguments may not fit together
         each = cotangents(mapped(plain), floats, others, 6)
     except Exception:
         return
@@ -234,7 +236,7 @@ def sharded(plain: Outputs, floats: Any, others: Any, dout: Any) -> Iterator[Tri
     for kind, check in (("sharding", False), (CHECK_VMA, True)):
         yield Trial(
             kind,
-            f"in jax.shard_map on {len(devices)} devices, check_vma={check}",
+            f"in jax.shard_map with check_vma={check} on {len(devices)} devices",
             in_shard_map(check),
             (floats, others, each),
             may_point_outside=outside,

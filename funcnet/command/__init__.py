@@ -1,1 +1,1 @@
-"""The command `funcnet`, and what all commands of this repository share."""
+"""The command `funcnet`, and the parts that all commands of this repository share."""

@@ -1,4 +1,4 @@
-"""What the command and the programs share: their exit statuses, and one line for each mistake."""
+"""Shared by the command and the scripts: exit statuses, and error messages of one line."""
 
 import functools
 import os
@@ -8,19 +8,19 @@ from pathlib import Path
 
 import jax
 
-USAGE, INTERRUPTED, CLOSED = 2, 130, 141  # the last two are a shell's for SIGINT and SIGPIPE
+USAGE, INTERRUPTED, CLOSED = 2, 130, 141  # the last two are as in a shell, for SIGINT and SIGPIPE
 
-# What a request can cause: values out of range, files, too much memory. All else is our mistake.
+# Errors that a request can cause: values out of range, files, too much memory. Others are bugs.
 REQUEST = (ValueError, OverflowError, OSError, MemoryError, jax.errors.JaxRuntimeError)
 
 Main = Callable[[Sequence[str] | None], int]
 
 
 def command(program: str) -> Callable[[Main], Callable[..., int]]:
-    """Makes the `main` of a program end in one line on stderr where a user can be the cause.
+    """Decorates `main` to print one line on stderr for errors that a user can cause.
 
     The exit status is then 2 if the request is wrong, 130 if the program is interrupted (Ctrl-C),
-    and 141, without a line, if nobody reads what it prints (`| head`).
+    and 141, without a line, if nothing reads its output any more (`| head`).
     """
 
     def decorate(main: Main) -> Callable[..., int]:
@@ -30,7 +30,7 @@ def command(program: str) -> Callable[[Main], Callable[..., int]]:
                 status = main(argv)
                 sys.stdout.flush()
             except BrokenPipeError:
-                # Python flushes once more when it ends.
+                # Python flushes stdout once more at exit.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return CLOSED
             except KeyboardInterrupt:
@@ -52,10 +52,10 @@ def say(program: str, message: str) -> None:
 
 
 def check_writable(option: str, path: Path) -> None:
-    """Raises a ValueError if no file can be written at `path`: now, not when the work is done."""
+    """Raises a ValueError if `path` cannot be written; to be called before the work starts."""
     try:
         is_new = not path.exists()
-        if is_new or path.is_file() or path.is_dir():  # a pipe would take the closing for its end
+        if is_new or path.is_file() or path.is_dir():  # closing a pipe would end it
             path.open("ab").close()
         if is_new:
             path.unlink()

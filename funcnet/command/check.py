@@ -1,4 +1,4 @@
-"""The command `funcnet`: check a rule, or list those of funcnet."""
+"""The command `funcnet`: check a rule, or list the rules of funcnet."""
 
 import argparse
 import importlib
@@ -33,7 +33,7 @@ exit status: 0 proved, 1 refuted, 2 bad usage, or the function cannot be run"""
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line, without the usage."""
+        """Prints one line, without the usage."""
         say(self.prog, message)
         sys.exit(USAGE)
 
@@ -52,13 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     check.add_argument("function", help="package.module:function, or file.py:function")
     check.add_argument("arguments", nargs="*", metavar="argument", help=f"{GRAMMAR}; or name=value")
     check.add_argument(
-        "--model", action="store_true", help="name the rules in it that are to blame"
+        "--model", action="store_true", help="name the wrong rules that a function calls"
     )
     check.add_argument("--profile", action="store_true", help="also measure memory, time, accuracy")
-    check.add_argument("--dtypes", help="measure the accuracy in these too: bf16,f16")
-    check.add_argument("--strict", action="store_true", help="as accurate as autodiff, no notes")
-    check.add_argument("--seed", type=int, default=0, help="of the random arguments, at least 0")
-    check.add_argument("--json", metavar="FILE", help="write the report there; - for the terminal")
+    check.add_argument("--dtypes", help="further dtypes for the accuracy: bf16,f16")
+    check.add_argument(
+        "--strict", action="store_true", help="require the accuracy of autodiff, and no notes"
+    )
+    check.add_argument("--seed", type=int, default=0, help="seed of random arguments, at least 0")
+    check.add_argument("--json", metavar="FILE", help="write the report to FILE; - is stdout")
     check.set_defaults(run=_check)
 
     rules = commands.add_parser("rules", help="list the registered rules, and what they save")
@@ -69,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Options may stand before, between and after the arguments."""
+    """Parses options before, between and after the arguments."""
     options, rest = parser.parse_known_args(argv)
     unknown = [
         text for text in rest if text.startswith("-") and len(text) > 1 and not _is_number(text)
@@ -103,7 +105,7 @@ def _check(options: argparse.Namespace) -> int:
     try:
         report = (check_model if options.model else check_rule)(f, *args, **how, **static)
         profile = profile_rule(f, *args, **static) if options.profile else None
-    except (Exception, SystemExit) as e:  # whatever the function does when it is run
+    except (Exception, SystemExit) as e:  # the function may raise anything
         raise ValueError(_reason(e, options.function.rpartition(":")[2])) from None
     if options.json != "-":
         color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -121,7 +123,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _arguments(options: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments by position and by name."""
+    """The positional and the keyword arguments."""
     args, static = [], {}
     for i, text in enumerate(options.arguments):
         if is_option(text):
@@ -144,7 +146,7 @@ def _imported(target: str) -> Callable[..., Any]:
     try:
         is_file = module_name.endswith(".py")
         found: Any = (_run_file if is_file else importlib.import_module)(module_name)
-    except (Exception, SystemExit) as e:  # whatever the module does when it is run
+    except (Exception, SystemExit) as e:  # the module may raise anything
         raise ValueError(f"module {module_name} cannot be imported: {_reason(e)}") from None
     for name in path.split("."):
         if not hasattr(found, name):
@@ -156,20 +158,20 @@ def _imported(target: str) -> Callable[..., Any]:
 
 
 def _run_file(file: str) -> ModuleType:
-    """The module in a file, which may have the name of another module: json.py."""
+    """Imports a file as a module, even if it has the name of another module (json.py)."""
     path = Path(file).resolve()
     sys.path.insert(0, str(path.parent))
     name = path.stem if path.stem not in sys.modules else f"{path.stem} of {path.parent}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is no module")
+        raise ImportError(f"{file} is not a module")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def _reason(e: BaseException, function: str = "") -> str:
-    """What was raised (by the function), and the innermost line of a user's file that led to it."""
+    """The exception in words, with the innermost line of a user's file that led to it."""
     funcnet, python = Path(__file__).parents[1], Path(os.__file__).parent
     files = [(Path(f.filename), f.lineno) for f in traceback.extract_tb(e.__traceback__)]
     is_ours = isinstance(e, TypeError | ValueError) and files[-1][0].is_relative_to(funcnet)
@@ -196,7 +198,7 @@ def _rules(options: argparse.Namespace) -> int:
 
 
 def _saved(rule: Any) -> str:
-    """The sentence of a docstring that tells what is saved."""
+    """The sentence of a docstring that lists the saved residuals."""
     for f in (rule.fwd, rule.primal):
         found = re.search(r"Saves[^.]*\.", " ".join((inspect.getdoc(f) or "").split()))
         if found:

@@ -26,14 +26,14 @@ GRAMMAR = (
 
 
 def parse_argument(text: str, seed: int) -> Any:
-    """One argument.
+    """Parses one argument.
 
     Args:
       text: See `GRAMMAR`.
-      seed: Of the random numbers.
+      seed: Seed of the random numbers.
 
     Raises:
-      ValueError: If the text is none of these; one line.
+      ValueError: If the text does not match `GRAMMAR`; the message is one line.
     """
     if text == "key":
         return jax.random.key(seed)
@@ -71,14 +71,14 @@ def parse_argument(text: str, seed: int) -> Any:
         raise ValueError(f"argument {text!r}: a range is for integers, not for {dtype}")
     high = int(match["high"]) if match["high"] is not None else 2
     if high < 1:
-        raise ValueError(f"argument {text!r}: the range must hold a number")
+        raise ValueError(f"argument {text!r}: the upper limit must be at least 1")
     if high - 1 > _limits(dtype)[1]:
         raise ValueError(f"argument {text!r}: {dtype} cannot hold {high - 1}")
     return drawn(jax.ShapeDtypeStruct(shape, dtype), high=high, seed=seed)
 
 
 def _limits(dtype: Any) -> tuple[float, float]:
-    """The least and the largest number of a dtype, infinities and nan apart."""
+    """The smallest and the largest finite number of a dtype."""
     if dtype.kind == "b":
         return 0, 1
     info = jnp.iinfo(dtype) if dtype.kind in "iu" else jnp.finfo(dtype)
@@ -86,7 +86,7 @@ def _limits(dtype: Any) -> tuple[float, float]:
 
 
 def _literal(text: str) -> Any:
-    """The value of a Python literal; the text itself if it is none."""
+    """The value of a Python literal, or the text itself if it is not a literal."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -94,10 +94,10 @@ def _literal(text: str) -> Any:
 
 
 def parse_option(text: str, seed: int) -> tuple[str, Any]:
-    """`name=value`: an array as above, a Python literal, or a string.
+    """Parses `name=value`, where the value is an array, a key, a Python literal, or a string.
 
     Raises:
-      ValueError: If an array is not written as `GRAMMAR` has it; one line.
+      ValueError: If an array does not match `GRAMMAR`; the message is one line.
     """
     name, _, value = text.partition("=")
     is_array = re.match(r"[a-z]+\d*\[", value) is not None
@@ -105,5 +105,5 @@ def parse_option(text: str, seed: int) -> tuple[str, Any]:
 
 
 def is_option(text: str) -> bool:
-    """Whether a text is `name=value`."""
+    """Whether a text has the form `name=value`."""
     return re.match(r"[A-Za-z_]\w*=", text) is not None

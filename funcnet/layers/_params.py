@@ -1,4 +1,4 @@
-"""Whether what a layer is given fits: checked while tracing, at no cost when compiled."""
+"""Checks of the arguments of layers: done while tracing, at no cost in compiled code."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from funcnet._arguments import describe, kind
 
 
 def check_functions(layer: str, **functions: Any) -> None:
-    """Raises a TypeError unless each is a function.
+    """Raises a TypeError unless every argument is a function.
 
     >>> check_functions("Dense", w_init="he")
     Traceback (most recent call last):
@@ -19,11 +19,11 @@ def check_functions(layer: str, **functions: Any) -> None:
 
 
 def last_axis(layer: str, x: Any) -> int:
-    """The length of the last axis of x, an array or a `jax.ShapeDtypeStruct`.
+    """Returns the length of the last axis of x, an array or a `jax.ShapeDtypeStruct`.
 
     Raises:
-      TypeError: If x is no array.
-      ValueError: If it has no axis.
+      TypeError: If x is not an array.
+      ValueError: If x is a scalar.
 
     >>> last_axis("Dense(3)", [1.0])
     Traceback (most recent call last):
@@ -38,17 +38,17 @@ def last_axis(layer: str, x: Any) -> int:
 
 
 def check_params(layer: str, params: Any, shapes: Mapping[str, Any], x: Any = None) -> None:
-    """Raises unless `params` has the keys of `shapes`, and arrays of these shapes under them.
+    """Raises an error unless `params` has the keys and the array shapes of `shapes`.
 
     Args:
-      layer: How the layer is written: "Dense(3)".
-      params: What `apply` was given.
-      shapes: For each key a shape, or another such mapping.
-      x: The array whose shape asks for these, if it does: the message names it.
+      layer: The name of the layer in the message, such as "Dense(3)".
+      params: The params given to `apply`.
+      shapes: Maps each key to a shape or to a nested mapping of the same kind.
+      x: The input, if `shapes` depend on its shape; the message then includes it.
 
     Raises:
-      TypeError: If params is no dict.
-      ValueError: If it does not fit.
+      TypeError: If params is not a dict.
+      ValueError: If its keys or shapes are others.
 
     >>> import jax.numpy as jnp
     >>> check_params("Dense(3)", {"w": jnp.ones((8, 4))}, {"w": (8, 3), "b": (3,)})
@@ -68,7 +68,7 @@ def check_params(layer: str, params: Any, shapes: Mapping[str, Any], x: Any = No
 
 
 def _shapes(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The names and shapes of the leaves: ("q.w", (4, 4)), of the shapes themselves too."""
+    """Yields name and shape of each leaf, as in ("q.w", (4, 4)); a leaf may also be a shape."""
     if isinstance(tree, Mapping):
         for key, value in tree.items():
             yield from _shapes(value, f"{name}.{key}" if name else str(key))
@@ -77,6 +77,6 @@ def _shapes(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _listed(shapes: Mapping[str, Any]) -> str:
-    """The shapes in words: w (8, 3) and b (3,)."""
+    """Formats shapes as text: w (8, 3) and b (3,)."""
     *most, last = (f"{name} {shape}" for name, shape in shapes.items())
     return f"{', '.join(most)} and {last}" if most else last

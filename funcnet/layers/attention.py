@@ -1,4 +1,4 @@
-"""Attention as a layer."""
+"""The multi-head attention layer."""
 
 from collections.abc import Callable
 
@@ -22,35 +22,35 @@ def MultiHeadAttention(
     w_init: initializers.Initializer = initializers.lecun_normal,
     attend: Callable[..., jax.Array] = ops.dot_product_attention,
 ) -> Layer:
-    """Self-attention: each place of a sequence looks at the others through several heads.
+    """Multi-head self-attention over the positions of a sequence.
 
-    x (..., T, c) is mapped to queries, keys and values of c/heads numbers for each head,
-    `funcnet.ops.dot_product_attention` gives the mean of the values that each query asks for, and a
-    last linear map mixes the heads.
+    Linear maps turn x (..., T, c) into queries, keys and values with c/heads features per head.
+    `funcnet.ops.dot_product_attention` computes a weighted mean of the values for each query, and
+    an output projection mixes the heads.
 
     Params: {"q", "k", "v", "out"}, each {"w"} or {"w", "b"}: (c, c) for "q" and "out", and
     (c, kv_heads · c/heads) for "k" and "v".
     State: none.
 
     Args:
-      heads: How many; they must divide c.
-      kv_heads: Heads of keys and values, which must divide heads; by default as many. Fewer are
-        shared by groups of query heads.
-      causal: Whether a place sees only itself and those before it.
-      rope_base: If given, queries and keys are rotated by their place: the base of
-        `funcnet.ops.rope`, 10000 as a rule.
-      bias: Whether the linear maps have one.
-      w_init: Initial weights of the linear maps. The default keeps the variance of x, also where
-        keys and values are fewer.
-      attend: `(q, k, v, *, causal) -> y`, another implementation of attention.
+      heads: The number of heads; it must divide c.
+      kv_heads: The number of heads of keys and values; it must divide heads, and is heads by
+        default. If it is smaller, each such head is shared by a group of query heads.
+      causal: Whether each position attends only to itself and to earlier positions.
+      rope_base: If given, queries and keys get rotary position embeddings with this base, usually
+        10000; see `funcnet.ops.rope`.
+      bias: Whether the linear maps have a bias.
+      w_init: Initial weights of the linear maps. The default keeps the variance of x, also if
+        kv_heads is smaller than heads.
+      attend: `(q, k, v, *, causal) -> y`, the implementation of attention.
 
     Raises:
-      TypeError: If an option is of another type.
-      ValueError: If kv_heads does not divide heads; from `init`, if heads does not divide c, if
-        c/heads is odd although queries and keys are rotated, or if x has no axis of places.
+      TypeError: If an option has the wrong type.
+      ValueError: If kv_heads does not divide heads; in `init`, if heads does not divide c, if
+        rope_base is given and c/heads is odd, or if x has no time axis.
 
-    Reference: Vaswani et al., 2017, section 3.2.2, arXiv:1706.03762; groups of heads: Ainslie et
-    al., 2023, arXiv:2305.13245.
+    Reference: Vaswani et al., 2017, section 3.2.2, arXiv:1706.03762; grouped heads: Ainslie et al.,
+    2023, arXiv:2305.13245.
 
     >>> MultiHeadAttention(4, causal=True)
     MultiHeadAttention(4, causal=True)

@@ -1,4 +1,4 @@
-"""What a layer is: two pure functions and a name."""
+"""The type `Layer`: two pure functions and a name."""
 
 import functools
 import inspect
@@ -9,8 +9,8 @@ import jax
 
 from funcnet._arguments import check_bool, check_key, describe, is_array, kind
 
-Params = Any  # a pytree of arrays to be trained
-State = Any  # a pytree of arrays that training updates by other means: running statistics
+Params = Any  # a pytree of trainable arrays
+State = Any  # a pytree of arrays updated without gradients, such as running statistics
 Shaped = Any  # a jax.Array or a jax.ShapeDtypeStruct
 
 
@@ -24,17 +24,18 @@ class _Fields(NamedTuple):
 class Layer(_Fields):
     """A layer of a network, as two pure functions.
 
-    init: `(key, x) -> (params, state)`. Of x only shape and dtype matter: an array or a
-      `jax.ShapeDtypeStruct`. What a layer does not have is `()`.
+    init: `(key, x) -> (params, state)`. x is an array or a `jax.ShapeDtypeStruct`; only its shape
+      and dtype are used. If a layer has no params or no state, they are `()`.
     apply: `(params, state, x, *, key=None, train=False) -> (y, state)`. `train` is a Python bool;
       `key` is a PRNG key, needed only by layers that are random in training.
-    name: How the layer is written: "Dense(50)".
-    parts: The layers that it runs in a row, if it is made of some; params and state are then tuples
-      with one entry for each.
+    name: The printed form of the layer, such as "Dense(50)".
+    parts: The layers that this layer applies in sequence, if it consists of layers; params and
+      state are then tuples with one entry per layer.
 
-    Both functions raise a TypeError of one line if x is no array, key no key or train no bool.
+    Both functions raise a one-line TypeError if x is not an array, key is not a PRNG key or train
+    is not a bool.
 
-    A Layer is a tuple of functions: close over it, do not pass it through `jax.jit`.
+    A Layer is a tuple of functions: close over it instead of passing it to a jitted function.
     """
 
     __slots__ = ()
@@ -77,12 +78,12 @@ def _check_x(name: str, x: Any, is_leaf: Callable[[Any], bool]) -> None:
 def stateless(
     f: Callable[[Params, jax.Array], jax.Array], init: Callable[[Any, Shaped], Params], name: str
 ) -> Layer:
-    """Makes a layer of a pure function that has parameters, but no state and no randomness.
+    """Makes a layer from a pure function that has parameters, but no state and no randomness.
 
     Args:
       f: `(params, x) -> y`.
       init: `(key, x) -> params`.
-      name: How the layer is written.
+      name: The printed form of the layer.
     """
 
     def apply(params, state, x, *, key=None, train=False):
@@ -94,14 +95,14 @@ def stateless(
 
 
 def check_none(name: str, what: str, tree: Any) -> None:
-    """Raises a ValueError if there are params or state where a layer has none."""
+    """Raises a ValueError if `tree`, the params or state of a layer without any, has leaves."""
     if jax.tree.leaves(tree):
         got = describe(tree) if is_array(tree) else kind(tree)
         raise ValueError(f"{name}: {what} must be (), as it has none, got {got}")
 
 
 def as_layer(f: str, layer: Any) -> Layer:
-    """What was given to the combinator f: a layer, or a function of one array as one."""
+    """Returns the argument of the combinator f as a layer; wraps a function of one array."""
     if isinstance(layer, Layer):
         return layer
     wrong = f"{f}: layers must be layers or functions of one array, got"
@@ -111,7 +112,7 @@ def as_layer(f: str, layer: Any) -> Layer:
     call = f"{kind(layer)}, which makes a layer: {name}(...)"
     try:
         signature = inspect.signature(layer)
-    except ValueError:  # a builtin function
+    except ValueError:  # a builtin function has no signature
         signature = None
     if signature is not None:
         if signature.return_annotation in (Layer, "Layer"):

@@ -1,4 +1,4 @@
-"""How layers make larger ones: in a row, side by side, around a shortcut, many equal ones."""
+"""Compositions of layers: in sequence, in parallel, with a residual connection, repeated."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,18 +11,18 @@ from funcnet.layers.base import Layer, Params, Shaped, State, as_layer
 
 
 def chain(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
-    """The composition of layers, the first one first.
+    """Applies layers in sequence.
 
-    Params and state are tuples with one entry for each layer. Layer i gets the key
-    `fold_in(key, i)`, so that a layer added at the end changes nothing in those before it.
+    Params and state are tuples with one entry per layer. Layer i gets the key `fold_in(key, i)`, so
+    adding a layer at the end does not change the keys of the earlier layers.
 
     Args:
-      *layers: Layers, or plain functions of one array (`funcnet.ops.relu`), which have neither
-        params nor state. A chain of none is the identity.
+      *layers: Layers, or plain functions of one array, such as `funcnet.ops.relu`, which have
+        neither params nor state. A chain without layers is the identity.
 
     Raises:
-      TypeError: If one of them is neither.
-      ValueError: From `apply`, if params or state are those of another number of layers.
+      TypeError: If an argument is neither a layer nor a function of one array.
+      ValueError: In `apply`, if params or state do not have one entry per layer.
 
     >>> from funcnet import ops
     >>> from funcnet.layers import Dense
@@ -46,16 +46,16 @@ def chain(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
 
 
 def residual(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
-    """A shortcut around a chain of layers, y = x + f(x).
+    """Adds a residual connection to a chain of layers, y = x + f(x).
 
-    Params, state and keys are those of `chain(*layers)`, f.
+    f is `chain(*layers)`; params, state and keys are those of f.
 
     Args:
-      *layers: As for `chain`, at least one. Together they must keep the shape of x.
+      *layers: As for `chain`, at least one. f must keep the shape and dtype of x.
 
     Raises:
-      ValueError: If there are no layers; from `init` and `apply`, if f(x) has another shape or
-        dtype than x.
+      ValueError: If there are no layers; in `init` and `apply`, if f(x) does not have the shape and
+        dtype of x.
 
     Reference: He et al., Deep residual learning for image recognition, 2016, equation 1,
     arXiv:1512.03385.
@@ -85,18 +85,18 @@ def parallel(
     *layers: Layer | Callable[[jax.Array], jax.Array],
     merge: Callable[[Sequence[jax.Array]], jax.Array] | None = None,
 ) -> Layer:
-    """Layers side by side: each is given x, and their outputs are merged.
+    """Applies each layer to x and merges the outputs.
 
-    Params and state are tuples with one entry for each layer; layer i gets the key
-    `fold_in(key, i)`.
+    Params and state are tuples with one entry per layer; layer i gets the key `fold_in(key, i)`.
 
     Args:
       *layers: Layers, or plain functions of one array; at least one.
-      merge: Of the list of outputs. By default they are concatenated along the last axis.
+      merge: A function of the list of outputs. By default the outputs are concatenated along the
+        last axis.
 
     Raises:
-      ValueError: If there are no layers; from `apply`, if params or state are those of another
-        number of layers, or outputs differ in more than the last axis.
+      ValueError: If there are no layers; in `apply`, if params or state do not have one entry per
+        layer, or if merge is not given and the outputs differ in an axis other than the last.
 
     >>> from funcnet.layers import Dense
     >>> net = parallel(Dense(2), Dense(3))
@@ -138,20 +138,20 @@ def parallel(
 def repeat(
     layer: Layer | Callable[[jax.Array], jax.Array], times: int, *, checkpoint: bool = False
 ) -> Layer:
-    """Equal layers in a row, each with parameters of its own, as one `lax.scan` over them.
+    """Applies copies of a layer with separate parameters in sequence, as one `lax.scan`.
 
-    The program has the layer once, whatever the depth: a deep network compiles as fast as a shallow
-    one. Params and state are those of the layer with an axis of length `times` in front; layer i
-    gets the key `fold_in(key, i)`.
+    The compiled program contains the layer once, so a deep network compiles as fast as a shallow
+    one. Params and state are those of the layer with a leading axis of length `times`; copy i gets
+    the key `fold_in(key, i)`.
 
     Args:
-      layer: It must keep shape and dtype of x.
-      times: How many, at least 1.
-      checkpoint: Whether the backward pass computes each layer again, from its input alone.
+      layer: A layer, or a function of one array, that keeps the shape and dtype of x.
+      times: The number of copies, at least 1.
+      checkpoint: Whether the backward pass recomputes each copy from its input (`jax.checkpoint`).
 
     Raises:
-      ValueError: If times is less than 1; from `init` and `apply`, if the layer changes the shape;
-        from `apply`, if params or state are those of another number of layers.
+      ValueError: If times is less than 1; in `init` and `apply`, if the layer changes the shape or
+        dtype of x; in `apply`, if params or state do not have a leading axis of length `times`.
 
     >>> from funcnet.layers import Dense
     >>> net = repeat(Dense(4), 3)
@@ -197,11 +197,11 @@ def repeat(
 def _init_in_a_row(
     parts: Sequence[Layer], key: Any, x: Shaped
 ) -> tuple[tuple[Params, ...], tuple[State, ...], Shaped]:
-    """Params and state of each layer, and the shape and dtype of the last one's output."""
+    """Returns params and state of each layer, and the shape and dtype of the last output."""
     params, states = [], []
     for i, layer in enumerate(parts):
         p, s = layer.init(jax.random.fold_in(key, i), x)
-        x, _ = jax.eval_shape(layer.apply, p, s, x)  # so no layer has to know its output shape
+        x, _ = jax.eval_shape(layer.apply, p, s, x)  # no layer has to know its output shape
         params.append(p)
         states.append(s)
     return tuple(params), tuple(states), x
@@ -210,7 +210,7 @@ def _init_in_a_row(
 def _apply_in_a_row(
     f: str, parts: Sequence[Layer], params: Any, state: Any, x: Any, key: Any, train: bool
 ) -> tuple[Any, tuple[State, ...]]:
-    """The output of the last layer, and the state of each."""
+    """Returns the output of the last layer and the new state of each layer."""
     _check_entries(f, parts, params, state)
     states = []
     for i, (layer, p, s) in enumerate(zip(parts, params, state, strict=True)):
@@ -221,7 +221,7 @@ def _apply_in_a_row(
 
 
 def _check_entries(f: str, parts: Sequence[Layer], params: Any, state: Any) -> None:
-    """Raises unless params and state are tuples with one entry for each of the layers."""
+    """Raises an error unless params and state are tuples with one entry per layer."""
     for what, tree in (("params", params), ("state", state)):
         is_sequence = isinstance(tree, tuple | list)
         if not is_sequence or len(tree) != len(parts):

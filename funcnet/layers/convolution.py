@@ -1,4 +1,4 @@
-"""Convolutions as layers: channels last, any number of batch axes in front."""
+"""Convolution layers: channels are the last axis, and there may be any number of batch axes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,28 +25,28 @@ def Conv(
     w_init: initializers.Initializer = initializers.he,
     b_init: initializers.Initializer = initializers.zeros,
 ) -> Layer:
-    """A convolution: `funcnet.ops.conv` with its parameters.
+    """A convolution layer: `funcnet.ops.conv` with its parameters.
 
     Params: {"w": (*kernel, c/groups, channels), "b": (channels,)} in the dtype of x, where c is the
-    last axis of x; no "b" without bias.
+    length of the last axis of x. There is no "b" if bias is False.
     State: none.
 
     Args:
       channels: The number of output channels, at least 1.
-      kernel: Its size along each spatial axis: one to three numbers; an int k is (k, k).
-      strides: As for the op.
-      padding: As for the op.
-      dilation: As for the op.
-      groups: As for the op; they must divide the channels of x and of the output.
-      bias: Whether there is b.
-      w_init: Initial weights; the default fits a layer that ReLU follows.
+      kernel: The kernel size along each spatial axis, one to three ints; an int k means (k, k).
+      strides: As for `funcnet.ops.conv`.
+      padding: As for `funcnet.ops.conv`.
+      dilation: As for `funcnet.ops.conv`.
+      groups: As for `funcnet.ops.conv`; it must divide the numbers of input and output channels.
+      bias: Whether the layer has a bias.
+      w_init: Initial weights; the default suits a layer that is followed by ReLU.
       b_init: Initial biases.
 
     Raises:
-      ValueError: If an option is out of range, or groups does not divide the channels of the
-        output; from `init`, if x has too few axes, or groups does not divide its channels; from
-        `apply`, if params do not fit.
-      TypeError: If an option is of a wrong type; from `init`, if x is not of a floating dtype.
+      ValueError: If an option is out of range, or groups does not divide the number of output
+        channels; in `init`, if x has too few axes, or groups does not divide the number of its
+        channels; in `apply`, if params do not have the shapes above.
+      TypeError: If an option has the wrong type; in `init`, if x does not have a floating dtype.
 
     >>> Conv(32, (3, 3))
     Conv(32, (3, 3))
@@ -79,16 +79,17 @@ def ConvTranspose(
     w_init: initializers.Initializer = initializers.he,
     b_init: initializers.Initializer = initializers.zeros,
 ) -> Layer:
-    """A transposed convolution, which strides make larger: `funcnet.ops.conv_transpose`.
+    """A transposed convolution, which upsamples by the strides: `funcnet.ops.conv_transpose`.
 
-    Params: {"w": (*kernel, c, channels), "b": (channels,)} in the dtype of x; no "b" without bias.
+    Params: {"w": (*kernel, c, channels), "b": (channels,)} in the dtype of x. There is no "b" if
+    bias is False.
     State: none.
 
     Args:
       channels: As for `Conv`.
       kernel: As for `Conv`.
-      strides: As for the op.
-      padding: As for the op.
+      strides: As for `funcnet.ops.conv_transpose`.
+      padding: As for `funcnet.ops.conv_transpose`.
       bias: As for `Conv`.
       w_init: As for `Conv`.
       b_init: As for `Conv`.
@@ -115,16 +116,16 @@ def DepthwiseConv(
     w_init: initializers.Initializer = initializers.he,
     b_init: initializers.Initializer = initializers.zeros,
 ) -> Layer:
-    """A kernel for each channel: `funcnet.ops.depthwise_conv` with its parameters.
+    """A convolution with one kernel per channel: `funcnet.ops.depthwise_conv`.
 
-    Params: {"w": (*kernel, c), "b": (c,)} in the dtype of x; no "b" without bias.
+    Params: {"w": (*kernel, c), "b": (c,)} in the dtype of x. There is no "b" if bias is False.
     State: none.
 
     Args:
       kernel: As for `Conv`.
-      strides: As for the op.
-      padding: As for the op.
-      dilation: As for the op.
+      strides: As for `funcnet.ops.depthwise_conv`.
+      padding: As for `funcnet.ops.depthwise_conv`.
+      dilation: As for `funcnet.ops.depthwise_conv`.
       bias: As for `Conv`.
       w_init: As for `Conv`.
       b_init: As for `Conv`.
@@ -146,7 +147,7 @@ def DepthwiseConv(
 def _kernel(
     f: str, kernel: Ints, strides: Ints, padding: Padding, dilation: Ints = 1
 ) -> tuple[int, ...]:
-    """The size on each axis; options that fit no x raise."""
+    """Returns the kernel size on each axis; raises an error if an option is invalid for every x."""
     sizes = window_sizes(f, "kernel", kernel)
     per_axis(f, "strides", strides, len(sizes))
     per_axis(f, "dilation", dilation, len(sizes))
@@ -163,7 +164,7 @@ def _convolution(
     w_init: initializers.Initializer,
     b_init: initializers.Initializer,
 ) -> Layer:
-    """A layer of f(x, w, b), where w has a shape that follows from the channels of x."""
+    """Makes a layer from f(x, w, b); `shape` maps the channels of x to the shape of w."""
     kind = name.partition("(")[0]
     check_bool(kind, "bias", bias)
     check_functions(kind, w_init=w_init, b_init=b_init)

@@ -18,21 +18,22 @@ def Dense(
 ) -> Layer:
     """A fully connected layer, Y = X · W + b: `funcnet.ops.affine` with its parameters.
 
-    Params: {"w": (n, units), "b": (units,)} in the dtype of x, where n is the last axis of x; no
-    "b" without bias.
+    Params: {"w": (n, units), "b": (units,)} in the dtype of x, where n is the length of the last
+    axis of x. There is no "b" if bias is False.
     State: none.
 
     Args:
       units: The number of neurons, at least 1.
-      bias: Whether there is b.
-      w_init: Initial weights. The default keeps the variance of x, for any number of neurons; it is
-        Flax's too. `funcnet.initializers.he` fits a layer that ReLU follows.
+      bias: Whether the layer has a bias.
+      w_init: Initial weights. The default, which is also Flax's, keeps the variance of x for any
+        number of neurons. `funcnet.initializers.he` suits a layer that is followed by ReLU.
       b_init: Initial biases.
 
     Raises:
-      ValueError: If units is less than 1; if x is a scalar; from `apply`, if params do not fit.
-      TypeError: If units is no integer or bias no boolean; from `init`, if x is not of a floating
-        dtype.
+      ValueError: If units is less than 1 or x is a scalar; in `apply`, if params do not have the
+        shapes above.
+      TypeError: If units is not an integer or bias is not a boolean; in `init`, if x does not have
+        a floating dtype.
 
     >>> Dense(50)
     Dense(50)

@@ -1,4 +1,4 @@
-"""Dropout as a layer."""
+"""The dropout layer."""
 
 from jax.core import Tracer
 
@@ -8,16 +8,17 @@ from funcnet.layers.base import Layer, check_none
 
 
 def Dropout(rate: float) -> Layer:
-    """Drops each element with probability `rate` in training; the identity at inference.
+    """Drops each element with probability `rate` in training; is the identity at inference.
 
-    Params and state: none. In training `apply` needs a key: `funcnet.ops.dropout`.
+    The layer has no params and no state. In training, `apply` needs a key, for
+    `funcnet.ops.dropout`.
 
     Args:
-      rate: p in [0, 1). With 0 the layer is the identity, and needs no key.
+      rate: p in [0, 1). If it is 0, the layer is the identity and needs no key.
 
     Raises:
-      TypeError: If rate is no number, or a traced one.
-      ValueError: If rate is out of range; from `apply` in training, if there is no key.
+      TypeError: If rate is not a number, or is traced.
+      ValueError: If rate is out of range; in `apply` during training, if no key is given.
 
     Reference: Source A 4.2.2.
     """

@@ -1,4 +1,4 @@
-"""Embedding as a layer."""
+"""The embedding layer."""
 
 from typing import Any
 
@@ -19,19 +19,20 @@ def Embedding(
     dtype: Any = jnp.float32,
     w_init: initializers.Initializer = SMALL,
 ) -> Layer:
-    """A vector for each id: `funcnet.ops.embedding` with its table.
+    """A table with one vector per id: `funcnet.ops.embedding` with its parameters.
 
     Params: {"w": (vocabulary, width)}. State: none.
 
     Args:
       vocabulary: The number of ids, at least 1.
       width: The length of a vector, at least 1.
-      dtype: Of the table, and so of all that follows.
-      w_init: Initial vectors; by default of standard deviation 0.02.
+      dtype: The dtype of the table, and therefore of the layers that follow.
+      w_init: Initial vectors; the default has standard deviation 0.02.
 
     Raises:
-      ValueError: If vocabulary or width is less than 1; from `apply`, if params do not fit.
-      TypeError: If one of them is no integer; if x is not of an integer dtype.
+      ValueError: If vocabulary or width is less than 1; in `apply`, if params do not have the shape
+        above.
+      TypeError: If vocabulary or width is not an integer, or x does not have an integer dtype.
 
     >>> Embedding(1000, 64)
     Embedding(1000, 64)

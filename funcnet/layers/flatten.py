@@ -1,4 +1,4 @@
-"""Flattening as a layer."""
+"""The flattening layer."""
 
 import math
 
@@ -7,12 +7,12 @@ from funcnet.layers.base import Layer, stateless
 
 
 def Flatten() -> Layer:
-    """All axes but the first as one: (n, ...) becomes (n, features).
+    """Merges all axes but the first into one: (n, ...) becomes (n, features).
 
-    Params and state: none.
+    The layer has no params and no state.
 
     Raises:
-      ValueError: From `init` and `apply`, if x is a scalar.
+      ValueError: In `init` and `apply`, if x is a scalar.
     """
 
     def flat(_, x):

@@ -17,20 +17,20 @@ def GatedMLP(
     gate: Callable[[jax.Array, jax.Array], jax.Array] = ops.swiglu,
     w_init: initializers.Initializer = initializers.lecun_normal,
 ) -> Layer:
-    """Two linear maps of which one gates the other, and a third one back: x ↦ g(x U, x V) W.
+    """A gated feed-forward layer, x ↦ g(x U, x V) W, where g is the gate.
 
     Params: {"gate": {"w": U, (c, hidden)}, "up": {"w": V, (c, hidden)}, "down": {"w": W,
-    (hidden, c)}}, where c is the last axis of x.
+    (hidden, c)}}, where c is the length of the last axis of x.
     State: none.
 
     Args:
-      hidden: The width between, at least 1.
-      gate: g: `funcnet.ops.swiglu` or `funcnet.ops.geglu`.
-      w_init: Initial weights. The default keeps the variance of what enters each linear map.
+      hidden: The hidden width, at least 1.
+      gate: g, such as `funcnet.ops.swiglu` or `funcnet.ops.geglu`.
+      w_init: Initial weights. The default keeps the variance of the input of each linear map.
 
     Raises:
-      ValueError: If hidden is less than 1; from `apply`, if params do not fit.
-      TypeError: If hidden is no integer.
+      ValueError: If hidden is less than 1; in `apply`, if params do not have the shapes above.
+      TypeError: If hidden is not an integer.
 
     Reference: Shazeer, GLU variants improve transformer, 2020, equation 6, arXiv:2002.05202.
     """

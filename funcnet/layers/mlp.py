@@ -23,19 +23,20 @@ def mlp(
 ) -> Layer:
     """A multilayer perceptron: hidden layers, then an output layer without activation.
 
-    A hidden layer is Dense, BatchNorm (if wanted), activation, Dropout (if wanted), in that order.
+    A hidden layer consists of Dense, BatchNorm (optional), the activation and Dropout (optional),
+    in this order.
 
     Args:
-      *units: The number of neurons of each layer: any number of hidden ones, then the output.
-      activation: What follows each hidden layer.
+      *units: The number of neurons of each hidden layer, if any, and then of the output layer.
+      activation: The activation of the hidden layers.
       batch_norm: Whether to normalise before the activation.
-      dropout: The probability of dropping after the activation, in [0, 1).
-      w_init: Initial weights of all layers. By default those that fit what follows the layer: `he`
-        before `funcnet.ops.relu`, `lecun_normal` before any other activation and at the output.
+      dropout: The dropout probability after the activation, in [0, 1).
+      w_init: Initial weights of all layers. By default, layers followed by `funcnet.ops.relu` use
+        `he`; layers followed by another activation and the output layer use `lecun_normal`.
 
     Raises:
-      ValueError: If there are no units, or one of the numbers is out of range.
-      TypeError: If an argument is of another type.
+      ValueError: If there are no units, or a number is out of range.
+      TypeError: If an argument has the wrong type.
 
     Reference: Source A 2.2, with the layers of A 4.2 and the initial weights of C 6.2.
 

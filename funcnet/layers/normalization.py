@@ -1,4 +1,4 @@
-"""Normalization as layers; that of a batch has running statistics."""
+"""Normalization layers; `BatchNorm` keeps running statistics."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,24 +16,25 @@ from funcnet.layers.base import Layer, Params, stateless
 def BatchNorm(*, momentum: float = 0.9, eps: float = 1e-5) -> Layer:
     """Batch Normalization over all axes but the last.
 
-    In training, `funcnet.ops.batch_norm` by the statistics μ, σ² of the batch, which the state
-    follows (a batch of no examples leaves it):
+    In training, `funcnet.ops.batch_norm` normalises by the mean μ and variance σ² of the batch, and
+    the state is updated (except by an empty batch):
 
         μ_running  ← α μ_running  + (1 − α) μ
         σ²_running ← α σ²_running + (1 − α) σ²          with the biased variance, as in the source
 
-    At inference `funcnet.ops.batch_norm_inference` by the running statistics.
+    At inference, `funcnet.ops.batch_norm_inference` normalises by the running statistics.
 
-    Params: {"scale": (c,) of ones, "bias": (c,) of zeros}, in float32 at least.
-    State: {"mean": (c,) of zeros, "var": (c,) of ones}, in float32 at least.
+    Params: {"scale": (c,) of ones, "bias": (c,) of zeros}, in float32 or wider.
+    State: {"mean": (c,) of zeros, "var": (c,) of ones}, in float32 or wider.
 
     Args:
-      momentum: α in [0, 1], the weight of the past. (Others give this name to 1 − α.)
+      momentum: α in [0, 1], the weight of the old value. (Others call 1 − α the momentum.)
       eps: ε ≥ 0, added to the variance.
 
     Raises:
-      ValueError: If momentum or eps is out of range; from `apply`, if params or state do not fit.
-      TypeError: From `init`, if x is not of a floating dtype.
+      ValueError: If momentum or eps is out of range; in `apply`, if params or state do not have the
+        shapes above.
+      TypeError: In `init`, if x does not have a floating dtype.
 
     Reference: Source A 4.2.1.
     """
@@ -67,14 +68,14 @@ def BatchNorm(*, momentum: float = 0.9, eps: float = 1e-5) -> Layer:
 def LayerNorm(*, eps: float = 1e-5) -> Layer:
     """Layer Normalization over the last axis: `funcnet.ops.layer_norm` with its parameters.
 
-    Params: {"scale": (c,) of ones, "bias": (c,) of zeros}, in float32 at least. State: none.
+    Params: {"scale": (c,) of ones, "bias": (c,) of zeros}, in float32 or wider. State: none.
 
     Args:
       eps: ε ≥ 0, added to the variance.
 
     Raises:
-      ValueError: If eps is negative; from `apply`, if params do not fit.
-      TypeError: From `init`, if x is not of a floating dtype.
+      ValueError: If eps is negative; in `apply`, if params do not have the shapes above.
+      TypeError: In `init`, if x does not have a floating dtype.
 
     Reference: Ba, Kiros & Hinton, 2016, arXiv:1607.06450.
     """
@@ -86,17 +87,17 @@ def LayerNorm(*, eps: float = 1e-5) -> Layer:
 def GroupNorm(groups: int, *, eps: float = 1e-5) -> Layer:
     """Group Normalization of channels: `funcnet.ops.group_norm` with its parameters.
 
-    x is (n, ..., c); with c groups this is Instance Normalization.
+    x has shape (n, ..., c). With c groups this is Instance Normalization.
 
-    Params: {"scale": (c,) of ones, "bias": (c,) of zeros}, in float32 at least. State: none.
+    Params: {"scale": (c,) of ones, "bias": (c,) of zeros}, in float32 or wider. State: none.
 
     Args:
-      groups: How many groups; they must divide c.
+      groups: The number of groups; it must divide c.
       eps: ε ≥ 0, added to the variance.
 
     Raises:
-      ValueError: If eps is negative; from `init`, if groups does not divide c.
-      TypeError: If groups is no integer; from `init`, if x is not of a floating dtype.
+      ValueError: If eps is negative; in `init`, if groups does not divide c.
+      TypeError: If groups is not an integer; in `init`, if x does not have a floating dtype.
 
     Reference: Wu & He, 2018, arXiv:1803.08494.
     """
@@ -110,16 +111,16 @@ def GroupNorm(groups: int, *, eps: float = 1e-5) -> Layer:
 
 
 def RMSNorm(*, eps: float = 1e-6) -> Layer:
-    """Division by the root mean square of the last axis: `funcnet.ops.rms_norm`.
+    """RMS Normalization over the last axis: `funcnet.ops.rms_norm` with its parameters.
 
-    Params: {"scale": (c,) of ones}, in float32 at least. State: none.
+    Params: {"scale": (c,) of ones}, in float32 or wider. State: none.
 
     Args:
       eps: ε ≥ 0, added to the mean square.
 
     Raises:
-      ValueError: If eps is negative; from `apply`, if params do not fit.
-      TypeError: From `init`, if x is not of a floating dtype.
+      ValueError: If eps is negative; in `apply`, if params do not have the shapes above.
+      TypeError: In `init`, if x does not have a floating dtype.
 
     Reference: Zhang & Sennrich, 2019, arXiv:1910.07467.
     """
@@ -128,7 +129,7 @@ def RMSNorm(*, eps: float = 1e-6) -> Layer:
 
 
 def _vector(name: str, x: Any) -> tuple[tuple[int], Any]:
-    """Shape and dtype of a parameter for the features of x."""
+    """Returns the shape and dtype of a parameter with one number per feature of x."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{name}: x must be of a floating dtype, got {x.dtype}")
     return (last_axis(name, x),), wide_dtype(x.dtype)
@@ -142,7 +143,7 @@ def _per_example(
     bias: bool = True,
     groups: int = 1,
 ) -> Layer:
-    """A normalization without running statistics."""
+    """Makes a normalization layer without running statistics from f(params, x)."""
     check_number(name.partition("(")[0], "eps", eps, at_least=0)
     name = name if name.endswith(")") else f"{name}()"
 

@@ -1,4 +1,4 @@
-"""Pooling as layers: channels last, any number of batch axes in front."""
+"""Pooling layers: channels are the last axis, and there may be any number of batch axes."""
 
 from collections.abc import Callable
 
@@ -16,16 +16,16 @@ def MaxPool(
     strides: Ints | None = None,
     padding: Padding = "VALID",
 ) -> Layer:
-    """The largest value of each window: `funcnet.ops.max_pool`. No params, no state.
+    """Max pooling: `funcnet.ops.max_pool`. The layer has no params and no state.
 
     Args:
-      window: Its size along each spatial axis: one to three numbers; an int k is (k, k).
-      strides: As for the op; by default those of windows side by side.
-      padding: As for the op.
+      window: The window size along each spatial axis, one to three ints; an int k means (k, k).
+      strides: As for `funcnet.ops.max_pool`; by default the window size.
+      padding: As for `funcnet.ops.max_pool`.
 
     Raises:
       ValueError: If an option is out of range.
-      TypeError: If an option is of a wrong type.
+      TypeError: If an option has the wrong type.
 
     >>> MaxPool(2)
     MaxPool((2, 2))
@@ -42,17 +42,17 @@ def AvgPool(
     padding: Padding = "VALID",
     count_include_pad: bool = True,
 ) -> Layer:
-    """The mean of each window: `funcnet.ops.avg_pool`. No params, no state.
+    """Average pooling: `funcnet.ops.avg_pool`. The layer has no params and no state.
 
     Args:
       window: As for `MaxPool`.
       strides: As for `MaxPool`.
       padding: As for `MaxPool`.
-      count_include_pad: As for the op.
+      count_include_pad: As for `funcnet.ops.avg_pool`.
 
     Raises:
       ValueError: If an option is out of range.
-      TypeError: If an option is of a wrong type.
+      TypeError: If an option has the wrong type.
     """
     window = _window("AvgPool", window, strides, padding)
     check_bool("AvgPool", "count_include_pad", count_include_pad)
@@ -70,7 +70,7 @@ def AvgPool(
 
 
 def _window(f: str, window: Ints, strides: Ints | None, padding: Padding) -> tuple[int, ...]:
-    """The size on each axis; options that fit no x raise."""
+    """Returns the window size on each axis; raises an error if an option is invalid for every x."""
     sizes = window_sizes(f, "window", window)
     per_axis(f, "strides", 1 if strides is None else strides, len(sizes))
     paddings(f, padding, len(sizes))
@@ -78,20 +78,20 @@ def _window(f: str, window: Ints, strides: Ints | None, padding: Padding) -> tup
 
 
 def GlobalMaxPool(*, spatial: int = 2) -> Layer:
-    """The largest value of each channel: `funcnet.ops.global_max_pool`. No params, no state.
+    """The maximum of each channel: `funcnet.ops.global_max_pool`. It has no params and no state.
 
     Args:
-      spatial: The number of spatial axes, which vanish.
+      spatial: The number of spatial axes, which are removed.
     """
     spatial = check_int("GlobalMaxPool", "spatial", spatial, at_least=1)
     return _pooling(lambda x: ops.global_max_pool(x, spatial=spatial), "GlobalMaxPool()")
 
 
 def GlobalAvgPool(*, spatial: int = 2) -> Layer:
-    """The mean of each channel: `funcnet.ops.global_avg_pool`. No params, no state.
+    """The mean of each channel: `funcnet.ops.global_avg_pool`. It has no params and no state.
 
     Args:
-      spatial: The number of spatial axes, which vanish.
+      spatial: The number of spatial axes, which are removed.
     """
     spatial = check_int("GlobalAvgPool", "spatial", spatial, at_least=1)
     return _pooling(lambda x: ops.global_avg_pool(x, spatial=spatial), "GlobalAvgPool()")

@@ -1,4 +1,4 @@
-"""Recurrent layers: sequences (..., T, c) in, sequences or the last state out."""
+"""Recurrent layers: they map sequences (..., T, c) to sequences or to the last hidden state."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,22 +21,22 @@ def RNN(
 ) -> Layer:
     """The simple recurrent network, h_t = tanh(x_t W_x + h_{t−1} W_h + b): `funcnet.ops.rnn`.
 
-    The state before the first step is 0.
+    The initial hidden state is 0.
 
     Params: {"w_x": (c, units), "w_h": (units, units), "b": (units,)} in the dtype of x.
     State: none.
 
     Args:
-      units: The length of h, at least 1.
-      reverse: Whether it reads from the end.
-      last: Whether the output is the state after the last step, (..., units), instead of all.
-      w_init: Initial weights. The default keeps the variance of x and h, for any number of units.
+      units: The size of h, at least 1.
+      reverse: Whether the sequence is processed from its end to its start.
+      last: Whether the output is only the hidden state after the last step, (..., units).
+      w_init: Initial weights. The default keeps the variance of x and h for any number of units.
 
     Raises:
-      ValueError: If units is less than 1; if x has no axis of time; from `apply`, if params do not
-        fit.
-      TypeError: If units is no integer, or an option no boolean; from `init`, if x is not of a real
-        floating dtype.
+      ValueError: If units is less than 1 or x has no time axis; in `apply`, if params do not have
+        the shapes above.
+      TypeError: If units is not an integer, or reverse or last is not a boolean; in `init`, if x
+        does not have a real floating dtype.
     """
 
     def f(p, x, h0):
@@ -53,18 +53,18 @@ def LSTM(
     recompute: bool = False,
     w_init: initializers.Initializer = initializers.lecun_normal,
 ) -> Layer:
-    """Long short-term memory: `funcnet.ops.lstm`. The states before the first step are 0.
+    """Long short-term memory: `funcnet.ops.lstm`. The initial states h and c are 0.
 
     Params: {"w_x": (c, 4 units), "w_h": (units, 4 units), "b": (4 units,)} in the dtype of x, for
     the gates i, f, g and o.
     State: none.
 
     Args:
-      units: The length of h and c, at least 1.
+      units: The size of h and c, at least 1.
       reverse: As for `RNN`.
       last: As for `RNN`.
-      recompute: As for the op.
-      w_init: Initial weights. The default keeps the variance of x and h, for any number of units.
+      recompute: As for `funcnet.ops.lstm`.
+      w_init: Initial weights. The default keeps the variance of x and h for any number of units.
 
     Raises:
       ValueError: As for `RNN`.
@@ -88,18 +88,18 @@ def GRU(
     recompute: bool = False,
     w_init: initializers.Initializer = initializers.lecun_normal,
 ) -> Layer:
-    """The gated recurrent unit: `funcnet.ops.gru`. The state before the first step is 0.
+    """The gated recurrent unit: `funcnet.ops.gru`. The initial hidden state is 0.
 
     Params: {"w_x": (c, 3 units), "w_h": (units, 3 units), "b": (3 units,), "b_h": (3 units,)} in
     the dtype of x, for r, z and n.
     State: none.
 
     Args:
-      units: The length of h, at least 1.
+      units: The size of h, at least 1.
       reverse: As for `RNN`.
       last: As for `RNN`.
-      recompute: As for the op.
-      w_init: Initial weights. The default keeps the variance of x and h, for any number of units.
+      recompute: As for `funcnet.ops.gru`.
+      w_init: Initial weights. The default keeps the variance of x and h for any number of units.
 
     Raises:
       ValueError: As for `RNN`.
@@ -126,7 +126,7 @@ def _recurrent(
     last: bool,
     **options: bool,
 ) -> Layer:
-    """A layer of f(params, x, h0), which returns the sequence first and the last state second."""
+    """Makes a layer from `f(params, x, h0) -> (sequence, last hidden state, ...)`."""
     units = check_int(kind, "units", units, at_least=1)
     width = gates * units
     for option, value in {"last": last, **options}.items():

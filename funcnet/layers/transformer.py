@@ -1,4 +1,4 @@
-"""The block that transformers repeat."""
+"""The transformer block."""
 
 from collections.abc import Callable
 
@@ -24,22 +24,22 @@ def TransformerBlock(
     dropout: float = 0.0,
     attend: Callable[..., jax.Array] = ops.dot_product_attention,
 ) -> Layer:
-    """Attention and a gated feed-forward layer, each normalised before and added to its input.
+    """A pre-norm transformer block: attention and a gated MLP, each with a residual connection.
 
         x ← x + MultiHeadAttention(RMSNorm(x)),   x ← x + GatedMLP(RMSNorm(x))
 
     Args:
-      heads: Of the attention; they must divide the last axis of x.
-      hidden: The width of the feed-forward layer.
+      heads: The number of attention heads; it must divide the last axis of x.
+      hidden: The hidden width of the feed-forward layer.
       kv_heads: As for `MultiHeadAttention`.
       causal: As for `MultiHeadAttention`.
-      rope_base: As for `MultiHeadAttention`; None for no positions.
-      dropout: The probability of dropping from what is added, in [0, 1).
+      rope_base: As for `MultiHeadAttention`; None for no position embeddings.
+      dropout: The dropout probability on each of the two terms that are added, in [0, 1).
       attend: As for `MultiHeadAttention`.
 
     Raises:
-      TypeError: If an option is of another type.
-      ValueError: If one of the numbers is out of range.
+      TypeError: If an option has the wrong type.
+      ValueError: If a number is out of range.
 
     Reference: Xiong et al., 2020, figure 1(b), arXiv:2002.04745, for the order; Touvron et al.,
     LLaMA, 2023, section 2.2, arXiv:2302.13971, for the parts.

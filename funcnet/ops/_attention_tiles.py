@@ -1,4 +1,4 @@
-"""The scores of attention as tiles: which there are, and which keys a query of a tile sees."""
+"""Tiles of the attention scores: their layout, and which keys the queries of a tile see."""
 
 import functools
 from typing import Any, NamedTuple
@@ -9,8 +9,10 @@ import numpy as np
 
 from funcnet._arrays import widen
 
-QUERIES = 256  # of a tile, at most: large enough for fast products,
-KEYS = 512  # small enough that a tile of one head stays in a processor's cache
+# The largest tile is large enough for fast products, and small enough that the tile of one head
+# stays in a processor's cache.
+QUERIES = 256
+KEYS = 512
 
 
 class Tiles(NamedTuple):
@@ -18,13 +20,13 @@ class Tiles(NamedTuple):
 
     t: int  # T
     u: int  # U
-    block: tuple[int, int]  # queries and keys of a tile
-    counts: tuple[int, int]  # blocks of queries and of keys
+    block: tuple[int, int]  # numbers of queries and keys in a tile
+    counts: tuple[int, int]  # numbers of blocks of queries and of keys
     causal: bool
 
     @property
     def padded(self) -> tuple[int, int]:
-        """The numbers of queries and keys of all tiles, at least T and U."""
+        """The padded numbers of queries and keys, at least T and U."""
         return self.block[0] * self.counts[0], self.block[1] * self.counts[1]
 
     @property
@@ -41,7 +43,7 @@ class Tiles(NamedTuple):
 
 
 def tiles(t: int, u: int, causal: bool) -> Tiles:
-    """Blocks as equal as can be, so that little is padded."""
+    """Chooses blocks of equal size that need little padding."""
     count_t = max(1, -(-t // QUERIES))
     count_u = max(1, -(-u // KEYS))
     block = (-(-t // count_t), -(-u // count_u))
@@ -49,14 +51,14 @@ def tiles(t: int, u: int, causal: bool) -> Tiles:
 
 
 def over_tiles(tiles: Tiles, visit: Any, merge: Any, start: Any) -> Any:
-    """Merges what `visit` finds in each visible tile, one after the other; one tile needs no loop.
+    """Visits the visible tiles in turn and merges the results; a single tile needs no loop.
 
     Args:
       tiles: The tiles.
-      visit: (i, j) ↦ found.
-      merge: (state, found, i, j) ↦ state.
-      start: The state of no tile; its arrays have the length of all blocks. If there is one tile,
-        `found` is the state.
+      visit: (i, j) ↦ result of the tile.
+      merge: (state, result, i, j) ↦ state.
+      start: The state before any tile; its arrays have the padded lengths. If there is only one
+        tile, its result is the final state.
     """
     pairs = tiles.visible
     if tiles.counts == (1, 1) and len(pairs) == 1:
@@ -66,7 +68,7 @@ def over_tiles(tiles: Tiles, visit: Any, merge: Any, start: Any) -> Any:
 
 
 def padded(x: jax.Array, size: int, axis: int) -> jax.Array:
-    """`x` with zeros (or False) behind, up to `size` along an axis."""
+    """Pads the end of an axis of `x` with zeros (or False) up to `size`."""
     if (missing := size - x.shape[axis]) == 0:
         return x
     widths = [(0, 0)] * x.ndim
@@ -85,21 +87,22 @@ def put(x: jax.Array, part: jax.Array, block: Any, size: int, axis: int) -> jax.
 
 
 def zeros(like: jax.Array, width: int) -> jax.Array:
-    """Zeros (..., width) for `like` (..., c), sharded and varying as `like` is."""
+    """Zeros (..., width) for `like` (..., c), with its sharding and varying mesh axes."""
     like = widen(like[..., :1])
     return jnp.where(False, like, jnp.zeros((1,) * (like.ndim - 1) + (width,), like.dtype))
 
 
 def finite(x: jax.Array) -> jax.Array:
-    """`x` with 0 for nan and infinity."""
+    """Replaces nan and infinity in `x` by 0."""
     return jnp.where(jnp.isfinite(x), x, 0)
 
 
 def not_finite(x: jax.Array, by: float = 1) -> jax.Array:
-    """Whether something along the last axis of `by` times x is nan or infinite.
+    """Whether any element of `by` times x along the last axis is nan or infinite.
 
-    A product with zeros is nan then. XLA:CPU computes it several times faster than it searches an
-    axis, if a barrier hides the zeros; but it would widen a copy of a narrow x.
+    If so, the dot product with zeros is nan. XLA:CPU computes that product several times faster
+    than it searches an axis, if a barrier hides the zeros. For a narrow dtype the axis is searched,
+    because the product would copy x to a wider dtype.
     """
     x = x if by == 1 else widen(x) * by
     if x.dtype.itemsize < 4:
@@ -115,9 +118,10 @@ def visibility(
     heads: tuple[int, int],
     rank: int,
 ) -> Any:
-    """(i, j) ↦ which keys the queries of a tile see, broadcasting to (..., K, g, t, u), or None.
+    """The function (i, j) ↦ which keys the queries of a tile see, or None if they see all.
 
-    That has `rank` axes. The mask broadcasts to (..., H, T, U), where H = K g for `heads` = (K, g).
+    Its result has `rank` axes and broadcasts to (..., K, g, t, u). The mask broadcasts to
+    (..., H, T, U), where H = K g for `heads` = (K, g).
     """
     bt, bu = tiles.block
     if mask is not None:

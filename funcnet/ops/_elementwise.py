@@ -1,4 +1,4 @@
-"""The compact form of a rule for a function that is applied element by element."""
+"""The compact form of a rule for an element-wise function."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -20,29 +20,30 @@ def elementwise(
     real: Sequence[str] = (),
     inexact: Sequence[str] = (),
 ) -> Callable[[Callable[P, jax.Array]], Ruled[P, jax.Array]]:
-    """Declares y = f(x), y_i = f(x_i), by what is saved of x and by dx from that and dy.
+    """Declares an element-wise rule y_i = f(x_i) by its residuals and its formula for dx.
 
-    Because ∂y_i/∂x_j = f′(x_i) if i = j and else 0, the chain rule leaves one term,
+    Because ∂y_i/∂x_j is f′(x_i) if i = j and 0 otherwise, the chain rule leaves one term:
 
         dx_i = Σ_j dy_j ∂y_j/∂x_i = dy_i f′(x_i).
 
-    f may have keyword-only options, which are static; all of them are handed on to both functions.
+    f may have keyword-only options, which are static; all of them are passed to `saves` and `dx`.
 
     Args:
-      saves: (x, **options) ↦ residuals, whatever f′(x) is computed from.
+      saves: (x, **options) ↦ residuals, from which `dx` computes f′(x).
       dx: (residuals, dy, **options) ↦ dx = dy ⊙ f′(x), with the shape and dtype of x.
       real: As in `rule`.
       inexact: As in `rule`.
 
     Returns:
-      A decorator of the plain forward. The rule's halves are named `<f>_fwd` and `<f>_bwd`.
+      A decorator of the plain forward function. It names the halves of the rule `<f>_fwd` and
+      `<f>_bwd`.
     """
 
     def decorate(f: Callable[P, jax.Array]) -> Ruled[P, jax.Array]:
         plain: Callable[..., jax.Array] = f
 
         def fwd(x: jax.Array, **options: Any) -> tuple[jax.Array, Any]:
-            x = jnp.asarray(x)  # of a bool of Python, ~ is an int
+            x = jnp.asarray(x)  # ~ of a Python bool would be an int
             return plain(x, **options), saves(x, **options)
 
         def bwd(residuals: Any, dy: jax.Array, **options: Any) -> tuple[jax.Array]:
@@ -59,20 +60,21 @@ def elementwise(
 def recomputed(
     slope: Callable[..., jax.Array],
 ) -> Callable[[Callable[P, jax.Array]], Ruled[P, jax.Array]]:
-    """The form of `elementwise` that saves x alone, and computes f′(x) in the backward pass.
+    """The form of `elementwise` that saves only x and computes f′(x) in the backward pass.
 
-    Autodiff keeps parts of f, an array or more beside x. The price of not keeping them is, as with
-    `jax.checkpoint`, to compute them twice, mostly one exponential.
+    Autodiff keeps intermediate results of f: one or more arrays in addition to x. Not keeping them
+    means, as with `jax.checkpoint`, computing them twice; most often that is one exponential.
 
     Args:
-      slope: (x, **options) ↦ f′(x), for x in float32 at least.
+      slope: (x, **options) ↦ f′(x), where x is in float32 or a wider dtype.
 
     Returns:
-      A decorator of the plain forward, whose x must be real; integers are converted.
+      A decorator of the plain forward function. Its x must be real; integers are converted to
+      floats.
     """
 
     def dx(x: jax.Array, dy: jax.Array, **options: Any) -> jax.Array:
-        # Without a barrier XLA would find parts of f′ computed already in fwd, and keep them.
+        # Without a barrier XLA would find parts of f′ that fwd has computed, and would keep them.
         x = jax.lax.optimization_barrier(x)
         return (widen(dy) * slope(widen(x), **options)).astype(dy.dtype)
 
@@ -82,9 +84,9 @@ def recomputed(
 def has_derivative(
     derivative: Callable[..., jax.Array],
 ) -> Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]]:
-    """Declares the derivative of a slope f′, where that of autodiff cancels in a tail.
+    """Declares the derivative of a slope f′ for which autodiff's formula cancels in a tail.
 
-    A gradient costs the same with it and without it: it is met in second derivatives alone.
+    Only second derivatives use it, so a gradient costs the same with it and without it.
 
     Args:
       derivative: (x, **options) ↦ f″(x).
@@ -106,10 +108,10 @@ def has_derivative(
 
 
 def ordered(f: str, x: Any) -> jax.Array:
-    """`x` as an array of real numbers, of which integers stay integers.
+    """Converts `x` to an array of real numbers; integers stay integers.
 
     Raises:
-      TypeError: If it is complex, or no number.
+      TypeError: If x is complex or not numeric.
     """
     x = jnp.asarray(x)
     if not any(jnp.issubdtype(x.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):

@@ -1,4 +1,4 @@
-"""The two forms of labels: a number for each class, or the index of one class."""
+"""The two forms of labels: one number per class, or the index of one class."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ def check_classes(f: str, name: str, y: jax.Array) -> None:
 
 
 def is_index(f: str, name: str, y: jax.Array, t: jax.Array) -> bool:
-    """Whether t holds class indices; else it holds a number for each class of y."""
+    """Whether t holds class indices; otherwise it holds one number per class of y."""
     check_classes(f, name, y)
     check_real(f, "labels", t)
     if t.shape == y.shape:
@@ -28,7 +28,7 @@ def is_index(f: str, name: str, y: jax.Array, t: jax.Array) -> bool:
 
 
 def _wide(index: jax.Array) -> jax.Array:
-    """The index in a dtype in which the number of classes has room."""
+    """Converts the index to a dtype that can hold the number of classes."""
     return index if jnp.iinfo(index.dtype).bits >= 32 else index.astype(jnp.int32)
 
 
@@ -39,31 +39,32 @@ def is_class(index: jax.Array, classes: int) -> jax.Array:
 
 
 def _place(index: jax.Array, classes: int) -> jax.Array:
-    """The index; `classes`, where nothing is read or written, if it is out of range."""
+    """The index, or `classes` if it is out of range: nothing is read or written there."""
     return jnp.where(is_class(index, classes), _wide(index), classes).astype(jnp.int32)
 
 
 def at(x: jax.Array, index: jax.Array) -> jax.Array:
-    """The element x_t of each row, shape (...); nan where there is none."""
+    """The element x_t of each row, shape (...); nan where t is out of range."""
     place = _place(index, x.shape[-1])[..., None]
     return jnp.take_along_axis(x, place, axis=-1, mode="fill").squeeze(-1)
 
 
 def one_hot(index: jax.Array, classes: int) -> jax.Array:
-    """The mask of x_t in each row, shape (..., classes); all False where there is none."""
+    """The mask of class t in each row, shape (..., classes); all False where t is out of range."""
     t = _wide(index)[..., None]
     return t == jax.lax.broadcasted_iota(t.dtype, (1,) * index.ndim + (classes,), index.ndim)
 
 
 def put_by_mask(x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
-    """`x` with `value`, of shape (...), for the element x_t of each row."""
+    """Replaces the element x_t of each row by `value`, which has shape (...)."""
     return jnp.where(one_hot(index, x.shape[-1]), value[..., None], x)
 
 
 def put(x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
-    """`put_by_mask`, but a CPU writes few elements faster than it compares all.
+    """Does the same as `put_by_mask`, but faster on a CPU.
 
-    Autodiff of it is slow. Other devices fuse the comparison into the loop that computes x.
+    A CPU writes few elements faster than it compares all of them. Other devices fuse the comparison
+    into the loop that computes x. Autodiff of `put` is slow.
     """
     if explicit_sharding(x) is not None:
         return put_by_mask(x, index, value)
@@ -76,19 +77,21 @@ def put(x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def at_least_if_zero(x: jax.Array, t: jax.Array) -> jax.Array:
-    """x, but −∞ is the least finite number where t = 0, so that t x is 0 there: 0 · log 0 = 0.
+    """Replaces −∞ in x by the least finite number where t = 0, so that 0 · log 0 = 0.
 
-    A bound of −∞ where t ≠ 0, computed: XLA:CPU fuses that into a sum, but no comparison.
+    The lower bound, which is −∞ where t ≠ 0, is computed by arithmetic: XLA:CPU fuses arithmetic
+    into a sum, but not a comparison.
     """
     most = float(jnp.finfo(t.dtype).max)
     return jnp.maximum(x, -most * jnp.ceil(jnp.abs(t)) - most)
 
 
 def above_zero_if_zero(y: jax.Array, t: jax.Array) -> jax.Array:
-    """y, but a little above 0 where t = 0, so that t / y is 0 there, and t / y² too.
+    """Raises y to slightly above 0 where t = 0, so that t / y and t / y² are 0 there.
 
-    Without a comparison: XLA:CPU would run the pass in which that stands beside the forward one,
-    and both together take longer. Likewise |t| of the forward pass would be kept for this one.
+    The code avoids a comparison, because XLA:CPU would then run this pass together with the forward
+    pass, and the two together take longer. It also avoids |t| itself, because XLA would keep that
+    of the forward pass for this one.
     """
     tiny, most = (float(getattr(jnp.finfo(t.dtype), name)) for name in ("tiny", "max"))
     t = jnp.clip(jax.lax.stop_gradient(t), -1, 1)
@@ -96,11 +99,11 @@ def above_zero_if_zero(y: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def finite_if_zero(x: jax.Array, dl: jax.Array) -> jax.Array:
-    """x, but ±∞ is the largest finite number where dL = 0, so that dL x is 0 there."""
+    """Replaces ±∞ in x by ± the largest finite number where dL = 0, so that dL x is 0 there."""
     most = float(jnp.finfo(x.dtype).max)
     return jnp.where(dl == 0, jnp.clip(x, -most, most), x)
 
 
 def label_cotangent(t: jax.Array, dt: jax.Array) -> jax.Array | None:
-    """The cotangent dt in the dtype of the labels t; none if that is not a floating one."""
+    """The cotangent dt in the dtype of the labels t, or None if that dtype is not floating."""
     return dt.astype(t.dtype) if jnp.issubdtype(t.dtype, jnp.inexact) else None

@@ -1,4 +1,4 @@
-"""Mean and variance, and the checks, which the normalizing ops share."""
+"""Mean, variance and argument checks that the normalization ops share."""
 
 from collections.abc import Callable
 
@@ -11,14 +11,14 @@ from funcnet._arguments import check_number
 def moments(
     x: jax.Array, mean: Callable[[jax.Array], jax.Array]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """μ₀, δ and σ² of x: the mean is μ₀ + δ, and σ² is the biased variance.
+    """Computes μ₀, δ and σ² of x: the mean is μ₀ + δ, and σ² is the biased variance.
 
-    The mean is subtracted in two parts. μ₀ is rounded to the precision of a number of its size,
-    which may be far above σ; δ is the mean of what it leaves.
+    The mean is subtracted in two parts. The rounding error of μ₀ is relative to its size, which may
+    be far above σ; δ is the mean of x − μ₀.
 
     Args:
       x: The data, in float32 at least.
-      mean: The mean of an array like x, over some of its axes; broadcasts against x.
+      mean: Function that averages an array like x over some axes; its result broadcasts against x.
 
     Returns:
       μ₀, δ and σ², of the shape that `mean` returns.
@@ -31,7 +31,7 @@ def moments(
 
 
 def check_norm(f: str, x: jax.Array, eps: float, **vectors: jax.Array) -> None:
-    """The vectors must have one number for each feature, the last axis of x."""
+    """Checks that each vector has one number per feature (the last axis of x), and that ε ≥ 0."""
     for name, vector in vectors.items():
         if vector.shape != x.shape[-1:]:
             raise ValueError(
@@ -41,5 +41,5 @@ def check_norm(f: str, x: jax.Array, eps: float, **vectors: jax.Array) -> None:
 
 
 def row(vector: jax.Array, ndim: int) -> jax.Array:
-    """A vector along the last of several axes."""
+    """Reshapes a vector to `ndim` axes, along the last one."""
     return jnp.expand_dims(vector, range(ndim - 1))

@@ -1,4 +1,4 @@
-"""Loops over time: their order, sequences of different lengths, and sums over all steps."""
+"""Loops over time: axis order, masking by sequence length, and sums over all steps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from funcnet.ops.activations import bell
 def check_sequence(
     f: str, x: jax.Array, h0: jax.Array, lengths: jax.Array | None, **others: jax.Array
 ) -> None:
-    """Of x (..., T, I) and h0 (..., H) the batch axes must agree; lengths have their shape."""
+    """Checks that x (..., T, I), h0 (..., H) and lengths (...) have the same batch axes."""
     _check_real(f, x=x, h0=h0, **others)
     if x.ndim < 2:
         raise ValueError(f"{f}: x must have shape (..., T, I), got {x.shape}")
@@ -46,7 +46,7 @@ def check_weights(
     w_h: jax.Array,
     **biases: jax.Array,
 ) -> None:
-    """The g gates stand side by side: w_x (I, gH), w_h (H, gH) and biases (gH,)."""
+    """Checks the shapes for g concatenated gates: w_x (I, gH), w_h (H, gH), biases (gH,)."""
     _check_real(f, w_x=w_x, w_h=w_h, **biases)
     rows, columns = h0.shape[-1], gates * h0.shape[-1]
     expected = {"w_x": (x.shape[-1], columns), "w_h": (rows, columns)}
@@ -66,7 +66,7 @@ def _check_real(f: str, **arrays: jax.Array) -> None:
 
 
 def widen_alike(*arrays: jax.Array) -> tuple[Any, list[jax.Array]]:
-    """The floating dtype that all promote to, and the arrays in it; in float32 if it is narrow."""
+    """The floating dtype all arrays promote to, and the arrays cast to it, at least to float32."""
     dtype = jnp.result_type(*arrays)
     if not jnp.issubdtype(dtype, jnp.inexact):
         dtype = jnp.result_type(float)
@@ -74,31 +74,31 @@ def widen_alike(*arrays: jax.Array) -> tuple[Any, list[jax.Array]]:
 
 
 def valid_steps(x: jax.Array, lengths: jax.Array | None) -> jax.Array | None:
-    """Which steps belong to each sequence, shape (T, ..., 1); None for all of them."""
+    """Mask of the steps within each sequence's length, shape (T, ..., 1); None without lengths."""
     if lengths is None:
         return None
-    dtype = jnp.int32 if lengths.dtype.itemsize < 4 else lengths.dtype  # where T has room
+    dtype = jnp.int32 if lengths.dtype.itemsize < 4 else lengths.dtype  # wide enough for T
     steps = jnp.arange(x.shape[-2], dtype=dtype).reshape(-1, *[1] * lengths.ndim)
     return (steps < lengths.astype(dtype)[None])[..., None]
 
 
 def zero_unless(valid: jax.Array | None, x: jax.Array) -> jax.Array:
-    """0 in place of whatever stands where x is not valid."""
+    """Replaces x by 0 where it is not valid."""
     return x if valid is None else jnp.where(valid, x, jnp.zeros_like(x))
 
 
 def time_first(x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
-    """(..., T, n) as (T, ..., n), for `scan_time`; 0 at steps that are not valid."""
+    """Moves axes (..., T, n) to (T, ..., n), for `scan_time`; masked steps become 0."""
     return zero_unless(valid, jnp.moveaxis(x, -2, 0))
 
 
 def as_row(b: jax.Array, h0: jax.Array) -> jax.Array:
-    """A bias (n,) with the axes of a state (..., H), to be added to each."""
+    """Reshapes a bias (n,) to the number of axes of a state (..., H)."""
     return jnp.expand_dims(b, tuple(range(h0.ndim - 1)))
 
 
 def time_last(x: jax.Array) -> jax.Array:
-    """(T, ..., n) as (..., T, n)."""
+    """Moves axes (T, ..., n) to (..., T, n)."""
     return jnp.moveaxis(x, 0, -2)
 
 
@@ -110,9 +110,9 @@ def scan_time(
     *,
     reverse: bool,
 ) -> tuple[Any, Any]:
-    """`jax.lax.scan` that a sequence takes part in while it lasts.
+    """Masked `jax.lax.scan`: a sequence's state is frozen past its length.
 
-    Where a step is not valid the state stays as it is, and the outputs are 0.
+    At steps that are not valid the state does not change, and the outputs are 0.
     """
 
     def masked(state: Any, slices: Any) -> tuple[Any, Any]:
@@ -129,10 +129,10 @@ def scan_time(
 def states_before(
     hs: jax.Array, h0: jax.Array, valid: jax.Array | None, *, reverse: bool
 ) -> jax.Array:
-    """The states before the steps (T, ..., H), the first being h0, from those after (..., T, H).
+    """The states before each step (T, ..., H), starting with h0, from those after (..., T, H).
 
-    In reverse the first step of a sequence is its last in time, and the one after that is not
-    valid: there, too, h0 is put.
+    In reverse, a sequence starts at its last valid step, and the state before it is read from the
+    next step, which is masked. So h0 is put at all masked steps.
     """
     first, hs = batch_like(h0, hs)[None], time_first(hs)
     if valid is not None:
@@ -145,9 +145,9 @@ def states_before(
 def sum_of_products(left: jax.Array, right: jax.Array, like: jax.Array) -> jax.Array:
     """Σ left_i right_j over time and batch as one matrix product, sharded like `like`.
 
-    Of a product over more axes than one, XLA:CPU adds up all terms one by one, so that it rounds
-    more than autodiff's sum of the products of each step. With time and batch as one axis it would
-    not, but devices that share the batch would have to gather all of it.
+    In a product that contracts more than one axis, XLA:CPU adds all terms one by one, so it rounds
+    more than autodiff's sum of the products of each step. Merging time and batch into one axis
+    would avoid this, but devices that share the batch would have to gather all of it.
     """
     axes = tuple(range(left.ndim - 1))
     return lax.dot_general(
@@ -159,15 +159,15 @@ def sum_of_products(left: jax.Array, right: jax.Array, like: jax.Array) -> jax.A
 
 
 def sum_of_steps(x: jax.Array) -> jax.Array:
-    """The sum over time and batch, of shape (n,)."""
+    """Sums over time and batch; the result has shape (n,)."""
     return x.sum(tuple(range(x.ndim - 1)))
 
 
 def sigmoid_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of y = s(x) the slope is s(x) s(−x); y(1 − y) would round to 0 in the tail."""
+    """Sigmoid y = s(x) and y′ = s(x) s(−x), because y(1 − y) would round to 0 in the tail."""
     return lax.logistic(x), bell(x)
 
 
 def tanh_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of t = tanh x = 2 s(2x) − 1 the slope is 4 s(2x) s(−2x); 1 − t² would round to 0."""
+    """Tanh t = 2 s(2x) − 1 and t′ = 4 s(2x) s(−2x), because 1 − t² would round to 0."""
     return jnp.tanh(x), 4 * bell(2 * x)

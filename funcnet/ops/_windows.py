@@ -1,6 +1,6 @@
-"""Windows that slide over the spatial axes of (b, *spatial, c): where they lie, and what they see.
+"""Sliding windows over the spatial axes of (b, *spatial, c): their positions and their contents.
 
-The window o ∈ out has its tap t at the place p = o·stride + t·dilation − low of x, on each axis.
+On each axis, tap t of window o ∈ out reads position p = o·stride + t·dilation − low of x.
 """
 
 import itertools
@@ -20,37 +20,37 @@ from funcnet._arrays import explicit_sharding
 Ints = int | Sequence[int]
 Padding = str | Sequence[tuple[int, int]]
 
-MOST_TERMS = 64  # that a program writes out one by one
+MOST_TERMS = 64  # of a sum that the program writes out term by term
 
 
 class Windows(NamedTuple):
-    """The geometry; everything has one entry for each spatial axis."""
+    """The geometry of the windows; each field has one entry per spatial axis."""
 
     sizes: tuple[int, ...]  # of x
     window: tuple[int, ...]  # number of taps
     strides: tuple[int, ...]
-    dilation: tuple[int, ...]  # distance of two taps
+    dilation: tuple[int, ...]  # distance between neighbouring taps
     padding: tuple[tuple[int, int], ...]  # (low, high)
 
     @property
     def extent(self) -> tuple[int, ...]:
-        """The places from the first to the last tap of a window, both included."""
+        """The length of a window from its first to its last tap, both included."""
         return tuple((k - 1) * d + 1 for k, d in zip(self.window, self.dilation, strict=True))
 
     @property
     def out(self) -> tuple[int, ...]:
-        """The number of windows."""
+        """The number of windows on each axis."""
         of_axis = lambda size, low_high, e, s: (size + sum(low_high) - e) // s + 1
         return tuple(map(of_axis, self.sizes, self.padding, self.extent, self.strides))
 
     @property
     def span(self) -> tuple[int, ...]:
-        """The places from the first to the last that one tap sees, both included."""
+        """The length from the first to the last position that one tap reads, both included."""
         return tuple((o - 1) * s + 1 for o, s in zip(self.out, self.strides, strict=True))
 
 
 def per_axis(f: str, name: str, value: Ints, axes: int) -> tuple[int, ...]:
-    """One integer ≥ 1 for each spatial axis; a single one is for all."""
+    """One integer ≥ 1 per spatial axis; a single integer applies to all axes."""
     values = _integers(value, axes)
     if values is None or len(values) != axes or min(values) < 1:
         raise (TypeError if values is None else ValueError)(
@@ -60,7 +60,7 @@ def per_axis(f: str, name: str, value: Ints, axes: int) -> tuple[int, ...]:
 
 
 def window_sizes(f: str, name: str, value: Ints) -> tuple[int, ...]:
-    """The size of a window on each of 1 to 3 spatial axes; an int k is (k, k)."""
+    """The size of a window on each of 1 to 3 spatial axes; an int k means (k, k)."""
     values = _integers(value, 2)
     if values is None or len(values) not in (1, 2, 3) or min(values) < 1:
         raise (TypeError if values is None else ValueError)(
@@ -70,7 +70,7 @@ def window_sizes(f: str, name: str, value: Ints) -> tuple[int, ...]:
 
 
 def _integers(value: Any, axes: int) -> tuple[int, ...] | None:
-    """An integer once for each axis, or the integers of a sequence; None for anything else."""
+    """Repeats an int for each axis, or converts a sequence of ints; None for anything else."""
     number = as_int(value)
     if number is not None:
         return (number,) * axes
@@ -79,7 +79,7 @@ def _integers(value: Any, axes: int) -> tuple[int, ...] | None:
 
 
 def paddings(f: str, padding: Padding, axes: int) -> tuple[tuple[int, int], ...] | None:
-    """One pair (low, high) for each spatial axis; None for 'SAME' and 'VALID'."""
+    """One pair (low, high) per spatial axis; None for 'SAME' and 'VALID'."""
     if isinstance(padding, str) and padding in ("SAME", "VALID"):
         return None
     several = isinstance(padding, Sequence)
@@ -102,7 +102,7 @@ def slide(
     padding: Padding,
     dilation: Ints = 1,
 ) -> Windows:
-    """The windows over x, shape (..., *spatial, c); what does not fit raises a ValueError."""
+    """The windows over x, shape (..., *spatial, c); raises a ValueError if they do not fit."""
     axes = len(window)
     strides = per_axis(f, "strides", strides, axes)
     dilation = per_axis(f, "dilation", dilation, axes)
@@ -125,7 +125,7 @@ def slide(
 
 
 def fold(x: jax.Array, axes: int) -> jax.Array:
-    """x, shape (..., *spatial, c), with its leading axes made one batch axis."""
+    """Merges the leading axes of x, shape (..., *spatial, c), into one batch axis."""
     lead = x.ndim - axes - 1
     if lead < 2:
         return x if lead == 1 else x[None]
@@ -133,7 +133,7 @@ def fold(x: jax.Array, axes: int) -> jax.Array:
 
 
 def unfold(y: jax.Array, like: jax.Array) -> jax.Array:
-    """y, shape (b, *spatial, c), with the leading axes of `like`."""
+    """Splits the batch axis of y, shape (b, *spatial, c), into the leading axes of `like`."""
     lead = like.ndim - y.ndim + 1
     if lead < 2:
         return y if lead == 1 else y[0]
@@ -144,7 +144,7 @@ def unfold(y: jax.Array, like: jax.Array) -> jax.Array:
 def _reshape(
     x: jax.Array, shape: tuple[int, ...], spec: Callable[..., tuple[Any, ...]]
 ) -> jax.Array:
-    """x.reshape(shape), where an axis that is sharded explicitly stays so: `spec` maps the axes."""
+    """x.reshape(shape) that keeps the explicit sharding of axes; `spec` maps old axes to new."""
     sharding = explicit_sharding(x)
     if sharding is None or not any(sharding.spec):
         return x.reshape(shape)
@@ -153,13 +153,13 @@ def _reshape(
 
 
 def split_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
-    """One axis of x split into two, the second of the given size."""
+    """Splits one axis of x into two; the second has the given size."""
     shape = (*x.shape[:axis], x.shape[axis] // size, size, *x.shape[axis + 1 :])
     return _reshape(x, shape, lambda *s: (*s[: axis + 1], None, *s[axis + 1 :]))
 
 
 def taps(x: jax.Array, w: Windows, fill: Any = 0.0) -> Iterator[jax.Array]:
-    """What each tap sees of x, shape (b, *out, c), in row-major order of the taps."""
+    """Yields the elements of x that each tap reads, shape (b, *out, c), in row-major order."""
     x = surround(x, w, fill)
     for t in itertools.product(*map(range, w.window)):
         start = tuple(map(operator.mul, t, w.dilation))
@@ -168,20 +168,20 @@ def taps(x: jax.Array, w: Windows, fill: Any = 0.0) -> Iterator[jax.Array]:
 
 
 def surround(x: jax.Array, w: Windows, fill: Any = 0.0) -> jax.Array:
-    """Puts the padding around x."""
+    """Pads x with `fill`."""
     pads = [(0, 0, 0), *((low, high, 0) for low, high in w.padding), (0, 0, 0)]
     return jax.lax.pad(x, jnp.asarray(fill, x.dtype), pads)
 
 
 def tap(x: jax.Array, w: Windows, t: jax.Array) -> jax.Array:
-    """What the tap t, known at run time, sees of x with its padding, shape (b, *out, c)."""
+    """The elements of the padded x that tap t reads, shape (b, *out, c); t may be traced."""
     zero, sizes = np.int32(0), (x.shape[0], *w.span, x.shape[-1])
     part = jax.lax.dynamic_slice(x, (zero, *(t * np.array(w.dilation, t.dtype)), zero), sizes)
     return jax.lax.slice(part, (0,) * x.ndim, sizes, (1, *w.strides, 1))
 
 
 def stages(w: Windows) -> list[Windows]:
-    """Windows along one axis at a time, the last axis first, which in turn make those of w."""
+    """Splits w into windows along single axes, last axis first; applied in turn they equal w."""
     one, none = (1,) * len(w.sizes), ((0, 0),) * len(w.sizes)
     only = lambda i, rest, own: (*rest[:i], own[i], *rest[i + 1 :])
     return [
@@ -197,17 +197,17 @@ def stages(w: Windows) -> list[Windows]:
 
 
 class Reach(NamedTuple):
-    """The taps of windows as seen from x. Its place p lies in block i at r: p + low = i·stride + r.
+    """Which taps read a position p of x; it is in block i at offset r: p + low = i·stride + r.
 
-    Window o = i − q covers it with the tap t where t·dilation = q·stride + r, if there is one.
+    Window o = i − q reads p with the tap t for which t·dilation = q·stride + r, if there is one.
     """
 
-    shifts: tuple[tuple[int, ...], ...]  # all q of any tap
-    tap: np.ndarray  # the number of t in row-major order, by q₁, r₁, q₂, r₂, …; −1 where none is
+    shifts: tuple[tuple[int, ...], ...]  # all q that have a tap
+    tap: np.ndarray  # row-major index of t, by q₁, r₁, q₂, r₂, …; −1 if there is no tap
 
 
 def reach(w: Windows) -> Reach:
-    """Which taps see a place of x."""
+    """Computes which taps read each position of x."""
     counts = [(e - 1) // s + 1 for e, s in zip(w.extent, w.strides, strict=True)]
     number = np.full([q * s for q, s in zip(counts, w.strides, strict=True)], -1)
     at = tuple(slice(0, e, d) for e, d in zip(w.extent, w.dilation, strict=True))
@@ -225,17 +225,17 @@ def _of(tap: np.ndarray, q: tuple[int, ...]) -> np.ndarray:
 def spread(
     term: Callable[..., jax.Array], arrays: tuple[jax.Array, ...], w: Windows, r: Reach
 ) -> jax.Array:
-    """The sum at each place of x over the windows that cover it: a transpose of `taps`.
+    """Sums, at each position of x, over the windows that cover it: a transpose of `taps`.
 
-    It takes as many terms as windows cover one place if it is covered least: one, if they do not
-    overlap. All are sums of arrays of the size of x; none is scattered.
+    The sum has one term per shift q, so a single term if windows do not overlap. Each term is an
+    array of the size of x; nothing is scattered.
 
     Args:
-      term: (tap, *shifted) -> what the windows at one shift give to each place. `tap` is the number
-        of the tap, shape (1, 1, s₁, 1, s₂, …, 1), −1 where none is; `shifted` are the arrays at
-        these windows, shape (b, i₁, 1, i₂, 1, …, c); the result has shape
+      term: (tap, *shifted) -> the contribution of the windows at one shift to each position. `tap`
+        is the index of the tap, shape (1, 1, s₁, 1, s₂, …, 1), −1 if there is no tap; `shifted` are
+        the arrays at these windows, shape (b, i₁, 1, i₂, 1, …, c); the result has shape
         (b, i₁, s₁, i₂, s₂, …, c).
-      arrays: Of shape (b, *out, c); term must give 0 where all are 0.
+      arrays: Arrays of shape (b, *out, c). `term` must return 0 where they are all 0.
       w: The windows.
       r: `reach(w)`.
 

@@ -1,4 +1,4 @@
-"""Activation functions that are applied element by element."""
+"""Element-wise activation functions."""
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,14 @@ def _bell_slope(x: jax.Array) -> jax.Array:
 
 @has_derivative(_bell_slope)
 def bell(x: jax.Array) -> jax.Array:
-    """s(x) s(−x) = e / (1 + e)² with e = exp(−|x|), s the sigmoid; full relative accuracy.
+    """The product s(x) s(−x) of the sigmoid s, to full relative accuracy.
 
-    The usual form y(1 − y) of the same quantity rounds to 0 as soon as y rounds to 1, in float32
-    from x = 16.6 on. This one has no subtraction, and |e| ≤ 1 cannot overflow. The product is even
-    in x, so that for complex x the half plane takes the place of the sign.
+        s(x) s(−x) = e / (1 + e)²,   e = exp(−|x|)
+
+    The usual form of the same quantity, y(1 − y) with y = s(x), rounds to 0 as soon as y rounds to
+    1, which in float32 happens from x = 16.6 on. The form above has no subtraction, and |e| ≤ 1
+    cannot overflow. The product is even in x, so for complex x the sign of the real part decides
+    between x and −x.
     """
     right = jnp.where(x.real < 0, -x, x) if jnp.iscomplexobj(x) else jnp.abs(x)
     e = jnp.exp(-right)
@@ -26,14 +29,14 @@ def bell(x: jax.Array) -> jax.Array:
 
 @elementwise(saves=lambda _: (), dx=lambda _, dy: dy)
 def identity(x: jax.Array) -> jax.Array:
-    """The identity: the activation of an output layer in regression.
+    """The identity function, the activation of an output layer in regression.
 
         y = x,   dx = dy.
 
     Saves nothing.
 
     Args:
-      x: Any shape.
+      x: Input of any shape.
 
     Returns:
       x.
@@ -48,15 +51,15 @@ def identity(x: jax.Array) -> jax.Array:
 
 @elementwise(saves=lambda _: (), dx=lambda _, dy: jnp.zeros_like(dy))
 def step(x: jax.Array) -> jax.Array:
-    """The step function: does the neuron fire?
+    """The step function, 1 where the neuron fires and 0 elsewhere.
 
         y = 1 if x ≥ 0, else 0.
 
-    The derivative is 0 wherever it exists; at the jump, where it does not, dx = 0 as well. Saves
-    nothing.
+    The derivative is 0 wherever it exists. At the jump it does not exist, and the rule gives dx = 0
+    there as well. Saves nothing.
 
     Args:
-      x: Any shape, real.
+      x: Real input of any shape.
 
     Returns:
       0 or 1, with the shape and dtype of x; nan where x is nan.
@@ -68,7 +71,7 @@ def step(x: jax.Array) -> jax.Array:
     """
     x = ordered("step", x)
     zero = jnp.zeros_like(x)
-    fired = jnp.where(x >= zero, jnp.ones_like(x), jax.lax.stop_gradient(x))  # what is left is nan
+    fired = jnp.where(x >= zero, jnp.ones_like(x), jax.lax.stop_gradient(x))  # only nan remains
     return jnp.where(x < zero, zero, fired)
 
 
@@ -78,20 +81,22 @@ def step(x: jax.Array) -> jax.Array:
     inexact=("x",),
 )
 def sigmoid(x: jax.Array) -> jax.Array:
-    """The logistic sigmoid s.
+    """The logistic sigmoid.
 
         y = s(x) = 1 / (1 + e⁻ˣ)
 
-    From ds/dx = e⁻ˣ / (1 + e⁻ˣ)², the product of 1 / (1 + e⁻ˣ) = s(x) and e⁻ˣ / (1 + e⁻ˣ) = s(−x),
+    The derivative ds/dx = e⁻ˣ / (1 + e⁻ˣ)² is the product of 1 / (1 + e⁻ˣ) = s(x) and
+    e⁻ˣ / (1 + e⁻ˣ) = s(−x), so
 
         dx = dy ⊙ s(x) s(−x).
 
-    It equals y(1 − y), but has no cancellation: the rule is accurate in both tails, where autodiff
-    of the forward returns 0 from x = 16.6 on in float32. The price is to save x, where autodiff
-    saves y, which the next layer keeps anyway, and one exp in the backward pass. Saves x.
+    s(x) s(−x) equals y(1 − y) but has no cancellation: the rule is accurate in both tails, whereas
+    autodiff of the forward function returns 0 from x = 16.6 on in float32. In exchange, the
+    backward pass computes one exp, and the rule saves x, whereas autodiff saves y, which the next
+    layer keeps anyway. Saves x.
 
     Args:
-      x: Any shape, real or complex.
+      x: Real or complex input of any shape.
 
     Returns:
       y, in [0, 1] for real x, with the shape and dtype of x.
@@ -106,23 +111,24 @@ def sigmoid(x: jax.Array) -> jax.Array:
 
 @elementwise(
     saves=lambda x: x,
-    dx=lambda x, dy: (4 * widen(dy) * bell(2 * widen(x))).astype(dy.dtype),
+    # x + x, because 2 x is nan for an infinite complex x
+    dx=lambda x, dy: (4 * widen(dy) * bell(widen(x) + widen(x))).astype(dy.dtype),
     inexact=("x",),
 )
 def tanh(x: jax.Array) -> jax.Array:
     """The hyperbolic tangent.
 
-        y = tanh x = 2 s(2x) − 1,   s the sigmoid
+        y = tanh x = 2 s(2x) − 1,   where s is the sigmoid
 
-    By the chain rule, from s′(u) = s(u) s(−u),
+    By the chain rule and s′(u) = s(u) s(−u),
 
         dx = dy ⊙ 4 s(2x) s(−2x).
 
-    It equals 1 − y², but has no cancellation: the rule is accurate in both tails. The price is that
-    of `sigmoid`. Saves x.
+    4 s(2x) s(−2x) equals 1 − y² but has no cancellation: the rule is accurate in both tails. Its
+    costs are those of `sigmoid`. Saves x.
 
     Args:
-      x: Any shape, real or complex.
+      x: Real or complex input of any shape.
 
     Returns:
       y, in [−1, 1] for real x, with the shape and dtype of x.
@@ -144,11 +150,11 @@ def relu(x: jax.Array) -> jax.Array:
 
         y = 0 if x < 0, else x;   dx = 0 if x < 0, else dy.
 
-    At exactly 0 the derivative is 1, as the source defines it (`jax.nn.relu` takes 0, and
-    `jnp.maximum(x, 0)` takes ½). Saves the mask of x ≥ 0, one byte per element.
+    At exactly 0 the derivative is 1, as the source defines it (it is 0 in `jax.nn.relu` and ½ in
+    `jnp.maximum(x, 0)`). Saves the mask of x ≥ 0, one byte per element.
 
     Args:
-      x: Any shape, real.
+      x: Real input of any shape.
 
     Returns:
       y ≥ 0, with the shape and dtype of x; nan where x is nan.

@@ -14,7 +14,7 @@ SELU_SCALE = 1.0507009873554805
 def _elu(x: jax.Array, scale: float, alpha: float) -> jax.Array:
     x = jnp.asarray(x)
     wide = widen(x)
-    below = jnp.where(wide > 0, jnp.zeros_like(wide), wide)  # no overflow for autodiff to meet
+    below = jnp.where(wide > 0, jnp.zeros_like(wide), wide)  # so that autodiff does not overflow
     return (scale * jnp.where(wide > 0, wide, alpha * jnp.expm1(below))).astype(x.dtype)
 
 
@@ -29,16 +29,16 @@ def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
 
         y = x if x > 0, else α (eˣ − 1);   dx = dy if x > 0, else dy α eˣ.
 
-    It is α eˣ itself, not the equal y + α, which rounds to 0 as soon as y rounds to −α: the rule is
-    accurate in the tail, where autodiff of the forward returns 0 from x = −17 on in float32. At 0
-    the derivative is α, as in `jax.nn.elu`. Saves x.
+    The rule computes α eˣ itself, not y + α, which is equal but rounds to 0 as soon as y rounds to
+    −α. It is therefore accurate in the tail, where autodiff of the forward function returns 0 from
+    x = −17 downwards in float32. At 0 the derivative is α, as in `jax.nn.elu`. Saves x.
 
     Args:
-      x: Any shape.
-      alpha: α, finite: the bound −α of y. Static.
+      x: Real input of any shape.
+      alpha: α, a finite number; y tends to −α as x → −∞. Static.
 
     Returns:
-      y > −α, with the shape and dtype of x.
+      y with the shape and dtype of x; y ≥ −α if α ≥ 0.
 
     Reference: Clevert, Unterthiner & Hochreiter, Exponential linear units, 2015, equation 15,
     arXiv:1511.07289.
@@ -52,18 +52,19 @@ def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
 
 @recomputed(lambda x: _elu_slope(x, SELU_SCALE, SELU_ALPHA))
 def selu(x: jax.Array) -> jax.Array:
-    """The scaled exponential linear unit, of which the normal distribution is a fixed point.
+    """The scaled exponential linear unit, for which mean 0 and variance 1 are a fixed point.
 
         y = λ x if x > 0, else λ α (eˣ − 1);   dx = λ dy if x > 0, else λ α eˣ dy,
 
-    with α = 1.67326… and λ = 1.05070…, for which a layer keeps mean 0 and variance 1. At 0 the
-    derivative is λ α, as in `jax.nn.selu`. Accurate in the tail as `elu` is. Saves x.
+    where α = 1.67326… and λ = 1.05070… are chosen so that a layer keeps mean 0 and variance 1. At 0
+    the derivative is λ α, as in `jax.nn.selu`. The rule is accurate in the tail, like that of
+    `elu`. Saves x.
 
     Args:
-      x: Any shape.
+      x: Real input of any shape.
 
     Returns:
-      y > −λ α, with the shape and dtype of x.
+      y ≥ −λ α, with the shape and dtype of x.
 
     Reference: Klambauer et al., Self-normalizing neural networks, 2017, equations 2 and 14,
     arXiv:1706.02515.

@@ -1,4 +1,4 @@
-"""Gated linear units: one half of the features, by an activation of it, lets the other through."""
+"""Gated linear units: an activation of one half of the features multiplies the other half."""
 
 from collections.abc import Callable
 
@@ -21,18 +21,18 @@ def _gated(f: str, activation: Activation, gate: jax.Array, up: jax.Array) -> ja
 
 @rule(real=("gate", "up"))
 def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
-    """The gated linear unit with the gate `silu`.
+    """The gated linear unit with `silu` as the activation of the gate.
 
         y = silu(a) ⊙ b,   silu(a) = a s(a)
 
-    a is the gate and b is `up`, two linear maps of the same features.
+    Here a is `gate` and b is `up`; both are linear maps of the same features.
 
     Args:
-      gate: a, any shape.
-      up: b, the shape of gate.
+      gate: a, of any shape.
+      up: b, of the same shape as gate.
 
     Returns:
-      y, with that shape and the dtype that gate and up promote to.
+      y, with the shape of gate and the dtype that gate and up promote to.
 
     Raises:
       ValueError: If the shapes differ.
@@ -53,14 +53,14 @@ def swiglu_fwd(gate, up):
 def swiglu_bwd(residuals, dy):
     """The cotangents of gate and up.
 
-    From the product directly, with silu′(a) = s(a) + a s(a) s(−a) as in `silu`,
+    By the product rule, with silu′(a) = s(a) + a s(a) s(−a) as in `silu`,
 
         da = dy ⊙ b ⊙ silu′(a),   db = dy ⊙ silu(a).                                          (1)
     """
-    # Without a barrier XLA would keep silu(a) of fwd, and its parts, beside a and b.
+    # Without a barrier XLA would keep silu(a) of fwd and its parts in addition to a and b.
     gate, up = jax.lax.optimization_barrier(residuals)
     a, b, g = widen(gate), widen(up), widen(dy)
-    # Not one exponential for both: XLA:CPU would store it.
+    # Each line computes its own exponential, because XLA:CPU would store a shared one.
     dgate = g * b * silu_slope(a)  # (1)
     dup = g * silu.__wrapped__(a)
     return dgate.astype(gate.dtype), dup.astype(up.dtype)
@@ -71,20 +71,20 @@ swiglu.defvjp(swiglu_fwd, swiglu_bwd)
 
 @rule(real=("gate", "up"))
 def geglu(gate: jax.Array, up: jax.Array, *, approximate: bool = True) -> jax.Array:
-    """The gated linear unit with the gate `gelu`.
+    """The gated linear unit with `gelu` as the activation of the gate.
 
         y = gelu(a) ⊙ b,   gelu(a) = a Φ(a)
 
-    a is the gate and b is `up`, two linear maps of the same features. For the price of the
-    approximate form see `gelu`.
+    Here a is `gate` and b is `up`; both are linear maps of the same features. `gelu` tells what the
+    approximate form costs.
 
     Args:
-      gate: a, any shape.
-      up: b, the shape of gate.
-      approximate: Whether Φ is approximated, see `gelu`. Static.
+      gate: a, of any shape.
+      up: b, of the same shape as gate.
+      approximate: Whether to approximate Φ, as in `gelu`. Static.
 
     Returns:
-      y, with that shape and the dtype that gate and up promote to.
+      y, with the shape of gate and the dtype that gate and up promote to.
 
     Raises:
       ValueError: If the shapes differ.
@@ -105,7 +105,7 @@ def geglu_fwd(gate, up, *, approximate):
 def geglu_bwd(residuals, dy, *, approximate):
     """The cotangents of gate and up.
 
-    From the product directly, with the derivative of `gelu`,
+    By the product rule, with the derivative of `gelu`,
 
         da = dy ⊙ b ⊙ gelu′(a),   db = dy ⊙ gelu(a).                                          (1)
     """

@@ -1,6 +1,6 @@
-"""Activation functions that are linear between kinks, and their product with x.
+"""Piecewise linear activation functions, and the product of one of them with x.
 
-At a kink the derivative is that to the right, as it is for `relu`.
+At a kink the derivative is the one from the right, as it is for `relu`.
 """
 
 import jax
@@ -12,21 +12,21 @@ from funcnet.ops._elementwise import elementwise, ordered, recomputed
 
 
 def _bounds(x: jax.Array, low: float, high: float) -> tuple[jax.Array, jax.Array]:
-    """The two in the dtype of x; a negative one is 0 where it would wrap."""
+    """Both bounds in the dtype of x; a negative bound becomes 0 if it would wrap around."""
     if x.dtype == jnp.bool_ or jnp.issubdtype(x.dtype, jnp.unsignedinteger):
         low = max(low, 0)
     return jnp.full_like(x, low), jnp.full_like(x, high)
 
 
 def _clipped(x: jax.Array, low: float, high: float) -> jax.Array:
-    """Bounds x on two sides. Of two equal cases `where` takes the right one, autodiff too."""
+    """Clips x to [low, high]; at a bound, autodiff gives the derivative from the right."""
     least, most = _bounds(x, low, high)
     return jnp.where(x < least, least, jnp.where(x >= most, most, x))
 
 
 def _is_between(x: jax.Array, low: float, high: float) -> jax.Array:
     least, most = _bounds(x, low, high)
-    return ~((x < least) | (x >= most))  # so is nan
+    return ~((x < least) | (x >= most))  # True for nan
 
 
 def _where(inside: jax.Array, dy: jax.Array) -> jax.Array:
@@ -34,7 +34,7 @@ def _where(inside: jax.Array, dy: jax.Array) -> jax.Array:
 
 
 def _scaled(factor: float, x: jax.Array) -> jax.Array:
-    """`factor` x, with a factor that is not rounded to a narrow dtype."""
+    """The product `factor` · x, where the factor is not rounded to a narrow dtype."""
     return (factor * widen(x)).astype(x.dtype)
 
 
@@ -44,15 +44,15 @@ def _scaled(factor: float, x: jax.Array) -> jax.Array:
     real=("x",),
 )
 def leaky_relu(x: jax.Array, *, negative_slope: float = 0.01) -> jax.Array:
-    """The rectified linear unit with a slope below 0 as well.
+    """The rectified linear unit with a slope for negative x as well.
 
         y = x if x ≥ 0, else a x;   dx = dy if x ≥ 0, else a dy.
 
     At 0 the derivative is 1, as in `jax.nn.leaky_relu`. Saves the mask x < 0, one byte per element.
 
     Args:
-      x: Any shape.
-      negative_slope: a, finite. Static.
+      x: Real input of any shape.
+      negative_slope: a, the slope for x < 0, a finite number. Static.
 
     Returns:
       y, with the shape and dtype of x.
@@ -70,15 +70,15 @@ def leaky_relu(x: jax.Array, *, negative_slope: float = 0.01) -> jax.Array:
 
 @elementwise(saves=lambda x: _is_between(x, 0, 6), dx=_where, real=("x",))
 def relu6(x: jax.Array) -> jax.Array:
-    """The rectified linear unit, bounded by 6.
+    """The rectified linear unit, clipped at 6.
 
         y = min(max(x, 0), 6);   dx = dy if 0 ≤ x < 6, else 0.
 
-    At 0 the derivative is 1, that of `relu` (`jax.nn.relu6` takes 0), at 6 it is 0. Saves the mask
-    of the interval, one byte per element.
+    The derivative is 1 at 0, as for `relu` (0 in `jax.nn.relu6`), and 0 at 6. Saves the mask of the
+    interval, one byte per element.
 
     Args:
-      x: Any shape.
+      x: Real input of any shape.
 
     Returns:
       y in [0, 6], with the shape and dtype of x.
@@ -93,15 +93,15 @@ def relu6(x: jax.Array) -> jax.Array:
 
 @elementwise(saves=lambda x: _is_between(x, -1, 1), dx=_where)
 def hard_tanh(x: jax.Array) -> jax.Array:
-    """The identity, bounded by −1 and 1.
+    """The hard tanh: the identity, clipped to [−1, 1].
 
         y = min(max(x, −1), 1);   dx = dy if −1 ≤ x < 1, else 0.
 
-    At −1 the derivative is 1, at 1 it is 0 (`jax.nn.hard_tanh` takes 1 at both). Saves the mask of
-    the interval, one byte per element.
+    The derivative is 1 at −1 and 0 at 1 (1 at both in `jax.nn.hard_tanh`). Saves the mask of the
+    interval, one byte per element.
 
     Args:
-      x: Any shape.
+      x: Real input of any shape.
 
     Returns:
       y in [−1, 1], with the shape and dtype of x.
@@ -120,15 +120,15 @@ def hard_tanh(x: jax.Array) -> jax.Array:
     real=("x",),
 )
 def hard_sigmoid(x: jax.Array) -> jax.Array:
-    """A sigmoid of three straight lines.
+    """The hard sigmoid, which consists of three straight lines.
 
         y = min(max(x + 3, 0), 6) / 6;   dx = dy / 6 if −3 ≤ x < 3, else 0.
 
-    At −3 the derivative is 1/6 (`jax.nn.hard_sigmoid` takes 0), at 3 it is 0. Saves the mask of the
+    The derivative is 1/6 at −3 (0 in `jax.nn.hard_sigmoid`) and 0 at 3. Saves the mask of the
     interval, one byte per element.
 
     Args:
-      x: Any shape.
+      x: Real input of any shape.
 
     Returns:
       y in [0, 1], with the shape and dtype of x.
@@ -150,19 +150,19 @@ def _hard_silu_slope(x: jax.Array) -> jax.Array:
 
 @recomputed(_hard_silu_slope)
 def hard_silu(x: jax.Array) -> jax.Array:
-    """A parabola between two straight lines: x times its `hard_sigmoid`; also called hard swish.
+    """The hard SiLU, or hard swish: x times `hard_sigmoid`, a parabola between two straight lines.
 
         y = x h(x),   h(x) = min(max(x + 3, 0), 6) / 6
 
-    Between −3 and 3, y = (x² + 3x)/6, and
+    Between −3 and 3, y is (x² + 3x)/6, so
 
         dx = dy (2x + 3)/6 if −3 ≤ x < 3,   0 if x < −3,   dy if x ≥ 3.
 
-    At −3 the derivative is −1/2, at 3 it is 1 (`jax.nn.hard_silu` takes 0 and 1). At −∞ value and
+    The derivative is −1/2 at −3 and 1 at 3 (0 and 1 in `jax.nn.hard_silu`). At −∞ the value and the
     derivative are 0 (`jax.nn.hard_silu` gives nan). Saves x.
 
     Args:
-      x: Any shape.
+      x: Real input of any shape.
 
     Returns:
       y ≥ −3/8, with the shape and dtype of x.
@@ -175,6 +175,6 @@ def hard_silu(x: jax.Array) -> jax.Array:
     x = jnp.asarray(x)
     wide = widen(x)
     inside = _is_between(wide, -3, 3)
-    t = jnp.where(inside, wide, jnp.zeros_like(wide))  # autodiff would meet 0 · ∞ beyond
+    t = jnp.where(inside, wide, jnp.zeros_like(wide))  # autodiff would give 0 · ∞ outside
     outside = jnp.where(wide < -3, jnp.zeros_like(wide), wide)
     return jnp.where(inside, t * (t + 3) / 6, outside).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""Smooth relatives of the rectifier: each tends to max(x, 0) on both sides."""
+"""Smooth variants of the rectifier, which tend to max(x, 0) as x → ±∞, and the log-sigmoid."""
 
 import functools
 import math
@@ -13,15 +13,15 @@ from funcnet.ops._elementwise import has_derivative, recomputed
 from funcnet.ops.activations import bell
 
 FAR = 1000.0
-"""From |x| = FAR on, s(x), Φ(x) and their like are exactly 0 or 1 in every dtype, and flat."""
+"""For |x| ≥ FAR, s(x), Φ(x) and similar functions are constant, exactly 0 or 1, in every dtype."""
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def near(x: jax.Array, above: float = FAR) -> jax.Array:
-    """Holds x between −FAR and `above`.
+    """Clips x to [−FAR, above].
 
-    The cotangent is selected, which drops even an ∞ · 0. It passes where x is nan, and becomes nan:
-    that of `clamp` would be 0.
+    Outside this interval the cotangent is replaced by 0, even if it is ∞ · 0. Where x is nan, the
+    cotangent passes and becomes nan; that of `clamp` would be 0.
     """
     bound = lambda value: jnp.asarray(value, x.dtype)
     return jax.lax.clamp(bound(-FAR), x, bound(above))
@@ -34,10 +34,10 @@ def _near_jvp(above, primals, tangents):
 
 
 def _up_to(last: float, f: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """f(x) for x ≤ `last`, and x beyond, where f(x) rounds to x in every dtype.
+    """f(x) for x ≤ `last`, and x itself above, where f(x) rounds to x in every dtype.
 
-    Up to `last` the square of f's denominator, and its inverse, must be normal numbers in float32:
-    autodiff of a quotient has them.
+    For x up to `last`, the square of f's denominator and the inverse of this square must be normal
+    numbers in float32, because autodiff of a quotient computes both.
     """
     x = jnp.asarray(x)
     wide = widen(x)
@@ -45,21 +45,21 @@ def _up_to(last: float, f: Callable[[jax.Array], jax.Array], x: jax.Array) -> ja
 
 
 _K = 512.0
-"""A factor of numerator and denominator, with which eˣ does not underflow before x eˣ does.
+"""A factor k of numerator and denominator, which keeps eˣ from underflowing before x eˣ does.
 
-k (h · h) with h = e^(x/2) XLA would replace by k eˣ; it leaves (k h) · h.
+With h = e^(x/2), XLA would replace k (h · h) by k eˣ, but it leaves (k h) · h unchanged.
 """
 
 
 def _times_sigmoid(x: jax.Array, u: jax.Array) -> jax.Array:
-    """The product x s(2u) = x h² / (1 + h²), h = eᵘ."""
+    """The product x s(2u) = x h² / (1 + h²), where h = eᵘ."""
     h = jnp.exp(u)
     n = (_K * h) * h
     return x * n / (n + _K)
 
 
 def _times_sigmoid_slope(x: jax.Array, u: jax.Array, rise: jax.Array) -> jax.Array:
-    """The derivative s(2u) + x 2u′ s(2u) s(−2u) of x s(2u), with rise = x 2u′."""
+    """The derivative of x s(2u), which is s(2u) + x 2u′ s(2u) s(−2u); `rise` is x 2u′."""
     h = jnp.exp(u)
     kh = _K * h
     n = kh * h
@@ -68,7 +68,7 @@ def _times_sigmoid_slope(x: jax.Array, u: jax.Array, rise: jax.Array) -> jax.Arr
 
 
 def _times_sigmoid_curvature(x: jax.Array, u: jax.Array, du: Any, ddu: Any) -> jax.Array:
-    """The second derivative of x s(2u), for u of the sign of x, with du = u′ and ddu = u″.
+    """The second derivative of x s(2u), where u has the sign of x, du = u′ and ddu = u″.
 
     From s′(v) = s(v) s(−v) and s″(v) = −s′(v) tanh(v/2),
 
@@ -87,8 +87,8 @@ def _silu_curvature(x: jax.Array) -> jax.Array:
 
 @has_derivative(_silu_curvature)
 def silu_slope(x: jax.Array) -> jax.Array:
-    """The derivative of `silu`, for x in float32 at least."""
-    t = near(x, 44.0)  # where it is 1, in every dtype
+    """The derivative of `silu`, for x in float32 or a wider dtype."""
+    t = near(x, 44.0)  # the derivative is 1 from there on, in every dtype
     return _times_sigmoid_slope(t, 0.5 * t, t)
 
 
@@ -102,12 +102,13 @@ def silu(x: jax.Array) -> jax.Array:
 
         dx = dy ⊙ (s(x) + x s(x) s(−x)).
 
-    Nothing cancels but where the derivative is 0. With h = e^(x/2), s(x) = k h² / (k + k h²) and
-    s(x) s(−x) = (k h / (k + k h²))²; a k of 2⁹ lets them underflow after y alone. At ±∞ value and
-    derivative have their limits (`jax.nn.silu` gives nan). Saves x.
+    Terms cancel only where the derivative is 0. With h = e^(x/2), the two factors are computed as
+    s(x) = k h² / (k + k h²) and s(x) s(−x) = (k h / (k + k h²))²; with k = 2⁹ they underflow only
+    after y does. At ±∞ the value and the derivative equal their limits (`jax.nn.silu` gives nan).
+    Saves x.
 
     Args:
-      x: Any shape.
+      x: Real input of any shape.
 
     Returns:
       y ≥ −0.2785, with the shape and dtype of x.
@@ -122,8 +123,8 @@ def silu(x: jax.Array) -> jax.Array:
 
 
 _ROOT_HALF = math.sqrt(0.5)
-_LINEAR = math.sqrt(2 / math.pi)  # of u
-_CUBIC = 0.044715 * _LINEAR
+_LINEAR = math.sqrt(2 / math.pi)  # the coefficient of x in u
+_CUBIC = 0.044715 * _LINEAR  # the coefficient of x³ in u
 
 
 def _gelu_curvature(x: jax.Array, *, approximate: bool) -> jax.Array:
@@ -132,14 +133,14 @@ def _gelu_curvature(x: jax.Array, *, approximate: bool) -> jax.Array:
     if approximate:
         u, du = t * (_LINEAR + _CUBIC * square), _LINEAR + 3 * _CUBIC * square
         return _times_sigmoid_curvature(t, u, du, 6 * _CUBIC * t)
-    root = jnp.exp(-0.25 * square)  # of the density
+    root = jnp.exp(-0.25 * square)  # the square root of e^(−x²/2)
     return math.sqrt(0.5 / math.pi) * (root * (root * (2 - square)))
 
 
 @has_derivative(_gelu_curvature)
 def gelu_slope(x: jax.Array, *, approximate: bool) -> jax.Array:
-    """The derivative of `gelu`, for x in float32 at least."""
-    t = near(x, 9.0)  # where it is 1, in every dtype
+    """The derivative of `gelu`, for x in float32 or a wider dtype."""
+    t = near(x, 9.0)  # the derivative is 1 from there on, in every dtype
     if approximate:
         square = t * t
         rise = t * (2 * _LINEAR + 6 * _CUBIC * square)
@@ -161,21 +162,24 @@ def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
 
         y = x Φ(x),   Φ(x) = ½ erfc(−x/√2)
 
-    Φ is the distribution function of a standard normal, and φ(x) = e^(−x²/2) / √(2π) its density:
+    Φ is the cumulative distribution function of the standard normal distribution. With its density
+    φ(x) = e^(−x²/2) / √(2π),
 
         dx = dy ⊙ (Φ(x) + x φ(x)).
 
-    The usual approximation replaces Φ(x) by s(2u), which is ½ (1 + tanh u) without cancellation:
+    The usual approximation replaces Φ(x) by ½ (1 + tanh u), computed here without cancellation as
+    s(2u), where s is the sigmoid:
 
         y = x s(2u),   u = √(2/π) (x + 0.044715 x³),   dx = dy ⊙ (s(2u) + 2x u′ s(2u) s(−2u)).
 
-    At ±∞ value and derivative have their limits (`jax.nn.gelu` gives nan at −∞). The exponential in
-    s costs more than the tanh of `jax.nn.gelu`, so that this form is slower than its autodiff; in
-    exchange nothing cancels, where 1 + tanh has no digit left from x = −5 on. Saves x.
+    At ±∞ the value and the derivative equal their limits (`jax.nn.gelu` gives nan at −∞). The
+    exponential in s costs more than the tanh of `jax.nn.gelu`, so the approximate form is slower
+    than autodiff of `jax.nn.gelu`. In exchange nothing cancels, whereas 1 + tanh has no digit left
+    from x = −5 downwards. Saves x.
 
     Args:
-      x: Any shape.
-      approximate: Whether Φ is approximated, as in `jax.nn.gelu`. Static.
+      x: Real input of any shape.
+      approximate: Whether to approximate Φ, as in `jax.nn.gelu`. Static.
 
     Returns:
       y ≥ −0.1701, with the shape and dtype of x.
@@ -197,10 +201,10 @@ def _mish(x: jax.Array) -> jax.Array:
 
 
 def _mish_curvature(x: jax.Array) -> jax.Array:
-    """The second derivative of `mish`, 2τ′ + x τ″, from e = e^(−|x|).
+    """The second derivative of `mish`, 2τ′ + x τ″, computed from e = e^(−|x|).
 
-    For x > 0 the numerators and denominators below are divided by the highest power of w, which
-    reverses the order of their coefficients.
+    For x > 0 the code divides the numerator and the denominator below by their highest power of w,
+    which reverses the order of the coefficients of each polynomial.
 
         2τ′ + x τ″ = 4w (2w³ + 6w² + 8w + 4 − x (2w³ + 3w² − 2w − 2)) / (w² + 2w + 2)³,   w = eˣ
     """
@@ -208,7 +212,7 @@ def _mish_curvature(x: jax.Array) -> jax.Array:
     h = jnp.exp(-0.5 * jnp.abs(t))
     e, below = h * h, t < 0
 
-    def polynomial(*c: float) -> jax.Array:  # the highest coefficient first
+    def polynomial(*c: float) -> jax.Array:  # from the highest power to the lowest
         of_e = lambda c: functools.reduce(lambda p, k: p * e + k, c[1:], jnp.full_like(e, c[0]))
         return jnp.where(below, of_e(c), of_e(c[::-1]))
 
@@ -219,7 +223,7 @@ def _mish_curvature(x: jax.Array) -> jax.Array:
 
 @has_derivative(_mish_curvature)
 def _mish_slope(x: jax.Array) -> jax.Array:
-    t = near(x, 25.0)  # where it is 1, in every dtype
+    t = near(x, 25.0)  # the derivative is 1 from there on, in every dtype
     h = jnp.exp(0.5 * t)
     kw = (_K * h) * h
     w = (1 / _K) * kw
@@ -230,20 +234,20 @@ def _mish_slope(x: jax.Array) -> jax.Array:
 
 @recomputed(_mish_slope)
 def mish(x: jax.Array) -> jax.Array:
-    """The self-regularised rectifier of Misra.
+    """The Mish activation, the self-regularised rectifier of Misra.
 
         y = x τ(x),   τ(x) = tanh(log(1 + eˣ)) = (w² + 2w) / (w² + 2w + 2),   w = eˣ
 
-    Hence
+    By the product rule,
 
         dx = dy ⊙ (τ + x τ′),   τ′ = 4w (w + 1) / (w² + 2w + 2)².
 
-    There is no difference that cancels, and w does not underflow before y does, as in `silu`;
-    beyond x = 18.6, where w² would overflow in the end, y is x. At ±∞ value and derivative have
-    their limits. Saves x.
+    As in `silu`, terms cancel only where the derivative is 0, and w does not underflow before y
+    does. Above x = 18.6, y is x, because w² would eventually overflow. At ±∞ the value and the
+    derivative equal their limits. Saves x.
 
     Args:
-      x: Any shape.
+      x: Real input of any shape.
 
     Returns:
       y ≥ −0.3089, with the shape and dtype of x.
@@ -264,7 +268,7 @@ def _sigmoid(x: jax.Array) -> jax.Array:
 
 @recomputed(_sigmoid)
 def softplus(x: jax.Array) -> jax.Array:
-    """The softplus, a smooth max(x, 0).
+    """The softplus, a smooth approximation of max(x, 0).
 
         y = log(1 + eˣ) = max(x, 0) + log(1 + e^(−|x|))
 
@@ -275,7 +279,7 @@ def softplus(x: jax.Array) -> jax.Array:
     Saves x.
 
     Args:
-      x: Any shape.
+      x: Real input of any shape.
 
     Returns:
       y ≥ 0, with the shape and dtype of x.
@@ -297,14 +301,14 @@ def log_sigmoid(x: jax.Array) -> jax.Array:
 
         y = log s(x) = min(x, 0) − log(1 + e^(−|x|))
 
-    From (log s)′ = s′/s and s′ = s(x) s(−x),
+    From (log s)′ = s′/s and s′(x) = s(x) s(−x),
 
         dx = dy ⊙ s(−x).
 
     Saves x.
 
     Args:
-      x: Any shape.
+      x: Real input of any shape.
 
     Returns:
       y ≤ 0, with the shape and dtype of x.

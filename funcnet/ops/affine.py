@@ -9,14 +9,14 @@ from funcnet.rule import rule
 
 @rule
 def affine(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
-    """A linear map and a shift of the last axis.
+    """Affine map of the last axis: a matrix product plus a bias.
 
         Y = X · W + 1 b,   y_ij = Σ_α x_iα w_αj + b_j
 
     Args:
-      x: X, shape (..., n): every leading axis is a batch axis.
+      x: X, shape (..., n); all leading axes are batch axes.
       w: W, shape (n, m).
-      b: b, shape (m,); None for none.
+      b: b, shape (m,); None for no bias.
 
     Returns:
       Y, shape (..., m), of the dtype that x, w and b promote to.
@@ -53,7 +53,7 @@ def affine_fwd(x, w, b):
 def affine_bwd(residuals, dy):
     """The cotangents of x, w and b.
 
-    For one number each, y = wx + b, and dx = w dy, dw = x dy, db = dy. In general
+    For scalars, y = wx + b gives dx = w dy, dw = x dy and db = dy. In general,
     ∂y_ij/∂w_pq = x_ip if j = q, ∂y_ij/∂x_pq = w_qj if i = p, ∂y_ij/∂b_q = 1 if j = q, else 0, so
 
         dw_pq = Σ_i dy_iq x_ip,     dW = Xᵀ · dY,                                             (1)
@@ -73,7 +73,7 @@ def affine_bwd(residuals, dy):
 def _contract(
     left: jax.Array, right: jax.Array, i: tuple[int, ...], j: tuple[int, ...], *, like: jax.Array
 ) -> jax.Array:
-    """Sum of products over the axes i of left and j of right, typed and sharded like `like`."""
+    """Contracts axes i of left with j of right; the result has dtype and sharding of `like`."""
     dtype = jnp.result_type(left, right)
     product = jax.lax.dot_general(
         left.astype(dtype),

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention whose memory grows linearly with the sequence."""
+"""Scaled dot-product attention whose memory grows linearly with the sequence length."""
 
 import functools
 import math
@@ -35,33 +35,32 @@ def dot_product_attention(
     scale: float | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
-    """For each query a mean of the values, weighted by how well their keys fit the query.
+    """Scaled dot-product attention: a mean of the values, weighted by how well keys fit a query.
 
         S = α q kᵀ,   P = softmax(S) by rows, over the keys that the query sees,   y = P v
 
-    in each head. S and P are T × U numbers; they are computed by tiles and forgotten, so that
-    memory grows with T + U, and tiles in which causal attention sees nothing are skipped. A query
-    that sees no key gives 0 and has no gradient (`jax.nn.dot_product_attention` gives it the mean
-    of all values).
+    in each head. The T × U matrices S and P are computed in tiles and discarded, so memory grows
+    with T + U. Tiles that causal masking hides completely are skipped. A query that sees no key has
+    output 0 and no gradient (`jax.nn.dot_product_attention` returns the mean of all values).
 
-    What a query does not see has no influence on it, nor on any gradient, even if it is nan or
-    infinite. If what it sees is, then all its y is nan (without mask, lengths and causal, as the
-    products give it).
+    Keys and values that a query does not see have no influence on its output or on any gradient,
+    even if they are nan or infinite. If a key or value that it sees is not finite, its whole y is
+    nan (without mask, lengths and causal, y is what the plain products give).
 
     Args:
       q: Queries, shape (..., T, H, d).
-      k: Keys, shape (..., U, K, d), where K divides H: H/K neighbouring query heads share the keys
-        and values of a head.
+      k: Keys, shape (..., U, K, d). K must divide H: H/K consecutive query heads share the keys
+        and values of one head.
       v: Values, shape (..., U, K, e).
-      mask: Booleans, true where a query sees a key: any shape that broadcasts to (..., H, T, U).
+      mask: Booleans, true where a query sees a key; any shape that broadcasts to (..., H, T, U).
       lengths: Integers, shape (...): number of valid keys per example; later keys are masked.
       causal: Whether query i sees only the keys up to i + U − T, so that the last query sees all
-        (`jax.nn.dot_product_attention` has i for i + U − T). Static.
+        (`jax.nn.dot_product_attention` uses i in place of i + U − T). Static.
       scale: α, by default 1/√d. Static.
-      implementation: None for the tiles, on every backend. "cudnn" or "xla" hands over to that
-        implementation of `jax.nn.dot_product_attention` and to its gradient, where e = d, and
-        T = U if causal; queries that see no key, and nan in keys that are not seen, are as there.
-        Static.
+      implementation: None uses the tiles, on every backend. "cudnn" or "xla" uses that
+        implementation of `jax.nn.dot_product_attention` and its gradient; this requires e = d, and
+        T = U if causal. Queries that see no key, and nan in masked keys, are then treated as they
+        are there. Static.
 
     Returns:
       y, shape (..., T, H, e), with the dtype of q, k and v.
@@ -83,10 +82,10 @@ def dot_product_attention(
 
 
 def dot_product_attention_fwd(q, k, v, mask=None, lengths=None, *, causal, scale, implementation):
-    """Saves the arguments and y; and m = max S and s = Σ exp(S − m), two numbers for each query.
+    """Saves the arguments, y, and two numbers per query: m = max S and s = Σ exp(S − m).
 
-    They are kept apart: in their sum log s + m a large common offset of the scores would cost the
-    digits of log s. With an implementation of JAX, saves what that saves.
+    m and s are saved separately: in the sum log s + m, a large common offset of the scores would
+    cost the digits of log s. With an implementation of JAX, the residuals are those of JAX.
     """
     _check(q, k, v, mask, lengths, scale, implementation)
     if implementation is not None:
@@ -103,24 +102,26 @@ def dot_product_attention_bwd(residuals, dy, *, causal, scale, implementation):
 
         dv = Pᵀ dy.                                                                           (1)
 
-    Through the softmax of a row, dS_j = P_j (dP_j − Σ_l P_l dP_l). The sum needs no other tile:
-    dP_l = ⟨dy, v_l⟩, and Σ_l P_l v_l = y, so that
+    The softmax of a row gives dS_j = P_j (dP_j − Σ_l P_l dP_l). The sum needs no other tile:
+    dP_l = ⟨dy, v_l⟩ and Σ_l P_l v_l = y, so that
 
         dS = P ⊙ (dP − ⟨dy, y⟩),                                                              (2)
         dq = α dS k,   dk = α dSᵀ q.                                                          (3)
 
-    P = exp(S − m)/s is computed again by tiles. 1/s is a factor of dy and of ⟨dy, y⟩ instead, which
-    are smaller. Where P is nearly 1, (2) cancels, to a rounding of dP: so does autodiff.
+    P = exp(S − m)/s is recomputed in tiles. The factor 1/s is moved to dy and ⟨dy, y⟩, which are
+    smaller. The tiles are transposed: in the code, p is s Pᵀ, dp is dPᵀ/s and ds is dSᵀ, with
+    axes K (heads of k), u (keys), g (query heads per head of k) and t (queries). Where P is nearly
+    1, (2) cancels down to a rounding error of dP, as it does in autodiff.
 
-    Of a pair that is not seen P = 0, but 0 · nan is nan. So the products take 0 for what is not
-    finite. A query has part in that if y or dy is not finite, and so ⟨dy, y⟩: its P is nan instead,
-    for the keys that it sees.
+    A masked pair has P = 0, but 0 · nan is nan, so the products use 0 for numbers that are not
+    finite. If y or dy of a query is not finite, and hence ⟨dy, y⟩ is not, the query's P is nan
+    instead for the keys that it sees.
 
     Reference: Dao et al., FlashAttention, 2022, appendix B.2, arXiv:2205.14135.
     """
     if implementation is not None:
         return *residuals(dy), None, None
-    # Without a barrier XLA would keep P of small inputs, to save computing it again.
+    # Without the barrier XLA would keep P of small inputs instead of recomputing it.
     q, k, v, mask, lengths, y, m, s = jax.lax.optimization_barrier(residuals)
     a = _Arguments(q, k, v, mask, lengths, causal, scale)
     (bt, bu), length, alpha = a.tiles.block, a.tiles.padded[0], a.scale
@@ -132,20 +133,21 @@ def dot_product_attention_bwd(residuals, dy, *, causal, scale, implementation):
         flaws = (~jnp.isfinite(dot)[..., None, :, :],)
         m, r, dot = (jnp.where(jnp.isfinite(dot), x, 0) for x in (m, r, dot))
     dys = padded(dy, length, -3)
-    across = jnp.einsum("...ukd->...kdu", a.k)  # once: by tiles it takes longer
+    across = jnp.einsum("...ukd->...kdu", a.k)  # kᵀ at once: tile by tile it takes longer
 
     def visit(i, j):
-        q_i, scores = a.at(i, j, flaws)
-        k_j = a.clean(widen(take(across, j, bu, -1)) * alpha)
-        v_j = a.clean(jnp.swapaxes(widen(take(a.v, j, bu, -3)), -3, -2))
+        q_i, scores = a.at(i, j, flaws)  # α q (K, g, t, d), Sᵀ (K, u, g, t)
+        p = jnp.exp(scores - take(m, i, bt, -1)[..., None, :, :])  # s Pᵀ (K, u, g, t)
+        # dy/s (K, g, t, e)
         dy_i = a.by_head(a.clean(widen(take(dys, i, bt, -3)))) * take(r, i, bt, -1)[..., None]
-        p = jnp.exp(scores - take(m, i, bt, -1)[..., None, :, :])  # s P
-        dv = jnp.einsum("...kugt,...kgte->...kue", p, dy_i)  # (1)
-        dp = jnp.einsum("...kue,...kgte->...kugt", v_j, dy_i)  # dP/s
-        ds = p * (dp - take(dot, i, bt, -1)[..., None, :, :])  # (2)
-        ds = jnp.where(p == 0, 0, ds) if a.hides else ds  # dP may overflow where nothing is seen
-        dq = jnp.einsum("...kdu,...kugt->...kdgt", k_j, ds)  # (3)
-        dk = jnp.einsum("...kugt,...kgtd->...kud", ds, q_i)
+        dv = jnp.einsum("...kugt,...kgte->...kue", p, dy_i)  # (1): Pᵀ dy (K, u, e)
+        v_j = a.clean(jnp.swapaxes(widen(take(a.v, j, bu, -3)), -3, -2))  # v (K, u, e)
+        dp = jnp.einsum("...kue,...kgte->...kugt", v_j, dy_i)  # dPᵀ/s = v dyᵀ/s (K, u, g, t)
+        ds = p * (dp - take(dot, i, bt, -1)[..., None, :, :])  # (2): dSᵀ (K, u, g, t)
+        ds = jnp.where(p == 0, 0, ds) if a.hides else ds  # dP may overflow at masked pairs
+        k_j = a.clean(widen(take(across, j, bu, -1)) * alpha)  # α kᵀ (K, d, u)
+        dq = jnp.einsum("...kdu,...kugt->...kdgt", k_j, ds)  # (3): dqᵀ = α kᵀ dSᵀ (K, d, g, t)
+        dk = jnp.einsum("...kugt,...kgtd->...kud", ds, q_i)  # (3): dSᵀ α q (K, u, d)
         dq = jnp.einsum("...kdgt->...tkgd", dq).reshape(*dq.shape[:-4], bt, *q.shape[-2:])
         return dq, *(jnp.swapaxes(x, -3, -2) for x in (dk, dv))
 
@@ -178,16 +180,16 @@ class _Arguments:
         self.clean = finite if self.hides else lambda x: x
 
     def by_head(self, x: jax.Array) -> jax.Array:
-        """(..., t, H, c) as (..., K, g, t, c): of a tile, as of all queries it would be a copy."""
+        """Reshapes a tile (..., t, H, c) to (..., K, g, t, c); all queries would be copied."""
         return jnp.moveaxis(x.reshape(*x.shape[:-2], *self.heads, x.shape[-1]), -4, -2)
 
     def at(self, i: Any, j: Any, flaws: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-        """α q (..., K, g, t, d) and Sᵀ (..., K, u, g, t).
+        """α q (..., K, g, t, d) and Sᵀ (..., K, u, g, t) of a tile.
 
-        S is transposed, and the lowest number at keys that are not seen, of which exp is 0. So dk
-        and dv are products without a transposition, which are the fast ones; and fwd and bwd
-        compute the same S to the last bit. `flaws` tell which queries (..., K, 1, g, T) and keys
-        (..., K, U, 1, 1) are not finite: then S is nan, where it is seen.
+        At masked keys S is the lowest finite number, whose exp is 0. S is transposed so that dk and
+        dv are products without a transposition, which are the fast ones. Forward and backward pass
+        compute the same S to the last bit. `flaws` mark the queries (..., K, 1, g, T) and keys
+        (..., K, U, 1, 1) that are not finite: S is nan there, unless it is masked.
         """
         bt, bu = self.tiles.block
         k = self.clean(jnp.swapaxes(widen(take(self.k, j, bu, -3)), -3, -2))
@@ -202,7 +204,7 @@ class _Arguments:
         return q, scores
 
     def flaws(self) -> tuple[jax.Array, ...]:
-        """Which queries and keys have something that is not finite; a value counts for its key."""
+        """Marks queries and keys with elements that are not finite; a value counts for its key."""
         if not self.hides:
             return ()
         by = max(1, abs(self.scale))  # α q or α k may be infinite where q and k are finite
@@ -214,19 +216,19 @@ class _Arguments:
 def _values(q, k, v, mask, lengths, causal, scale):
     """y, and m and s (..., K, g, T); m = 0 and s = 1 for a query that sees no key.
 
-    The tiles of some queries are merged with the running maximum of their scores: what was summed
-    relative to another maximum is scaled by exp of the difference.
+    The tiles of a block of queries are merged with a running maximum of the scores: sums that are
+    relative to another maximum are rescaled by exp of the difference.
     """
     a = _Arguments(q, k, v, mask, lengths, causal, scale)
     bt, bu = a.tiles.block
-    across = jnp.einsum("...uke->...keu", a.v)  # once: by tiles it takes longer
+    across = jnp.einsum("...uke->...keu", a.v)  # vᵀ at once: tile by tile it takes longer
     flaws = a.flaws()
     or_zero = lambda m: jnp.where(m <= _lowest(m), 0, m)
 
     def visit(i, j):
-        _, scores = a.at(i, j, flaws)
+        _, scores = a.at(i, j, flaws)  # Sᵀ (K, u, g, t)
         m = jax.lax.stop_gradient(scores.max(-3, initial=-jnp.inf))
-        p = jnp.exp(scores - or_zero(m)[..., None, :, :])
+        p = jnp.exp(scores - or_zero(m)[..., None, :, :])  # s Pᵀ (K, u, g, t)
         y = jnp.einsum("...keu,...kugt->...kegt", a.clean(widen(take(across, j, bu, -1))), p)
         return y, m, p.sum(-3)
 
@@ -247,12 +249,12 @@ def _values(q, k, v, mask, lengths, causal, scale):
 
 
 def _lowest(x):
-    """The lowest finite number: −∞ would be found by `jax_debug_infs`."""
+    """The lowest finite number, in place of −∞, which `jax_debug_infs` would report."""
     return float(jnp.finfo(x.dtype).min)
 
 
 def _kernel(qkv, mask, lengths, causal, scale, implementation):
-    """`jax.nn.dot_product_attention` with the leading axes as one."""
+    """Calls `jax.nn.dot_product_attention` with the leading axes merged into one batch axis."""
     q, k, v = qkv
     t, u = q.shape[-3], k.shape[-3]
     if v.shape[-1] != k.shape[-1]:
@@ -269,7 +271,7 @@ def _kernel(qkv, mask, lengths, causal, scale, implementation):
     if mask is not None:
         heads = mask.shape[-3] if mask.ndim > 2 else 1
         mask = jnp.broadcast_to(mask, (*q.shape[:-3], heads, t, u)).reshape(batch, heads, t, u)
-    with jax.numpy_dtype_promotion("standard"):  # which JAX's code needs
+    with jax.numpy_dtype_promotion("standard"):  # JAX's code needs it
         y = jax.nn.dot_product_attention(
             *(x.reshape(batch, *x.shape[-3:]) for x in qkv),
             mask=mask,

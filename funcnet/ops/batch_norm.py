@@ -20,13 +20,14 @@ def _check_columns(f: str, x: jax.Array, eps: float, **vectors: jax.Array) -> No
 def batch_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float = 1e-5
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Standardises each column by the statistics of this batch, then scales and shifts it.
+    """Standardises each column with the statistics of this batch, then scales and shifts it.
 
         μ = ⟨x⟩,   σ² = ⟨(x − μ)²⟩,   z = (x − μ) / √(σ² + ε),   y = γ ⊙ z + β
 
     ⟨·⟩ is the mean over all axes but the last, the batch of B examples. The variance is the biased
-    one (1/B). With ε = 0 this is the source's formula; a constant column then gives nan. Data with
-    a mean far above their deviation keep full accuracy. Of no examples, μ and σ² are 0.
+    one (1/B). With ε = 0 this is the source's formula; a constant column then gives nan. Data whose
+    mean is far above their standard deviation keep full accuracy. For an empty batch, μ and σ² are
+    0.
 
     Args:
       x: X, shape (..., c) with at least one batch axis.
@@ -51,13 +52,13 @@ def batch_norm(
 
 
 def batch_norm_fwd(x, scale, bias, *, eps):
-    """Saves x, and μ (in two parts), s = √(σ² + ε), γ and β: five numbers per column."""
+    """Saves x, μ (in two parts), s = √(σ² + ε), γ and β: five numbers per column besides x."""
     _check_columns("batch_norm", x, eps, scale=scale, bias=bias)
     batch = tuple(range(x.ndim - 1))
     average = jnp.sum if 0 in x.shape[:-1] else jnp.mean
     mean, delta, var = moments(widen(x), lambda a: average(a, batch, keepdims=True))
     s, gamma, beta = jnp.sqrt(var + eps), row(widen(scale), x.ndim), row(widen(bias), x.ndim)
-    # Quotients come last: XLA computes one once for each column, but a product for each element.
+    # The division comes last: XLA computes it once per column, but a product once per element.
     a, k = gamma / s, (beta * s - gamma * delta) / s
     y = (a * (widen(x) - mean) + k).astype(x.dtype)
     return (y, (mean + delta).squeeze(batch), var.squeeze(batch)), (x, mean, delta, s, scale, bias)
@@ -66,23 +67,23 @@ def batch_norm_fwd(x, scale, bias, *, eps):
 def batch_norm_bwd(residuals, douts, *, eps):
     """The cotangents of x, scale and bias.
 
-    μ is μ₀ + δ, as in `moments`. Write u = x − μ₀, the mean of which is δ, and s = √(σ² + ε),
-    a = γ/s, so that z = (u − δ)/s and y = a (u − δ) + β. With sums over the batch,
+    As in `moments`, μ = μ₀ + δ. Let u = x − μ₀, whose mean is δ, s = √(σ² + ε) and a = γ/s, so that
+    z = (u − δ)/s and y = a (u − δ) + β. With sums over the batch,
 
         dβ = Σ dy,   dγ = Σ dy ⊙ z = (Σ dy ⊙ u − δ dβ)/s.                                     (1)
 
-    x acts on y through u − δ, and through σ² on a; and on the outputs μ and σ². With
-    ∂a/∂σ² = −a/(2s²) and ∂σ²/∂u = 2(u − δ)/B, what reaches u − δ in all is
+    y depends on x through u − δ, and through σ² in a; the outputs μ and σ² depend on x too. With
+    ∂a/∂σ² = −a/(2s²) and ∂σ²/∂u = 2(u − δ)/B, the total cotangent of u − δ is
 
         a dy + (dσ² − Σ dy ⊙ (u − δ) a/(2s²)) 2(u − δ)/B = a dy + b (u − δ),
         b = p/(B s),   p = 2 s dσ² − a dγ.                                                    (2)
 
-    The mean of that, which is a ⟨dy⟩ = γ dβ/(B s), is lost through δ; μ adds dμ/B. Hence
+    Through δ, its mean a ⟨dy⟩ = γ dβ/(B s) is subtracted, and μ adds dμ/B. Hence
 
         dx = a dy + b u + c,   c = (s dμ − γ dβ − p δ)/(B s).                                 (3)
 
-    Where only y is used, this is the last equation of the source, dx = (γ/s)(dy − (z dγ + dβ)/B),
-    the σ of which is the standard deviation there; in places it prints σ for σ².
+    If only y is used, this is the last equation of the source, dx = (γ/s)(dy − (z dγ + dβ)/B), in
+    which σ is the standard deviation; in some places the source prints σ for σ².
 
     Reference: Source A 4.2.1.2.
     """
@@ -94,8 +95,8 @@ def batch_norm_bwd(residuals, douts, *, eps):
     g, gamma, dmean, dvar = widen(dy), *(row(v, x.ndim) for v in (widen(scale), dmean, dvar))
     a = gamma / s
     dbias, u = g.sum(batch, keepdims=True), widen(x) - mean
-    # Always dy ⊙ u, but no product that XLA:CPU fuses into the sum: else it would keep u of fwd,
-    # for the sum alone, beside x.
+    # This is always dy ⊙ u, written so that XLA:CPU does not fuse the product into the sum:
+    # otherwise it would keep u from the forward pass, in addition to x, only for the sum.
     product = jnp.where(dbias == dbias, g * u, dbias)
     dscale = (product.sum(batch, keepdims=True) - delta * dbias) / s  # (1)
     p = 2 * s * dvar - a * dscale
@@ -119,7 +120,7 @@ def batch_norm_inference(
     *,
     eps: float = 1e-5,
 ) -> jax.Array:
-    """Standardises each column by given statistics, then scales and shifts it.
+    """Standardises each column with given statistics, then scales and shifts it.
 
         z = (x − μ) / √(σ² + ε),   y = γ ⊙ z + β
 
@@ -129,7 +130,7 @@ def batch_norm_inference(
       bias: β, shape (c,).
       mean: μ, shape (c,): the running mean of training.
       var: σ² ≥ 0, shape (c,): the running variance.
-      eps: ε ≥ 0, that of training. Static.
+      eps: ε ≥ 0, the same as in training. Static.
 
     Returns:
       y with the shape and dtype of x.
@@ -158,7 +159,7 @@ def batch_norm_inference_fwd(x, scale, bias, mean, var, *, eps):
 def batch_norm_inference_bwd(residuals, dy, *, eps):
     """The cotangents of all five arguments.
 
-    With r = 1/√(σ² + ε) and z = (x − μ) r, of which ∂z/∂μ = −r and ∂z/∂σ² = −z r²/2, and sums over
+    Let r = 1/√(σ² + ε) and z = (x − μ) r, so that ∂z/∂μ = −r and ∂z/∂σ² = −z r²/2. With sums over
     the batch,
 
         dx = γ r dy,   dγ = Σ dy ⊙ z,   dβ = Σ dy,                                            (1)

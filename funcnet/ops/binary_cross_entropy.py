@@ -11,20 +11,20 @@ from funcnet.rule import rule
 
 @rule(real=("logits",))
 def sigmoid_binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The cross entropy of sigmoid(logits), element by element: each is a yes or no of its own.
+    """The binary cross entropy between sigmoid(logits) and the labels, element by element.
 
         L = −y log s(z) − (1 − y) log s(−z),   s(z) = 1 / (1 + e⁻ᶻ)
 
-    z are the logits and y the labels. With e = exp(−|z|), L is log(1 + e) + (1 − y) z for z ≥ 0,
-    and log(1 + e) − y z below: no term is negative or overflows, and loss and gradient keep their
-    relative accuracy in the tails.
+    Here z are the logits and y the labels; each element is a separate binary decision. With
+    e = exp(−|z|), L is log(1 + e) + (1 − y) z for z ≥ 0 and log(1 + e) − y z for z < 0. No term is
+    negative or overflows, and the loss and the gradient keep their relative accuracy in the tails.
 
     Args:
-      logits: z, any shape. Finite.
-      labels: y in [0, 1], of the shape of logits; of any dtype.
+      logits: z, of any shape, finite.
+      labels: y in [0, 1], of the same shape as logits and any real dtype.
 
     Returns:
-      L, with the shape and dtype of logits: the caller sums or takes the mean over the outputs.
+      L, with the shape and dtype of logits; the caller takes the sum or the mean over the outputs.
 
     Raises:
       ValueError: If the shapes differ.
@@ -45,10 +45,10 @@ def sigmoid_binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Ar
 
 
 def _sides(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
-    """z, the coefficients of the larger sigmoid and the smaller one in (1), and e = exp(−|z|).
+    """z, the coefficients of the larger and the smaller sigmoid in (1), and e = exp(−|z|).
 
-    Of z = 0 both sides have the right value, and one side alone has the right derivatives: so e
-    does not come from |z|, whose derivative at 0 is 0.
+    At z = 0 both branches give the right value, but only a single branch throughout gives the right
+    derivatives, so e is computed by the same branch as the coefficients, not from |z|.
     """
     z = widen(logits)
     y, right = labels.astype(z.dtype), z >= 0
@@ -69,9 +69,9 @@ def sigmoid_binary_cross_entropy_bwd(residuals, dloss):
         dz = dL ((1 − y) s(z) − y s(−z)),                                                     (1)
         dy = −dL z.                                                                           (2)
 
-    (1) equals dL (s(z) − y), which rounds to 0 as soon as s(z) rounds to y. With e = exp(−|z|) ≤ 1
-    the two sigmoids are 1/(1 + e) and e/(1 + e), the larger one at the side of z.
-    Where dL = 0, dy is 0 also of an infinite z.
+    (1) equals dL (s(z) − y), but that form rounds to 0 as soon as s(z) rounds to y. With
+    e = exp(−|z|) ≤ 1, the two sigmoids are 1/(1 + e) and e/(1 + e); the larger one is s(z) if z ≥ 0
+    and s(−z) if z < 0. Where dL = 0, dy is 0 even if z is infinite.
     """
     logits, labels = residuals
     dl = widen(dloss)

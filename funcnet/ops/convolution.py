@@ -1,4 +1,4 @@
-"""Dense and grouped convolution, and the transposed one."""
+"""Dense and grouped convolution, and transposed convolution."""
 
 import itertools
 import math
@@ -27,7 +27,7 @@ AXES = "HWD"
 
 
 class Correlation(NamedTuple):
-    """y_o = Σ_t x̃_(o·stride + t·dilation − low) w_t; x̃ is x with `gap` − 1 zeros between places."""
+    """y_o = Σ_t x̃_(o·stride + t·dilation − low) w_t; x̃ has `gap` − 1 zeros between the x_p."""
 
     strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
@@ -37,7 +37,7 @@ class Correlation(NamedTuple):
 
 
 def correlate(x: jax.Array, w: jax.Array, c: Correlation) -> jax.Array:
-    """The values y of shape (b, *out, c_out), for w (*kernel, c_in / groups, c_out)."""
+    """Computes y, shape (b, *out, c_out), for w of shape (*kernel, c_in / groups, c_out)."""
     s, dtype = AXES[: w.ndim - 2], jnp.result_type(x, w)
     return jax.lax.conv_general_dilated(
         x.astype(dtype),
@@ -51,86 +51,8 @@ def correlate(x: jax.Array, w: jax.Array, c: Correlation) -> jax.Array:
     )
 
 
-def correlate_bwd(
-    x: jax.Array, w: jax.Array, dy: jax.Array, c: Correlation
-) -> tuple[jax.Array, jax.Array]:
-    """The cotangents of x and w, each a correlation again: see `conv_bwd`."""
-    s, kernel, dtype = AXES[: w.ndim - 2], w.shape[:-2], jnp.result_type(x, w, dy)
-    spread = lambda sizes, gap: [(n - 1) * g + 1 for n, g in zip(sizes, gap, strict=True)]
-    of_x, of_w = spread(x.shape[1:-1], c.gap), spread(kernel, c.dilation)
-    of_y = spread(dy.shape[1:-1], c.strides)
-    lows = [low for low, _ in c.padding]
-    before = [k - 1 - low for k, low in zip(of_w, lows, strict=True)]
-    grouped = w.reshape(*kernel, -1, c.groups, w.shape[-1] // c.groups)
-    by_group = jnp.moveaxis(grouped, -2, -3).reshape(*kernel, x.shape[-1], -1)
-    exchanged = jnp.flip(by_group, range(len(kernel))).swapaxes(-1, -2)
-    dx = jax.lax.conv_general_dilated(  # (1)
-        dy.astype(dtype),
-        exchanged.astype(dtype),
-        c.gap,
-        [(b, n + k - 1 - m - b) for b, n, k, m in zip(before, of_x, of_w, of_y, strict=True)],
-        c.strides,
-        c.dilation,
-        (f"N{s}C", f"{s}IO", f"N{s}C"),
-        feature_group_count=c.groups,
-        out_sharding=explicit_sharding(x, dy),
-    )
-
-    def correlation(x: jax.Array, dy: jax.Array, order: Any, out: Any) -> jax.Array:
-        return jax.lax.conv_general_dilated(
-            x,
-            dy,
-            c.dilation,
-            [(a, m - n + b) for a, b, n, m in zip(lows, before, of_x, of_y, strict=True)],
-            c.gap,
-            c.strides,
-            order,
-            batch_group_count=c.groups,
-            out_sharding=out,
-        )
-
-    own = explicit_sharding(w, dy)
-
-    def as_they_are(x: jax.Array, dy: jax.Array) -> jax.Array:
-        return correlation(x, dy, (f"C{s}N", f"I{s}O", f"{s}NC"), own)
-
-    def transposed(x: jax.Array, dy: jax.Array) -> jax.Array:
-        # Without a barrier XLA would find as_they_are again.
-        x, dy = jax.lax.optimization_barrier((jnp.swapaxes(x, 0, -1), jnp.moveaxis(dy, 0, -2)))
-        out = own and own.update(spec=(own.spec[-2], *own.spec[:-2], own.spec[-1]))
-        return jnp.moveaxis(correlation(x, dy, (f"N{s}C", f"{s}IO", f"N{s}C"), out), 0, -2)
-
-    def products(x: jax.Array, dy: jax.Array) -> jax.Array:
-        at = Windows(x.shape[1:-1], kernel, c.strides, c.dilation, c.padding)
-        x, dyT = surround(x, at), jnp.moveaxis(dy, -1, 0)
-        out = own and own.update(spec=own.spec[:-3:-1])
-        dims = ((tuple(range(1, x.ndim)), tuple(range(x.ndim - 1))), ((), ()))
-
-        def product(t: jax.Array) -> jax.Array:
-            return jax.lax.dot_general(dyT, tap(x, at, t), dims, out_sharding=out)
-
-        # A loop, lest what all taps see be in memory at once.
-        every = np.array([*itertools.product(*map(range, kernel))], np.int32)
-        return jnp.swapaxes(jax.lax.map(product, every), -1, -2).reshape(w.shape)
-
-    plain = c.groups == 1 and set(c.gap) == {1}
-    no_kernel = plain and (len(kernel) == 3 or math.prod(kernel) == 1)  # of XLA:CPU's
-    dw = jax.lax.platform_dependent(  # (2)
-        x.astype(dtype),
-        dy.astype(dtype),
-        cpu=products if no_kernel else transposed,
-        default=as_they_are,
-    )
-    return cotangent(dx, x), cotangent(dw, w)
-
-
-def cotangent(d: jax.Array, x: jax.Array) -> jax.Array:
-    """The cotangent d in the dtype of x: its real part, where a real x met a complex array."""
-    return (d if jnp.iscomplexobj(x) else jnp.real(d)).astype(x.dtype)
-
-
 def shifted(y: jax.Array, b: jax.Array | None) -> jax.Array:
-    """Adds b, which has one number for each channel, to y."""
+    """Adds the bias b, one number per channel, to y."""
     return y if b is None else y + jnp.expand_dims(b, range(y.ndim - 1))
 
 
@@ -145,25 +67,27 @@ def conv(
     dilation: Ints = 1,
     groups: int = 1,
 ) -> jax.Array:
-    """A convolution over 1 to 3 spatial axes, channels last.
+    """Convolution over 1 to 3 spatial axes, channels last.
 
         y_oj = Σ_t Σ_i x_(o·s + t·d − low, i) w_tij + b_j
 
-    s are the strides, d the dilation and low the zeros padded in front of an axis. As everywhere in
-    this field the kernel is not flipped: it is a correlation. With groups, the channels of input
-    and output fall into as many blocks, and an output sees the inputs of its block alone; if every
-    channel is a group of its own, `depthwise_conv` is faster.
+    s are the strides, d is the dilation and low is the number of zeros padded in front of an axis.
+    As usual in deep learning the kernel is not flipped, so this is a correlation. With groups, the
+    input and output channels are split into that many blocks, and an output channel depends only
+    on the input channels of its block. If every channel is a separate group, `depthwise_conv` is
+    faster.
 
     Args:
       x: Shape (..., *spatial, c_in), with any number of leading batch axes.
-      w: Shape (*kernel, c_in / groups, c_out); the number of its kernel axes says how many axes of
-        x are spatial.
-      b: Shape (c_out,), or None for no shift.
-      strides: s ≥ 1, one for all axes or one for each. Static.
-      padding: "SAME" (⌈n / s⌉ windows on an axis of n, the odd zero behind), "VALID" (no zeros) or
-        a pair (low, high) for each spatial axis. Static.
-      dilation: d ≥ 1, one for all axes or one for each. Static.
-      groups: A divisor of c_in and c_out. Static.
+      w: Shape (*kernel, c_in / groups, c_out); the number of kernel axes is the number of spatial
+        axes of x.
+      b: Shape (c_out,), or None for no bias.
+      strides: s ≥ 1, one int for all axes or one per axis. Static.
+      padding: "SAME" (⌈n / s⌉ outputs on an axis of length n; if the number of zeros is odd, the
+        extra one goes at the end), "VALID" (no zeros) or one pair (low, high) per spatial axis.
+        Static.
+      dilation: d ≥ 1, one int for all axes or one per axis. Static.
+      groups: Number of groups, a divisor of c_in and c_out. Static.
 
     Returns:
       y, shape (..., *out, c_out), of the dtype that x, w and b promote to.
@@ -216,20 +140,13 @@ def conv_fwd(x, w, b, *, strides, padding, dilation, groups):
 def conv_bwd(residuals, dy, *, strides, padding, dilation, groups):
     """The cotangents of x, w and b.
 
-    On one axis, x_p meets w_t in the output o with p = o·s + t·d − low. So
+    On one axis, x_p is multiplied by w_t in the output o with p = o·s + t·d − low. So
 
-        dx_pi  = Σ_t Σ_j dy_((p + low − t·d) / s, j) w_tij,   where s divides,                (1)
+        dx_pi  = Σ_t Σ_j dy_((p + low − t·d) / s, j) w_tij,   where the index is an integer,  (1)
         dw_tij = Σ_o dy_oj x_(o·s + t·d − low, i),   over the batch too,                      (2)
         db_j   = Σ_o dy_oj,   over the batch too.                                             (3)
 
-    (1) is a correlation of dy, with s − 1 zeros between its places, with the flipped kernel, the
-    channels of which are exchanged, at stride 1. In place of low and high it has the padding
-    (k − 1)d − low in front, for a kernel of k taps, and behind it what makes dx as long as x. (2)
-    is a correlation of x with dy, the steps of which are s apart, evaluated at a stride of d: batch
-    and channels change places, with groups in blocks of the batch. On a CPU, x and dy are copied
-    with the axes in the order of `conv`: in the body of a loop (`jax.lax.scan`) XLA has no fast
-    kernel there for another order, which is what autodiff emits. On three axes, and for a kernel of
-    one tap, it has none for any order; there (2) is a matrix product of dy with what each tap sees.
+    `correlate_bwd` computes (1) and (2) as correlations.
 
     Reference: Dumoulin & Visin, 2016, section 4, arXiv:1603.07285.
     """
@@ -245,6 +162,101 @@ def _backward(x, w, b, dy, c):
     return unfold(dx, x), dw, db
 
 
+def correlate_bwd(
+    x: jax.Array, w: jax.Array, dy: jax.Array, c: Correlation
+) -> tuple[jax.Array, jax.Array]:
+    """The cotangents of x and w for y = correlate(x, w, c), which are correlations too.
+
+    Let s be the stride and g the gap (1 in `conv`), and let dỹ have s − 1 zeros between the
+    elements of dy. x_p is multiplied by w_t in the output o with p·g = o·s + t·d − low. For k taps,
+    with t replaced by k − 1 − t in the sum for dx, and low′ = (k − 1)d − low,
+
+        dx_pi  = Σ_t Σ_j dỹ_(p·g + t·d − low′, j) w_(k−1−t)ij,                                (1)
+        dw_tij = Σ_o dy_oj x̃_(o·s + t·d − low, i),   over the batch too.                      (2)
+
+    (1) correlates dỹ with the flipped kernel, whose channel axes are exchanged, at stride g. The
+    padding is low′ in front, and behind it what makes dx as long as x. (2) correlates x̃ with dy,
+    whose elements are s apart, at stride d: batch and channel axes are exchanged, and groups become
+    blocks of the batch.
+    """
+    s, kernel, dtype = AXES[: w.ndim - 2], w.shape[:-2], jnp.result_type(x, w, dy)
+    spread = lambda sizes, gap: [(n - 1) * g + 1 for n, g in zip(sizes, gap, strict=True)]
+    of_x, of_w = spread(x.shape[1:-1], c.gap), spread(kernel, c.dilation)
+    of_y = spread(dy.shape[1:-1], c.strides)
+    lows = [low for low, _ in c.padding]
+    before = [k - 1 - low for k, low in zip(of_w, lows, strict=True)]  # low′
+    grouped = w.reshape(*kernel, -1, c.groups, w.shape[-1] // c.groups)
+    by_group = jnp.moveaxis(grouped, -2, -3).reshape(*kernel, x.shape[-1], -1)
+    exchanged = jnp.flip(by_group, range(len(kernel))).swapaxes(-1, -2)
+    dx = jax.lax.conv_general_dilated(  # (1)
+        dy.astype(dtype),
+        exchanged.astype(dtype),
+        c.gap,
+        [(b, n + k - 1 - m - b) for b, n, k, m in zip(before, of_x, of_w, of_y, strict=True)],
+        c.strides,
+        c.dilation,
+        (f"N{s}C", f"{s}IO", f"N{s}C"),
+        feature_group_count=c.groups,
+        out_sharding=explicit_sharding(x, dy),
+    )
+
+    def correlation(x: jax.Array, dy: jax.Array, order: Any, out: Any) -> jax.Array:  # (2)
+        return jax.lax.conv_general_dilated(
+            x,
+            dy,
+            c.dilation,
+            [(a, m - n + b) for a, b, n, m in zip(lows, before, of_x, of_y, strict=True)],
+            c.gap,
+            c.strides,
+            order,
+            batch_group_count=c.groups,
+            out_sharding=out,
+        )
+
+    own = explicit_sharding(w, dy)
+
+    def as_they_are(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return correlation(x, dy, (f"C{s}N", f"I{s}O", f"{s}NC"), own)
+
+    def transposed(x: jax.Array, dy: jax.Array) -> jax.Array:
+        # On a CPU, x and dy are copied to the axis order of `conv`. Inside a loop (`jax.lax.scan`)
+        # XLA has no fast kernel there for another order, which is what autodiff emits. Without the
+        # barrier XLA would turn this back into `as_they_are`.
+        x, dy = jax.lax.optimization_barrier((jnp.swapaxes(x, 0, -1), jnp.moveaxis(dy, 0, -2)))
+        out = own and own.update(spec=(own.spec[-2], *own.spec[:-2], own.spec[-1]))
+        return jnp.moveaxis(correlation(x, dy, (f"N{s}C", f"{s}IO", f"N{s}C"), out), 0, -2)
+
+    def products(x: jax.Array, dy: jax.Array) -> jax.Array:
+        # For three spatial axes, and for a kernel of one tap, XLA:CPU has no fast kernel in any
+        # order. There (2) is a matrix product of dy with the elements of x that each tap reads.
+        at = Windows(x.shape[1:-1], kernel, c.strides, c.dilation, c.padding)
+        x, dyT = surround(x, at), jnp.moveaxis(dy, -1, 0)
+        out = own and own.update(spec=own.spec[:-3:-1])
+        dims = ((tuple(range(1, x.ndim)), tuple(range(x.ndim - 1))), ((), ()))
+
+        def product(t: jax.Array) -> jax.Array:
+            return jax.lax.dot_general(dyT, tap(x, at, t), dims, out_sharding=out)
+
+        # Loop over taps so that not all patches are in memory at once.
+        every = np.array([*itertools.product(*map(range, kernel))], np.int32)
+        return jnp.swapaxes(jax.lax.map(product, every), -1, -2).reshape(w.shape)
+
+    plain = c.groups == 1 and set(c.gap) == {1}
+    no_kernel = plain and (len(kernel) == 3 or math.prod(kernel) == 1)  # in XLA:CPU
+    dw = jax.lax.platform_dependent(  # (2)
+        x.astype(dtype),
+        dy.astype(dtype),
+        cpu=products if no_kernel else transposed,
+        default=as_they_are,
+    )
+    return cotangent(dx, x), cotangent(dw, w)
+
+
+def cotangent(d: jax.Array, x: jax.Array) -> jax.Array:
+    """Casts the cotangent d to the dtype of x; takes the real part of a complex d if x is real."""
+    return (d if jnp.iscomplexobj(x) else jnp.real(d)).astype(x.dtype)
+
+
 conv.defvjp(conv_fwd, conv_bwd)
 
 
@@ -258,27 +270,26 @@ def conv_transpose(
     padding: Padding = "SAME",
     dilation: Ints = 1,
 ) -> jax.Array:
-    """The transposed convolution: a stride of s makes an axis about s times as long.
+    """Transposed convolution: a stride of s makes an axis about s times as long.
 
-        y_oj = Σ_t Σ_i x̃_(o + t·d − low, i) w_tij + b_j,   x̃_(p·s) = x_p, and 0 between
+        y_oj = Σ_t Σ_i x̃_(o + t·d − low, i) w_tij + b_j,   x̃_(p·s) = x_p, else 0
 
     This is the convention of `jax.lax.conv_transpose` with transpose_kernel=False and of Flax: the
-    kernel is not flipped. (The transpose of `conv` with kernel v, as PyTorch and Keras have it, has
-    w = v flipped on its kernel axes.) Of e = (k − 1)d + 1 places for k taps,
+    kernel is not flipped. (The transpose of `conv` with kernel v, which PyTorch and Keras compute,
+    has w = v flipped on its kernel axes.) A kernel of k taps spans e = (k − 1)d + 1 elements, and
 
         "SAME":  low + high = e + s − 2, low the larger half (e − 1 if s ≥ e): n·s outputs,
         "VALID": low = e − 1, high = max(e, s) − 1: n·s + max(e − s, 0) outputs,
 
-    and a pair is low and high themselves, with (n − 1)s + 1 + low + high − (e − 1) outputs.
+    and a pair gives low and high directly, with (n − 1)s + 1 + low + high − (e − 1) outputs.
 
     Args:
       x: Shape (..., *spatial, c_in), with any number of leading batch axes.
-      w: Shape (*kernel, c_in, c_out); the number of its kernel axes says how many axes of x are
-        spatial.
-      b: Shape (c_out,), or None for no shift.
-      strides: s ≥ 1, one for all axes or one for each. Static.
+      w: Shape (*kernel, c_in, c_out); the number of kernel axes is the number of spatial axes of x.
+      b: Shape (c_out,), or None for no bias.
+      strides: s ≥ 1, one int for all axes or one per axis. Static.
       padding: "SAME", "VALID" or a pair (low, high) for each spatial axis. Static.
-      dilation: d ≥ 1, one for all axes or one for each. Static.
+      dilation: d ≥ 1, one int for all axes or one per axis. Static.
 
     Returns:
       y, shape (..., *out, c_out), of the dtype that x, w and b promote to.
@@ -334,14 +345,15 @@ def conv_transpose_fwd(x, w, b, *, strides, padding, dilation):
 def conv_transpose_bwd(residuals, dy, *, strides, padding, dilation):
     """The cotangents of x, w and b.
 
-    x_p meets w_t in the output o = p·s − t·d + low. So, as in `conv`, but with s on the side of x,
+    x_p is multiplied by w_t in the output o = p·s − t·d + low. So, as in `conv` but with s on the
+    side of x,
 
         dx_pi  = Σ_t Σ_j dy_(p·s − t·d + low, j) w_tij,                                       (1)
         dw_tij = Σ_p dy_(p·s − t·d + low, j) x_pi,   over the batch too,                      (2)
         db_j   = Σ_o dy_oj,   over the batch too.                                             (3)
 
-    (1) is a convolution of stride s with the flipped kernel, and (2) a correlation of x, with s − 1
-    zeros between its places, with dy.
+    (1) is a convolution of dy with the flipped kernel at stride s, and (2) correlates x, with s − 1
+    zeros between its elements, with dy. `correlate_bwd` computes both, with gap s and stride 1.
 
     Reference: Dumoulin & Visin, 2016, section 4, arXiv:1603.07285.
     """

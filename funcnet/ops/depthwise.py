@@ -1,4 +1,4 @@
-"""Depthwise convolution: each channel with a kernel of its own."""
+"""Depthwise convolution: one kernel per channel."""
 
 import functools
 import math
@@ -23,8 +23,8 @@ from funcnet.ops._windows import (
 from funcnet.ops.convolution import Correlation, correlate, correlate_bwd, cotangent, shifted
 from funcnet.rule import rule
 
-MOST_TAPS = 64  # one term in the program for each
-LONGEST_RUN = 32  # that is summed at once
+MOST_TAPS = 64  # of a kernel computed tap by tap; each tap is one term in the program
+LONGEST_RUN = 32  # elements summed in one run
 
 
 @rule
@@ -37,22 +37,24 @@ def depthwise_conv(
     padding: Padding = "SAME",
     dilation: Ints = 1,
 ) -> jax.Array:
-    """A convolution over 1 to 3 spatial axes that leaves the channels apart.
+    """Convolution over 1 to 3 spatial axes of each channel separately.
 
         y_oc = Σ_t x_(o·s + t·d − low, c) w_tc + b_c
 
-    The geometry is that of `conv`, and the value that of `conv` with groups=c. Kernels of up to 64
-    taps are computed as the sum over the taps t of shifted products, which is what memory bandwidth
-    allows; a larger one falls back to XLA's grouped convolution, in both directions.
+    Strides, padding and dilation are those of `conv`, and the result equals `conv` with groups=c.
+    For kernels of up to 64 taps, y is computed as a sum of shifted products over the taps t, as
+    fast as memory bandwidth allows. Larger kernels use XLA's grouped convolution, in the forward
+    and the backward pass.
 
     Args:
       x: Shape (..., *spatial, c), with any number of leading batch axes.
-      w: Shape (*kernel, c); the number of its kernel axes says how many axes of x are spatial.
-      b: Shape (c,), or None for no shift.
-      strides: s ≥ 1, one for all axes or one for each. Static.
-      padding: "SAME" (⌈n / s⌉ windows on an axis of n, the odd zero behind), "VALID" (no zeros) or
-        a pair (low, high) for each spatial axis. Static.
-      dilation: d ≥ 1, one for all axes or one for each. Static.
+      w: Shape (*kernel, c); the number of kernel axes is the number of spatial axes of x.
+      b: Shape (c,), or None for no bias.
+      strides: s ≥ 1, one int for all axes or one per axis. Static.
+      padding: "SAME" (⌈n / s⌉ outputs on an axis of length n; if the number of zeros is odd, the
+        extra one goes at the end), "VALID" (no zeros) or one pair (low, high) per spatial axis.
+        Static.
+      dilation: d ≥ 1, one int for all axes or one per axis. Static.
 
     Returns:
       y, shape (..., *out, c), of the dtype that x, w and b promote to.
@@ -98,7 +100,7 @@ def _windows(x, w, b, strides, padding, dilation) -> Windows:
 
 
 def _dense(w: jax.Array) -> jax.Array:
-    """The kernel as `correlate` takes it: one input channel for each group."""
+    """The kernel in the shape that `correlate` takes: one input channel per group."""
     return w[..., None, :]
 
 
@@ -115,20 +117,21 @@ def depthwise_conv_fwd(x, w, b, *, strides, padding, dilation):
 def depthwise_conv_bwd(residuals, dy, *, strides, padding, dilation):
     """The cotangents of x, w and b.
 
-    On one axis, x_p meets w_t in the output o with p = o·s + t·d − low. So
+    On one axis, x_p is multiplied by w_t in the output o with p = o·s + t·d − low. So
 
-        dx_pc = Σ_t dy_((p + low − t·d) / s, c) w_tc,   where s divides,                      (1)
+        dx_pc = Σ_t dy_((p + low − t·d) / s, c) w_tc,   where the index is an integer,        (1)
         dw_tc = Σ_o dy_oc x_(o·s + t·d − low, c),   over the batch too,                       (2)
         db_c  = Σ_o dy_oc,   over the batch too.                                              (3)
 
-    Write p + low = i·s + r. Then t·d = q·s + r with q = i − o, so that (1) is a sum over the
-    shifts q of the whole of dy, times the taps at q: no tap is visited where s does not divide. (2)
-    has all taps in one pass over x and dy, as one reduction of many arrays. The padded copies of x
-    and dy are a little more memory than autodiff takes, at a fraction of its time.
+    Write p + low = i·s + r. Then t·d = q·s + r with q = i − o, so that (1) is a sum over shifts by
+    q of the whole array dy, multiplied by the taps at q: no tap is visited where the index is not
+    an integer. (2) computes all taps in one pass over x and dy, as one reduction of many arrays.
+    The padded copies of x and dy take a little more memory than autodiff, at a fraction of its
+    time.
 
     Reference: Chollet, 2017, Xception, section 2, arXiv:1610.02357.
     """
-    # Without a barrier XLA would keep the padded x, and the shifted ones, of fwd.
+    # Without the barrier XLA would keep the padded and shifted copies of x of the forward pass.
     x, w, b = jax.lax.optimization_barrier(residuals)
     at = _windows(x, w, b, strides, padding, dilation)
     axes = len(at.sizes)
@@ -152,10 +155,10 @@ def depthwise_conv_bwd(residuals, dy, *, strides, padding, dilation):
 
 
 def _sums(arrays):
-    """The sum of each array over all axes but the last, stacked; one pass over all of them.
+    """Sums each array over all axes but the last, in one pass over all arrays, and stacks the sums.
 
-    First over runs of at most 32 places of the last spatial axis, then over one axis after the
-    other: a sum in parts rounds less than one long sum.
+    The sums are first over runs of at most 32 elements of the last spatial axis, then over one axis
+    after another: a sum in parts rounds less than one long sum.
     """
     *lead, places, _ = arrays[0].shape
     runs = -(-places // LONGEST_RUN)

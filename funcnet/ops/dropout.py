@@ -10,23 +10,23 @@ from funcnet.rule import rule
 
 @rule(inexact=("x",))
 def dropout(x: jax.Array, key: jax.Array, *, rate: float) -> jax.Array:
-    """Sets each element to 0 with probability p, and scales the others so that the mean is kept.
+    """Sets each element to 0 with probability p and scales the others to preserve the mean.
 
         y = r ⊙ x / (1 − p),   r_ij = 0 with probability p, else 1, independently
 
-    This is the training mode; at inference nothing is to be done (`funcnet.layers.Dropout`).
+    This is the training mode; at inference, dropout is the identity (see `funcnet.layers.Dropout`).
 
     Args:
-      x: Any shape.
+      x: Input of any shape.
       key: A PRNG key, from `jax.random.key` or `jax.random.PRNGKey`. The same key gives the same r.
-      rate: p in [0, 1), the probability of dropping, up to 2⁻¹⁷. Static.
+      rate: p in [0, 1), the probability of dropping an element, accurate to 2⁻¹⁷. Static.
 
     Returns:
-      y with the shape and dtype of x; integers are converted.
+      y with the shape and dtype of x; integers are converted to floats.
 
     Raises:
       ValueError: If rate is not in [0, 1).
-      TypeError: If key is not one key.
+      TypeError: If key is not a single PRNG key.
 
     Reference: Source A 4.2.2.1; Srivastava et al., JMLR 15, 2014.
 
@@ -40,8 +40,8 @@ def dropout(x: jax.Array, key: jax.Array, *, rate: float) -> jax.Array:
 def _draw(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
     """The mask r, True with probability 1 − p.
 
-    Each 32-bit random word serves two elements, because random bits are the largest cost of
-    dropout. So p is rounded to a multiple of 2⁻¹⁶; the scale 1/(1 − p) is not.
+    Each 32-bit random word is used for two elements, because random bits are the largest cost of
+    dropout. Therefore p is rounded to a multiple of 2⁻¹⁶ here, but not in the scale 1/(1 − p).
     """
     *batch, n = shape or (1,)
     words = jax.random.bits(key, (*batch, -(-n // 2)), jnp.uint32)
@@ -50,7 +50,7 @@ def _draw(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _apply(r: jax.Array, x: jax.Array, rate: float) -> jax.Array:
-    """Returns r ⊙ x / (1 − p), linear in x: the forward of x and the backward of dy."""
+    """Computes r ⊙ x / (1 − p), both for x in the forward and for dy in the backward pass."""
     return jnp.where(r, x / (1 - rate), jnp.zeros_like(x))
 
 
@@ -65,9 +65,9 @@ def dropout_fwd(x, key, *, rate):
 
 
 def dropout_bwd(r, dy, *, rate):
-    """The cotangent of x; none of key.
+    """The cotangent of x; the key has none.
 
-    ∂y_ij/∂x_ij = r_ij / (1 − p), and all others are 0, so that
+    ∂y_ij/∂x_ij = r_ij / (1 − p), and all other derivatives are 0, so
 
         dx = r ⊙ dy / (1 − p).                                                                (1)
 

@@ -1,4 +1,4 @@
-"""Embedding: rows of a table."""
+"""Embedding: lookup of rows of a table."""
 
 import jax
 import jax.numpy as jnp
@@ -10,19 +10,20 @@ from funcnet.rule import rule
 
 @rule(inexact=("w",))
 def embedding(ids: jax.Array, w: jax.Array) -> jax.Array:
-    """The rows of a table that ids name.
+    """Looks up one row of a table per id.
 
         y_i = w_(ids_i)
 
     An id from −V to −1 counts from the end, as in indexing. Any other id out of range gives a row
-    of nan, which cannot be overlooked, and has no gradient.
+    of nan, so that the error is noticed, and has no gradient.
 
     Args:
       ids: Integers of any shape (...), from −V to V − 1.
-      w: w, shape (V, d).
+      w: The table, shape (V, d).
 
     Returns:
-      y, shape (..., d), with the dtype of w; integers are converted, as nan needs a float.
+      y, shape (..., d), with the dtype of w; integers are converted to floats, because an integer
+      cannot be nan.
 
     Raises:
       ValueError: If ids are not integers, or w is not a matrix with rows.
@@ -35,18 +36,21 @@ def embedding(ids: jax.Array, w: jax.Array) -> jax.Array:
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(f"embedding: ids must be integers, got {ids.dtype}")
     if w.ndim != 2 or w.shape[0] == 0:
-        raise ValueError(f"embedding: w must have shape (V, d) with a row at least, got {w.shape}")
+        raise ValueError(f"embedding: w must have shape (V, d) with V > 0, got {w.shape}")
     rows = jnp.asarray(w).at[_wide(ids)]
     return rows.get(mode="fill", fill_value=jnp.nan, out_sharding=_of_rows(ids, w))
 
 
 def _wide(ids: jax.Array) -> jax.Array:
-    """The ids in a dtype in which V has room."""
+    """Converts the ids to a dtype that can hold V."""
     return jnp.asarray(ids, jnp.int32) if jnp.dtype(ids.dtype).itemsize < 4 else jnp.asarray(ids)
 
 
 def _of_rows(ids: jax.Array, w: jax.Array) -> NamedSharding | None:
-    """On a mesh with explicit axes: sharded as the axes of ids are, and then as the last of w."""
+    """The sharding of y on a mesh with explicit axes, else None.
+
+    Its leading axes are sharded like those of ids, and its last axis like the last axis of w.
+    """
     of_ids, of_w = explicit_sharding(ids, w), explicit_sharding(w, ids)
     if of_ids is None or of_w is None:
         return None
@@ -54,19 +58,19 @@ def _of_rows(ids: jax.Array, w: jax.Array) -> NamedSharding | None:
 
 
 def embedding_fwd(ids, w):
-    """Saves the arguments: nothing is copied."""
+    """Saves the arguments, without a copy."""
     return embedding.__wrapped__(ids, w), (ids, w)
 
 
 def embedding_bwd(residuals, dy):
     """The cotangent of w.
 
-    y_ij = w_kj where k = ids_i, so ∂y_ij/∂w_kj = 1 there and else 0:
+    y_ij = w_kj for k = ids_i, so ∂y_ij/∂w_kj is 1 for k = ids_i and 0 otherwise:
 
         dw_kj = Σ_(i: ids_i = k) dy_ij.                                                       (1)
 
-    A repeated id adds up. Narrow dtypes are added in float32, because one id may occur thousands of
-    times, and a sum in bfloat16 stops to grow after 256 equal terms.
+    The cotangents of a repeated id are summed. Narrow dtypes are summed in float32, because one id
+    may occur thousands of times, and a sum in bfloat16 stops growing after 256 equal terms.
     """
     ids, w = residuals
     dw = jnp.zeros_like(widen(w)).at[_wide(ids)]

@@ -24,7 +24,7 @@ from funcnet.rule import rule
 
 
 def _gates(x, h, w_x, w_h, b, b_h):
-    """One step: z and n, and the pre-activations, those of r and z side by side."""
+    """One step: (z, n) and the pre-activations, those of r and z concatenated."""
     p, q = x @ w_x + b, h @ w_h + b_h
     side = 2 * h.shape[-1]
     a_rz, q_n = p[..., :side] + q[..., :side], q[..., side:]
@@ -34,7 +34,7 @@ def _gates(x, h, w_x, w_h, b, b_h):
 
 
 def _run(args, lengths, *, reverse, save):
-    """The outputs, the states in full precision, and save(pre-activations) stacked over time."""
+    """Returns the outputs, the full-precision states, and save(pre-activations) over time."""
     x, h0, w_x, w_h, b, b_h = args
     check_sequence("gru", x, h0, lengths)
     check_weights("gru", 3, x, h0, w_x, w_h, b=b, b_h=b_h)
@@ -65,31 +65,31 @@ def gru(
     reverse: bool = False,
     recompute: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """A gated recurrent unit, run over a sequence.
+    """Gated recurrent unit (GRU), run over a sequence.
 
         (p_r p_z p_n) = x_t W_x + b,   (q_r q_z q_n) = h_{t−1} W_h + b_h,   t = 1 … T
         r = s(p_r + q_r),   z = s(p_z + q_z),   n = tanh(p_n + r ⊙ q_n)
         h_t = n + z ⊙ (h_{t−1} − n),   s the logistic sigmoid
 
-    The reset gate r comes after the recurrent product, so that there is one product with W_h, as in
-    cuDNN and PyTorch; in the paper it comes before, n = tanh(p_n + (r ⊙ h_{t−1}) W_hn).
+    The reset gate r is applied after the recurrent product, as in cuDNN and PyTorch, so that one
+    product with W_h suffices. In the paper it comes before, n = tanh(p_n + (r ⊙ h_{t−1}) W_hn).
 
-    Past its length L the state of a sequence stays as it is and its outputs are 0, whatever x holds
-    there; so h_T is the state after step L. In reverse, t runs from L down to 1, with t + 1 in
-    place of t − 1. Computed, and the state kept, in float32 at least.
+    Past its length L, the state of a sequence is frozen and its outputs are 0, whatever x contains
+    there, so h_T is the state after step L. In reverse, t runs from L down to 1, with t + 1 in
+    place of t − 1. The state and all computations have at least float32 precision.
 
     Args:
-      x: x_1 … x_T, shape (..., T, I): every leading axis is a batch axis.
+      x: x_1 … x_T, shape (..., T, I); all leading axes are batch axes.
       h0: h_0, shape (..., H).
-      w_x: W_x, shape (I, 3H): the columns of r, z and n side by side.
+      w_x: W_x, shape (I, 3H): the columns of r, z and n, concatenated.
       w_h: W_h, shape (H, 3H).
       b: b, shape (3H,).
       b_h: b_h, shape (3H,): the bias inside the recurrent product.
-      lengths: L, integers from 0 to T, shape (...); or None, if all sequences have T steps. A
-        number below 0 counts as 0, one above T as T.
+      lengths: L, integers from 0 to T, shape (...); None if all sequences have T steps. Values
+        below 0 count as 0, and values above T as T.
       reverse: Whether to run from the last step to the first. Static.
-      recompute: Whether to save h alone and compute the gates again in the backward pass: less
-        memory between the passes, a third more matrix products. Static.
+      recompute: Whether to save only h, and recompute the gates in the backward pass. This takes
+        less memory between the passes and a third more matrix products. Static.
 
     Returns:
       h_1 … h_T, shape (..., T, H), and h_T, shape (..., H) (h_1 in reverse), of the dtype that the
@@ -112,9 +112,9 @@ def gru(
 
 
 def gru_fwd(x, h0, w_x, w_h, b, b_h, lengths, *, reverse, recompute):
-    """Saves the outputs h, and a_r, a_z, a_n and q_n: 5 numbers for each element of h.
+    """Saves the outputs h, and a_r, a_z, a_n and q_n: 5 numbers per element of h.
 
-    With `recompute`, h alone. In float32 h is the output itself, no copy.
+    With `recompute`, saves only h. In float32, h is the output itself, not a copy.
     """
     args = (x, h0, w_x, w_h, b, b_h)
     save = (lambda _: ()) if recompute else lambda pre_activations: pre_activations
@@ -125,9 +125,9 @@ def gru_fwd(x, h0, w_x, w_h, b, b_h, lengths, *, reverse, recompute):
 def gru_bwd(residuals, douts, *, reverse, recompute):
     """The cotangents of all arguments, by backpropagation through time.
 
-    With a_r = p_r + q_r, a_z = p_z + q_z and a_n = p_n + r ⊙ q_n, h_t acts on the output dy_t, on
-    h_{t+1} directly and on q_{t+1}. From the last step to the first, the cotangent of h_T added at
-    the last step,
+    Let a_r = p_r + q_r, a_z = p_z + q_z and a_n = p_n + r ⊙ q_n. h_t influences the output, with
+    cotangent dy_t, h_{t+1} directly, and q_{t+1}. From the last step to the first, with the
+    cotangent of h_T added at the last step,
 
         dh_t = dy_t + dh_{t+1} ⊙ z_{t+1} + dq_{t+1} W_hᵀ,                                     (1)
         da_n = dh_t ⊙ (1 − z) tanh′(a_n),   da_z = dh_t ⊙ (h_{t−1} − n) s′(a_z),              (2)
@@ -138,12 +138,12 @@ def gru_bwd(residuals, douts, *, reverse, recompute):
     and examples at once,
 
         dx_t = dp_t W_xᵀ,                                                                     (4)
-        dW_x = Σ_t x_tᵀ dp_t,   dW_h = Σ_t h_{t−1}ᵀ dq_t,   db = Σ_t dp_t,   db_h = Σ_t dq_t, (5)
+        dW_x = Σ_t x_tᵀ dp_t,   dW_h = Σ_t h_{t−1}ᵀ dq_t,   db = Σ_t dp_t,   db_h = Σ_t dq_t. (5)
 
-    which autodiff adds up inside of the loop, with a weight-shaped sum for each. A step that is not
-    valid has dp_t = dq_t = 0, and passes dh on. With dp and dq side by side this takes a few
-    percent more memory than autodiff. The slopes come from the pre-activations, and so are accurate
-    in both tails, where y(1 − y) rounds to 0.
+    Autodiff accumulates these sums inside the loop, with a weight-shaped addition at each step. A
+    masked step has dp_t = dq_t = 0 and passes dh on. Holding both dp and dq takes a few percent
+    more memory than autodiff. s′ and tanh′ are computed from the pre-activations, so they are
+    accurate in both tails, where y(1 − y) rounds to 0.
 
     Reference: Appleyard et al., 2016, arXiv:1604.01946, for the products after the loop.
     """

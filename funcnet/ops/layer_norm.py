@@ -1,4 +1,4 @@
-"""Layer Normalization and its relatives: each example by its own statistics."""
+"""Layer, RMS and group normalization: each example is normalized by its own statistics."""
 
 import math
 
@@ -23,7 +23,7 @@ def _mean(a: jax.Array) -> jax.Array:
 def _products(rows: jax.Array, vector: jax.Array, like: jax.Array) -> jax.Array:
     """The product of each row with a vector, shape (..., 1), sharded like `like`.
 
-    XLA:CPU sums a product of two arrays as it reads them. It would store γ ⊙ dy to sum that.
+    XLA:CPU sums a matrix product as it reads the arrays; it would store γ ⊙ dy before summing it.
     """
     column, highest = vector[:, None], jax.lax.Precision.HIGHEST
     return jnp.matmul(rows, column, precision=highest, out_sharding=explicit_sharding(like))
@@ -31,12 +31,12 @@ def _products(rows: jax.Array, vector: jax.Array, like: jax.Array) -> jax.Array:
 
 @rule(real=("x", "scale", "bias"))
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float = 1e-5) -> jax.Array:
-    """Standardises each row by its own statistics, then scales and shifts it.
+    """Standardises each row with its own statistics, then scales and shifts it.
 
         μ = ⟨x⟩,   σ² = ⟨(x − μ)²⟩,   z = (x − μ) / √(σ² + ε),   y = γ ⊙ z + β
 
-    ⟨·⟩ is the mean over the last axis, and the variance is the biased one. Rows with a mean far
-    above their deviation keep full accuracy.
+    ⟨·⟩ is the mean over the last axis, and the variance is the biased one. Rows whose mean is far
+    above their standard deviation keep full accuracy.
 
     Args:
       x: Shape (..., c).
@@ -85,10 +85,10 @@ def layer_norm_bwd(residuals, dy, *, eps):
         ⟨dz⟩ = dy · γ / c,   ⟨dz ⊙ z⟩ = (dy ⊙ z) · γ / c,                                     (2)
         dx = r (dz − ⟨dz⟩ − z ⟨dz ⊙ z⟩).                                                      (3)
 
-    Both means are of one pass. Autodiff takes ⟨dz⟩ in a separate pass, after the rest: that
-    rounds a little less for a few features, and reads all rows again.
+    Both means come from one pass over the data. Autodiff computes ⟨dz⟩ in a separate pass after
+    the rest: that rounds a little less for a few features, and reads all rows again.
     """
-    # Without a barrier XLA would find x − μ computed already in fwd, and keep it beside x.
+    # Without a barrier XLA would reuse x − μ from fwd, and keep it in memory as well as x.
     x, mean, delta, r, scale, bias = jax.lax.optimization_barrier(residuals)
     rows, c = tuple(range(x.ndim - 1)), x.shape[-1]
     g, gamma = widen(dy), widen(scale)
@@ -142,7 +142,7 @@ def rms_norm_fwd(x, scale, *, eps):
 def rms_norm_bwd(residuals, dy, *, eps):
     """The cotangents of x and scale.
 
-    With sums over all rows, dz = γ ⊙ dy and z = x r, of which ∂r/∂x = −r³ x/c,
+    Let dz = γ ⊙ dy and z = x r, where ∂r/∂x = −r³ x/c. With sums over all rows,
 
         dγ = Σ dy ⊙ z,                                                                        (1)
         ⟨dz ⊙ z⟩ = (dy ⊙ z) · γ / c,                                                          (2)
@@ -169,12 +169,12 @@ def group_norm(
 
         z = (x − μ) / √(σ² + ε),   y = γ ⊙ z + β
 
-    μ and σ² are those of one example and one group, over all places and the c/G channels of the
-    group. With one group this is Layer Normalization over places and channels, with c groups
-    Instance Normalization.
+    μ and σ² are computed per example and group, over all positions and the c/G channels of the
+    group. With one group this is layer normalization over positions and channels; with c groups it
+    is instance normalization.
 
     Args:
-      x: Shape (n, ..., c): n examples, any axes of places, c channels.
+      x: Shape (n, ..., c): n examples, any number of spatial axes, c channels.
       scale: γ, shape (c,).
       bias: β, shape (c,).
       groups: G, which must divide c. Static.
@@ -184,8 +184,8 @@ def group_norm(
       y with the shape and dtype of x, or the default float for integers.
 
     Raises:
-      ValueError: If the shapes do not fit, an axis but n is empty, groups does not divide c, or
-        eps is negative.
+      ValueError: If the shapes do not fit, an axis other than n is empty, groups does not divide c,
+        or eps is negative.
 
     Reference: Wu & He, Group normalization, 2018, equations 1, 2 and 7, arXiv:1803.08494.
 
@@ -197,14 +197,14 @@ def group_norm(
 
 
 def _grouped(x: jax.Array, groups: int) -> jax.Array:
-    """(..., c) as (..., groups, c/groups)."""
+    """Reshapes (..., c) to (..., groups, c/groups)."""
     return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
 
 
 def _group_mean(a: jax.Array) -> jax.Array:
-    """The mean over places and the channels of a group, for a of shape (n, ..., groups, c/groups).
+    """The mean over positions and channels of a group, for a of shape (n, ..., groups, c/groups).
 
-    Over the places first: these sums run along whole rows of channels.
+    The mean over positions comes first, because its sums run along whole rows of channels.
     """
     places = tuple(range(1, a.ndim - 2))
     return a.mean(places, keepdims=True).mean(-1, keepdims=True)
@@ -228,18 +228,18 @@ def group_norm_fwd(x, scale, bias, *, groups, eps):
 
 
 def group_norm_bwd(residuals, dy, *, groups, eps):
-    """The cotangents of x, scale and bias: those of `layer_norm`, with other means.
+    """The cotangents of x, scale and bias, as in `layer_norm` but with other means.
 
-    With the sums over the places of each example and channel,
+    With sums over the positions, per example and channel,
 
         S = Σ dy,   T = Σ dy ⊙ z,                                                             (1)
 
-    and the sums of these over the examples,
+    and sums of these over the examples,
 
         dγ = Σ T,   dβ = Σ S.                                                                 (2)
 
-    γ is the same at all places, so that with dz = γ ⊙ dy, and ⟨·⟩ the mean over the m places and
-    channels of a group, Σ being over its channels,
+    γ is the same at all positions. Let dz = γ ⊙ dy, let ⟨·⟩ be the mean over the m elements of a
+    group (positions times channels), and let Σ be the sum over its channels. Then
 
         ⟨dz⟩ = Σ γ S / m,   ⟨dz ⊙ z⟩ = Σ γ T / m,                                             (3)
         dx = r (dz − ⟨dz⟩ − z ⟨dz ⊙ z⟩).                                                      (4)

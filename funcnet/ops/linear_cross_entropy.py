@@ -1,4 +1,4 @@
-"""The output layer and its loss as one rule, in which no array of all logits ever exists."""
+"""The output layer and its loss as one rule, which never materialises all logits."""
 
 import functools
 import math
@@ -13,7 +13,7 @@ from funcnet.ops._labels import put_by_mask
 from funcnet.ops.softmax_cross_entropy import of_index, of_index_bwd
 from funcnet.rule import rule
 
-COLUMNS = 1024  # of w, whose products are made at a time
+COLUMNS = 1024  # of w per matrix product
 
 
 @rule(real=("h", "w"))
@@ -25,31 +25,31 @@ def linear_cross_entropy(
     ignore: int | None = None,
     at_once: int = 3 * 2**22,
 ) -> jax.Array:
-    """The cross entropy of softmax(h w) of each example.
+    """The cross entropy between softmax(h w) and the labels, for each example.
 
         L_n = −log p_n[t_n],   p_n = softmax(h_n w)
 
-    The logits h w have V numbers for each example; they are computed for some examples at a time
-    and forgotten. Loss and gradient are those of `softmax_cross_entropy`: accurate where p is
-    nearly 1 at the label, and where all logits share a large offset.
+    The logits h w have V numbers per example; they are computed in chunks of examples and
+    discarded. The loss and the gradient are those of `softmax_cross_entropy`: they are accurate
+    where p is nearly 1 at the label and where all logits share a large offset.
 
-    The gradient is computed with the loss, and the cotangent dL of the loss scales it. That is
-    enough for h always; for w it is if dL is the same for all examples that count, as in a sum or a
-    mean. If it is not, or under `vmap`, the logits are computed twice. So leave examples out by
-    `ignore`, not by a factor 0.
+    The forward pass computes the gradient together with the loss, and the backward pass scales it
+    by the cotangent dL of the loss. For h this is always enough. For w it is enough if dL is the
+    same for all examples that are not ignored, as in a sum or a mean; otherwise, or under `vmap`,
+    the logits are computed twice. So exclude examples by `ignore`, not by a factor of 0.
 
     Args:
-      h: Inputs of the output layer, shape (..., d): every leading axis is a batch axis.
-      w: Its weights, shape (d, V).
-      labels: t, class indices from 0 to V − 1, of shape (...) and an integer dtype. Any other one
-        but `ignore` gives nan, also a negative one.
-      ignore: A label whose examples have the loss 0 and no gradient, whatever their h and their
-        cotangents are, nan and ∞ included. Static.
-      at_once: How many logits to compute at a time, at least 1; a row of V is not divided. It
-        bounds the memory, and for few, the speed. Static.
+      h: Inputs of the output layer, shape (..., d); all leading axes are batch axes.
+      w: Weights of the output layer, shape (d, V).
+      labels: t, class indices from 0 to V − 1, of shape (...) and an integer dtype. Any other index
+        except `ignore`, including a negative one, gives nan.
+      ignore: A label whose examples have loss 0 and no gradient, even if their h or their
+        cotangents are nan or ∞. Static.
+      at_once: The number of logits to compute per chunk, at least 1; the V logits of an example are
+        never split. It bounds the memory; a small number costs speed. Static.
 
     Returns:
-      L, shape (...), of the dtype that h and w promote to.
+      L, shape (...), with the dtype that h and w promote to.
 
     Raises:
       ValueError: If the shapes do not fit, labels are not integers, or at_once is below 1.
@@ -66,7 +66,7 @@ def linear_cross_entropy(
 
 
 def linear_cross_entropy_fwd(h, w, labels, *, ignore, at_once):
-    """Saves dh and dw of the sum of all losses, of the sizes of h and w."""
+    """Saves dh and dw of the sum of all losses, which have the sizes of h and w."""
     one = jnp.ones(labels.shape, wide_dtype(h.dtype))
     loss, dh, dw = _by_chunks(h, w, labels, one, ignore, at_once)
     return loss, (dh, dw, h, w, labels)
@@ -78,9 +78,9 @@ def linear_cross_entropy_bwd(residuals, dloss, *, ignore, at_once):
     With x_n = h_n w and dx_n = p_n − e_t, the gradient of L_n from `softmax_cross_entropy`,
 
         dh_n = dL_n dx_n wᵀ,                                                                  (1)
-        dw = Σ_n dL_n h_nᵀ dx_n,            c Σ_n h_nᵀ dx_n if dL_n = c for all n.            (2)
+        dw = Σ_n dL_n h_nᵀ dx_n,   which is c Σ_n h_nᵀ dx_n if dL_n = c for all n.            (2)
 
-    fwd has dx_n wᵀ and Σ_n h_nᵀ dx_n. An example that does not count has dx = 0.
+    The forward pass has computed dx_n wᵀ and Σ_n h_nᵀ dx_n. An ignored example has dx = 0.
 
     Reference: Source A 3.3.4 and 3.3.8, by the chain rule.
     """
@@ -93,21 +93,21 @@ def linear_cross_entropy_bwd(residuals, dloss, *, ignore, at_once):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _weigh(ignore, at_once, dl, dw, h, w, labels):
-    """(2), from dw = Σ h_nᵀ dx_n where that is enough."""
+    """Equation (2), computed from dw = Σ h_nᵀ dx_n if all dL_n are equal."""
     counted = _counted(labels, ignore)
-    largest = float(jnp.finfo(dl.dtype).max)  # no ∞, at which jax_debug_infs would stop
+    largest = float(jnp.finfo(dl.dtype).max)  # not ∞, which jax_debug_infs rejects
     least = jnp.min(dl, initial=largest, where=counted)
     most = jnp.max(dl, initial=-largest, where=counted)
     c = jnp.where(jnp.any(counted), most, jnp.zeros_like(most))
     differ = least < most
     start = jnp.where(differ, jnp.zeros_like(dw), c * dw)
-    # A loop of no chunks, where a branch would not be written over dw.
+    # If all dL_n are equal, this loops over no chunks. A `cond` would not write over dw in place.
     return _by_chunks(h, w, labels, dl, ignore, at_once, (start, differ))[2]
 
 
 @_weigh.defjvp
 def _weigh_jvp(ignore, at_once, primals, tangents):
-    """Not the derivative of the branch: where all dL_n are c, their tangents need not be alike."""
+    """Differentiates the full sum (2), because equal dL_n can have different tangents."""
     dl, _, h, w, labels = primals
     in_full = lambda dl, h, w: _by_chunks(h, w, labels, dl, ignore, at_once)[2]
     along = (tangents[0], *tangents[2:4])
@@ -122,16 +122,17 @@ def _counted(labels, ignore):
 
 
 def _by_chunks(h, w, labels, dl, ignore, at_once, onto=None) -> Any:
-    """L, dx_n wᵀ and Σ dL_n h_nᵀ dx_n, by some examples at a time; without dl, L alone.
+    """L, dL_n dx_n wᵀ and Σ dL_n h_nᵀ dx_n, in chunks of examples; only L if `dl` is None.
 
-    With `onto`, an array and whether to add to it, the last of them alone, added to it.
+    `onto` is a pair of an array and a condition. If it is given, the result is only the array, to
+    which the last sum is added if the condition holds.
     """
     _check(h, w, labels, at_once)
     run = functools.partial(_by_chunks_of, ignore=ignore, at_once=at_once)
     explicit = next(filter(None, map(explicit_sharding, (h, w, labels))), None)
     if explicit is None:
         return run(h, w, labels, dl, onto)
-    # Rows that are dealt to chunks, and sums over them: leave their shardings to the compiler.
+    # Rows are distributed over chunks and summed; the compiler chooses the shardings of that.
     like_h, like_w = (explicit.update(spec=jax.typeof(x).sharding.spec) for x in (h, w))
     like_loss = explicit.update(spec=like_h.spec[:-1])
     out = (like_loss, None, None) if dl is None else (like_loss, like_h, like_w)
@@ -148,7 +149,8 @@ def _by_chunks_of(h, w, labels, dl, onto, *, ignore, at_once):
     size = -(-n // chunks)
 
     def divide(a):
-        # A chunk has rows from everywhere, so that devices that share the rows share each chunk.
+        # Each chunk takes rows from the whole batch, so that devices that share the batch also
+        # share each chunk.
         padded = jnp.pad(a, [(0, size * chunks - n)] + [(0, 0)] * (a.ndim - 1))
         return padded.reshape(size, chunks, *a.shape[1:]).swapaxes(0, 1)
 
@@ -188,12 +190,13 @@ def _by_chunks_of(h, w, labels, dl, onto, *, ignore, at_once):
 
 
 def _add_products(dw, h, dx, w):
-    """The sums dw + hᵀ dx and dx wᵀ, by some columns at a time, which stay in a processor's cache.
+    """The sums dw + hᵀ dx and dx wᵀ, computed in blocks of columns that fit a processor's cache.
 
-    The whole product hᵀ dx would be an array beside dw.
+    Without blocks, the product hᵀ dx would be another array of the size of dw.
     """
     classes, width = w.shape[1], min(w.shape[1], COLUMNS)
-    # As a part of the product, XLA's transposition costs as much as the product on a CPU.
+    # The barrier keeps XLA from transposing within each product, which on a CPU costs as much as
+    # the product itself.
     across = jax.lax.optimization_barrier(h.T)
 
     def add(sums, start, width):

@@ -1,4 +1,4 @@
-"""The linear recurrence with an elementwise factor."""
+"""Linear recurrence with elementwise factors."""
 
 import jax
 import jax.numpy as jnp
@@ -27,16 +27,16 @@ def _at(x: jax.Array, start: int | None, stop: int | None = None, stride: int = 
 def _scan(a: jax.Array, b: jax.Array, *, reverse: bool) -> jax.Array:
     """Runs h_t = a_t h_{t−1} + b_t from 0, in logarithmic depth.
 
-    Two steps, a pair, are one: h ↦ a₂(a₁h + b₁) + b₂. So a recurrence of half the length gives h
-    after each second step, and one more step gives it after each first. This is the algorithm of
-    `jax.lax.associative_scan`, which in reverse copies all arrays to turn them around.
+    A pair of steps composes to one step h ↦ a₂(a₁h + b₁) + b₂. So a recurrence of half the length
+    gives h after the second step of each pair, and one more step gives it after the first. This is
+    the algorithm of `jax.lax.associative_scan`, which in reverse copies all arrays to flip them.
     """
     steps = b.shape[-2]
     if steps < 2:
         return b
-    i, j = (1 - steps % 2, steps % 2) if reverse else (0, 1)  # of first and second steps
+    i, j = (1 - steps % 2, steps % 2) if reverse else (0, 1)  # where first and second steps start
     a1, b1, a2, b2 = _at(a, i, None, 2), _at(b, i, None, 2), _at(a, j, None, 2), _at(b, j, None, 2)
-    pairs, others = a2.shape[-2], a1.shape[-2] - 1  # the others follow a pair
+    pairs, others = a2.shape[-2], a1.shape[-2] - 1  # others: first steps that follow a pair
     in_pairs = (steps % 2, None) if reverse else (0, pairs)
     compose = lambda y: a2 * _at(y, *in_pairs)
     h2 = _scan(compose(a1), compose(b1) + b2, reverse=reverse)
@@ -48,7 +48,7 @@ def _scan(a: jax.Array, b: jax.Array, *, reverse: bool) -> jax.Array:
         h1 = jnp.concatenate([_at(b1, 0, 1), rest], -2)
 
     def spread(h, start):
-        """Puts h at every other step, from start on, and 0 between."""
+        """Places h at every second step from `start` on, with 0 in between."""
         stop = steps - start - (2 * h.shape[-2] - 1)
         widths = [(0, 0, 0)] * (h.ndim - 2) + [(start, stop, 1), (0, 0, 0)]
         return lax.pad(h, jnp.zeros((), h.dtype), widths)
@@ -57,12 +57,12 @@ def _scan(a: jax.Array, b: jax.Array, *, reverse: bool) -> jax.Array:
 
 
 def _shift(x: jax.Array, first: jax.Array, *, reverse: bool) -> jax.Array:
-    """Moves x one step on; `first`, of one step, comes in."""
+    """Shifts x by one step and inserts `first`, which has one step."""
     return jnp.concatenate([_at(x, 1), first] if reverse else [first, _at(x, 0, -1)], -2)
 
 
 def _first(x: jax.Array, *, reverse: bool) -> jax.Array:
-    """The step where the recurrence begins; of no steps, none."""
+    """The step where the recurrence begins; empty if x has no steps."""
     return _at(x, -1) if reverse else _at(x, 0, 1)
 
 
@@ -70,19 +70,19 @@ def _first(x: jax.Array, *, reverse: bool) -> jax.Array:
 def linear_recurrence(
     a: jax.Array, b: jax.Array, h0: jax.Array | None = None, *, reverse: bool = False
 ) -> jax.Array:
-    """A recurrence that is linear in its state, element by element, in logarithmic depth.
+    """Elementwise linear recurrence, computed in logarithmic depth.
 
         h_t = a_t ⊙ h_{t−1} + b_t,   t = 1 … T
 
-    In reverse, t runs from T down to 1, with h_{t+1} in place of h_{t−1}. A factor 0 forgets all
-    that was before. Factors are multiplied with each other, so their products must not overflow.
-    Steps run side by side where the device has lanes for them; two CPU cores finish a
-    `jax.lax.scan` over the steps sooner.
+    In reverse, t runs from T down to 1, with h_{t+1} in place of h_{t−1}. A factor of 0 discards
+    all earlier steps. Factors are multiplied with each other, so their products must not overflow.
+    Steps run in parallel if the device has lanes for them; on two CPU cores, a `jax.lax.scan` over
+    the steps is faster.
 
     Args:
       a: a_1 … a_T, shape (..., T, C), usually with |a| ≤ 1.
       b: b_1 … b_T, shape (..., T, C).
-      h0: h_0, shape (..., C); None is 0, and then the first factor has no influence.
+      h0: h_0, shape (..., C); None means 0, and then the first factor has no influence.
       reverse: Whether to run from the last step to the first. Static.
 
     Returns:
@@ -113,21 +113,21 @@ def linear_recurrence_fwd(a, b, h0, *, reverse):
         rest = [_at(b_wide, 0, -1), first] if reverse else [first, _at(b_wide, 1)]
         b_wide = jnp.concatenate(rest, -2)
     h = _scan(a_wide, b_wide, reverse=reverse).astype(dtype)
-    return h, (a, jnp.empty(0, b.dtype), h0, h)  # of b only the dtype is needed
+    return h, (a, jnp.empty(0, b.dtype), h0, h)  # only the dtype of b is needed
 
 
 def linear_recurrence_bwd(residuals, dh, *, reverse):
     """The cotangents of a, b and h0.
 
-    Let g_t be the whole cotangent of h_t. h_t acts on the output and on h_{t+1}, and so
+    Let g_t be the total cotangent of h_t. h_t influences the output and h_{t+1}, so
 
         g_t = dh_t + u_{t+1},   u_t = a_t ⊙ g_t = a_t ⊙ u_{t+1} + a_t ⊙ dh_t,   u_{T+1} = 0,  (1)
 
-    the same kind of recurrence, in the other direction. Then, from h_t = a_t ⊙ h_{t−1} + b_t,
+    which is the same kind of recurrence in the other direction. From h_t = a_t ⊙ h_{t−1} + b_t,
 
         da_t = g_t ⊙ h_{t−1},   db_t = g_t,   dh_0 = u_1.                                     (2)
 
-    Autodiff would save what each level of the algorithm multiplies with.
+    Autodiff would save the factors of all products, at each level of the algorithm.
     """
     a, b, h0, h = residuals
     if a.shape[-2] == 0:

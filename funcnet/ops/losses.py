@@ -1,4 +1,4 @@
-"""Losses of each example, over the last axis. The caller takes the mean over examples."""
+"""Losses per example, computed over the last axis. The caller takes the mean over examples."""
 
 from typing import Any
 
@@ -29,19 +29,19 @@ def _check_same(f: str, y: jax.Array, t: jax.Array, name: str = "y") -> None:
 
 
 def _loss_dtype(y: jax.Array, t: jax.Array) -> Any:
-    """The dtype that y and t promote to, where integer targets do not count."""
+    """The dtype that y and t promote to; integer targets do not affect it."""
     is_floating = jnp.issubdtype(t.dtype, jnp.floating)
     return jnp.promote_types(y.dtype, t.dtype) if is_floating else y.dtype
 
 
 def _difference(y: jax.Array, t: jax.Array, dtype: Any) -> jax.Array:
-    """The error y − t, in the precision to compute in."""
+    """The error y − t in `dtype`, or in float32 if `dtype` is narrower."""
     wide = wide_dtype(dtype)
     return y.astype(wide) - t.astype(wide)
 
 
 def _again(residuals: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """Arguments of a narrow dtype, from which XLA must not keep the wider error for `bwd`."""
+    """The arguments, behind a barrier if any is narrow, so that XLA does not keep y − t for bwd."""
     narrow = any(x.dtype.itemsize < 4 for x in residuals)
     return jax.lax.optimization_barrier(residuals) if narrow else residuals
 
@@ -57,7 +57,7 @@ def mean_squared_error(y: jax.Array, t: jax.Array) -> jax.Array:
       t: The target, the same shape.
 
     Returns:
-      L ≥ 0, shape (...), with the dtype that y and t promote to; integers t take the dtype of y.
+      L ≥ 0, shape (...), with the dtype that y and t promote to, or that of y for integer t.
 
     Raises:
       ValueError: If the shapes differ.
@@ -95,7 +95,7 @@ mean_squared_error.defvjp(mean_squared_error_fwd, mean_squared_error_bwd)
 
 @rule(real=("y",))
 def sum_squared_error(y: jax.Array, t: jax.Array) -> jax.Array:
-    """Half the sum of squared errors of each example.
+    """Half the sum of the squared errors of each example.
 
         L = ½ Σ_k (y_k − t_k)²
 
@@ -104,7 +104,7 @@ def sum_squared_error(y: jax.Array, t: jax.Array) -> jax.Array:
       t: The target, the same shape.
 
     Returns:
-      L ≥ 0, shape (...), with the dtype that y and t promote to; integers t take the dtype of y.
+      L ≥ 0, shape (...), with the dtype that y and t promote to, or that of y for integer t.
 
     Raises:
       ValueError: If the shapes differ.
@@ -143,25 +143,25 @@ sum_squared_error.defvjp(sum_squared_error_fwd, sum_squared_error_bwd)
 
 @rule(real=("y",))
 def cross_entropy(y: jax.Array, t: jax.Array) -> jax.Array:
-    """The cross entropy of each example, from probabilities.
+    """The cross entropy of each example, computed from probabilities.
 
         L = −Σ_j t_j log y_j,   where 0 · log 0 = 0
 
-    From logits use `softmax_cross_entropy`: it neither overflows nor cancels. The source scales the
-    loss by 1/C where it differentiates it (3.3.7); divide by C for that form. To keep 0 · log 0,
-    which autodiff turns into nan, takes a CPU a third longer than −Σ t log y.
+    For logits use `softmax_cross_entropy`, which neither overflows nor cancels. The source scales
+    the loss by 1/C where it differentiates it (3.3.7); divide by C for that form. Handling
+    0 · log 0, which autodiff turns into nan, takes a third longer on a CPU than −Σ t log y alone.
 
     Args:
       y: Probabilities, shape (..., C).
-      t: Labels: probabilities or one-hot, of the shape of y; or class indices from 0 to C − 1, of
-        shape (...) and an integer dtype. Any other index, negative ones too, gives a loss of nan
-        and a gradient of nan.
+      t: Labels, in one of two forms: probabilities or one-hot, of the same shape as y; or class
+        indices from 0 to C − 1, of shape (...) and an integer dtype. Any other index, including a
+        negative one, gives a loss of nan and a gradient of nan.
 
     Returns:
       L, shape (...), with the dtype of y.
 
     Raises:
-      ValueError: If labels are of neither form.
+      ValueError: If labels have neither form.
 
     Reference: Source A 3.1.2.
 
@@ -188,7 +188,8 @@ def cross_entropy_bwd(residuals, dloss):
         dy = −dL t / y,   0 where t = 0,                                                      (1)
         dt = −dL log y.                                                                       (2)
 
-    Both are 0 where dL = 0, also of y = 0. A class index is the one-hot t, and has no cotangent.
+    Both are 0 where dL = 0, even if y = 0. A class index stands for a one-hot t and has no
+    cotangent.
 
     Reference: Source A 3.3.7, times C.
     """
@@ -205,13 +206,13 @@ def cross_entropy_bwd(residuals, dloss):
 
 @jax.custom_jvp
 def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The ratio a / b, 0 where a = 0."""
+    """The ratio a / b, which is 0 where a = 0."""
     return a / above_zero_if_zero(b, a)
 
 
 @_ratio.defjvp
 def _ratio_jvp(primals, tangents):
-    """Without JAX's b⁻², which overflows long before a / b² does."""
+    """Avoids the b⁻² of JAX's derivative, which overflows long before a / b² does."""
     (a, b), (da, db) = primals, tangents
     ratio = _ratio(a, b)
     return ratio, (da - ratio * db) / above_zero_if_zero(b, a)
@@ -222,16 +223,16 @@ cross_entropy.defvjp(cross_entropy_fwd, cross_entropy_bwd)
 
 @rule(real=("y",))
 def huber(y: jax.Array, t: jax.Array, *, delta: float = 1.0) -> jax.Array:
-    """The Huber loss of each example: squares of small errors, absolute values of large ones.
+    """The Huber loss of each example: quadratic for small errors, linear for large ones.
 
         L = (1/C) Σ_j ρ(y_j − t_j),   ρ(u) = q (|u| − q/2),   q = min(|u|, δ)
 
-    ρ(u) is u²/2 for |u| ≤ δ, and a line of slope ±δ beyond.
+    ρ(u) is u²/2 for |u| ≤ δ, and a line of slope ±δ for |u| > δ.
 
     Args:
       y: The output, shape (..., C).
       t: The target, the same shape.
-      delta: δ > 0, the error from which on a larger one pulls no harder. Static.
+      delta: δ > 0, the error beyond which the gradient does not grow. Static.
 
     Returns:
       L ≥ 0, shape (...), with the dtype of y.
@@ -260,11 +261,11 @@ def huber_fwd(y, t, *, delta):
 def huber_bwd(residuals, dloss, *, delta):
     """The cotangents of y and t.
 
-    With u = y − t, ρ′(u) = u if |u| ≤ δ, else δ sign u: it is u, held within ±δ. So
+    With u = y − t, ρ′(u) = u if |u| ≤ δ, else δ sign u, which is u clipped to [−δ, δ]. So
 
         dy = (dL/C) min(max(u, −δ), δ),   dt = −dy.                                           (1)
     """
-    y, t = jax.lax.optimization_barrier(residuals)  # else u may be kept from the forward pass
+    y, t = jax.lax.optimization_barrier(residuals)  # else XLA may keep u of the forward pass
     u = _difference(y, t, y.dtype)
     dy = (widen(dloss) / y.shape[-1])[..., None] * jnp.clip(u, -delta, delta)  # (1)
     return dy.astype(y.dtype), label_cotangent(t, -dy)
@@ -275,20 +276,20 @@ huber.defvjp(huber_fwd, huber_bwd)
 
 @rule(real=("log_p",))
 def kl_divergence(log_p: jax.Array, t: jax.Array) -> jax.Array:
-    """The Kullback-Leibler divergence of each example, from the output p to the target t.
+    """The Kullback-Leibler divergence of the target t from the output p, for each example.
 
         L = Σ_j t_j (log t_j − log p_j),   where 0 · log 0 = 0
 
-    A class with t_j = 0 has no part in it: also where p_j = 0, and in the gradient by t_j, which
-    grows without bound on the way there. Without these guards autodiff gives nan; where t is
-    differentiated too, they cost a temporary array of its size.
+    A class with t_j = 0 does not contribute to L, even if p_j = 0. The gradient with respect to
+    such a t_j is 0, although it grows without bound as t_j → 0. Without these guards autodiff gives
+    nan. If t is differentiated too, the guards cost a temporary array of the size of t.
 
     Args:
-      log_p: Logarithms of the output, shape (..., C), as of `log_softmax`.
-      t: The target, of the same shape: probabilities. A negative one gives nan.
+      log_p: Logarithms of the output probabilities, shape (..., C), e.g. from `log_softmax`.
+      t: Target probabilities, the same shape. A negative one gives nan.
 
     Returns:
-      L, shape (...), with the dtype of log_p; at least 0 where p and t sum to 1.
+      L, shape (...), with the dtype of log_p; L ≥ 0 if p and t sum to 1.
 
     Raises:
       ValueError: If the shapes differ.
@@ -305,7 +306,7 @@ def kl_divergence(log_p: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def _log_ratio(log_p: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Where t = 0, log t − log p but for there, and t, in the precision to compute in."""
+    """The mask t = 0, log t − log p (0 where t = 0), and t, in float32 or a wider dtype."""
     log_p = widen(log_p)
     t = t.astype(log_p.dtype)
     zero = t == 0
@@ -321,7 +322,7 @@ def kl_divergence_fwd(log_p, t):
 def kl_divergence_bwd(residuals, dloss):
     """The cotangents of log_p and t.
 
-    Both occur in one term of the sum, and ∂(t log t)/∂t = log t + 1:
+    Each element of log p and t occurs in one term of the sum, and ∂(t log t)/∂t = log t + 1, so
 
         dlog p = −dL t,                                                                       (1)
         dt = dL (log t − log p + 1),   0 where t = 0 or dL = 0.                               (2)

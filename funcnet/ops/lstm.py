@@ -24,7 +24,7 @@ from funcnet.rule import rule
 
 
 def _run(args, lengths, *, reverse, save):
-    """The outputs, the states in full precision, and save(c_{t−1}, z_t) stacked over time."""
+    """Returns the outputs, the full-precision states, and save(c_{t−1}, z_t) over time."""
     x, h0, c0, w_x, w_h, b = args
     check_sequence("lstm", x, h0, lengths, c0=c0)
     check_weights("lstm", 4, x, h0, w_x, w_h, b=b)
@@ -59,28 +59,28 @@ def lstm(
     reverse: bool = False,
     recompute: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A long short-term memory, run over a sequence.
+    """Long short-term memory (LSTM), run over a sequence.
 
         (z_i z_f z_g z_o) = x_t W_x + h_{t−1} W_h + b,   t = 1 … T
         i = s(z_i),   f = s(z_f),   g = tanh z_g,   o = s(z_o),   s the logistic sigmoid
         c_t = f ⊙ c_{t−1} + i ⊙ g,   h_t = o ⊙ tanh c_t
 
-    Past its length L the state of a sequence stays as it is and its outputs are 0, whatever x holds
-    there; so h_T is the state after step L. In reverse, t runs from L down to 1, with t + 1 in
-    place of t − 1. Computed, and the state kept, in float32 at least.
+    Past its length L, the state of a sequence is frozen and its outputs are 0, whatever x contains
+    there, so h_T is the state after step L. In reverse, t runs from L down to 1, with t + 1 in
+    place of t − 1. The state and all computations have at least float32 precision.
 
     Args:
-      x: x_1 … x_T, shape (..., T, I): every leading axis is a batch axis.
+      x: x_1 … x_T, shape (..., T, I); all leading axes are batch axes.
       h0: h_0, shape (..., H).
       c0: c_0, shape (..., H).
-      w_x: W_x, shape (I, 4H): the columns of i, f, g and o side by side.
+      w_x: W_x, shape (I, 4H): the columns of gates i, f, g and o, concatenated.
       w_h: W_h, shape (H, 4H).
       b: b, shape (4H,).
-      lengths: L, integers from 0 to T, shape (...); or None, if all sequences have T steps. A
-        number below 0 counts as 0, one above T as T.
+      lengths: L, integers from 0 to T, shape (...); None if all sequences have T steps. Values
+        below 0 count as 0, and values above T as T.
       reverse: Whether to run from the last step to the first. Static.
-      recompute: Whether to save h and c alone and compute the gates again in the backward pass:
-        less memory between the passes, a third more matrix products. Static.
+      recompute: Whether to save only h and c, and recompute the gates in the backward pass. This
+        takes less memory between the passes and a third more matrix products. Static.
 
     Returns:
       h_1 … h_T, shape (..., T, H), and h_T and c_T, shape (..., H) (h_1 and c_1 in reverse), of the
@@ -103,9 +103,10 @@ def lstm(
 
 
 def lstm_fwd(x, h0, c0, w_x, w_h, b, lengths, *, reverse, recompute):
-    """Saves the outputs h, c_{t−1} and the pre-activations z: 6 numbers for each element of h.
+    """Saves the outputs h, c_{t−1} and the pre-activations z: 6 numbers per element of h.
 
-    With `recompute`, h and c_{t−1}: 2 numbers. In float32 h is the output itself, no copy.
+    With `recompute`, saves only h and c_{t−1}: 2 numbers. In float32, h is the output itself, not a
+    copy.
     """
     args = (x, h0, c0, w_x, w_h, b)
     save = lambda c, z: (c, () if recompute else z)
@@ -116,8 +117,8 @@ def lstm_fwd(x, h0, c0, w_x, w_h, b, lengths, *, reverse, recompute):
 def lstm_bwd(residuals, douts, *, reverse, recompute):
     """The cotangents of all arguments, by backpropagation through time.
 
-    h_t acts on the output dy_t and on z_{t+1}; c_t on h_t and c_{t+1}. From the last step to the
-    first, the cotangents of h_T and c_T added at the last step,
+    h_t influences the output, with cotangent dy_t, and z_{t+1}; c_t influences h_t and c_{t+1}.
+    From the last step to the first, with the cotangents of h_T and c_T added at the last step,
 
         dh_t = dy_t + dz_{t+1} W_hᵀ,                                                          (1)
         dc_t = dh_t ⊙ o tanh′(c_t) + dc_{t+1} ⊙ f_{t+1},                                      (2)
@@ -128,12 +129,12 @@ def lstm_bwd(residuals, douts, *, reverse, recompute):
     once,
 
         dx_t = dz_t W_xᵀ,                                                                     (4)
-        dW_x = Σ_t x_tᵀ dz_t,   dW_h = Σ_t h_{t−1}ᵀ dz_t,   db = Σ_t dz_t,                    (5)
+        dW_x = Σ_t x_tᵀ dz_t,   dW_h = Σ_t h_{t−1}ᵀ dz_t,   db = Σ_t dz_t.                    (5)
 
-    which autodiff adds up inside of the loop, with a weight-shaped sum for each. A step that is not
-    valid has dz_t = 0, and passes dh and dc on. The slopes come from z and c, not from the gates,
-    where y(1 − y) would round to 0 in the tails; that costs exponentials, but z is one array to
-    save, and no slower than four gates.
+    Autodiff accumulates these sums inside the loop, with a weight-shaped addition at each step. A
+    masked step has dz_t = 0 and passes dh and dc on. s′ and tanh′ are computed from z and c, not
+    from the gates, because y(1 − y) would round to 0 in the tails. That costs exponentials, but z
+    is one array to save, and no slower than four gates.
 
     Reference: Appleyard et al., 2016, arXiv:1604.01946, for the products after the loop.
     """

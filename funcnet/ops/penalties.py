@@ -1,4 +1,4 @@
-"""Penalties on the size of parameters, as a term of the loss."""
+"""Penalties on the size of the parameters, to be added to the loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,37 +12,38 @@ from funcnet.rule import rule
 
 
 def l1_gradient(p: jax.Array, rate: jax.Array) -> jax.Array:
-    """∂/∂p λ Σ|p| = λ sign(p), where sign(0) = 0."""
+    """The gradient of the L1 penalty: ∂/∂p λ Σ|p| = λ sign(p), where sign(0) = 0."""
     return rate * jnp.sign(p)
 
 
 def l2_gradient(p: jax.Array, rate: jax.Array) -> jax.Array:
-    """∂/∂p (λ/2) Σp² = λ p."""
+    """The gradient of the L2 penalty: ∂/∂p (λ/2) Σp² = λ p."""
     return rate * p
 
 
 def elastic_net_gradient(p: jax.Array, l1_rate: jax.Array, l2_rate: jax.Array) -> jax.Array:
-    """∂/∂p (λ₁ Σ|p| + (λ₂/2) Σp²) = λ₁ sign(p) + λ₂ p."""
+    """The gradient of the elastic net: ∂/∂p (λ₁ Σ|p| + (λ₂/2) Σp²) = λ₁ sign(p) + λ₂ p."""
     return l1_gradient(p, l1_rate) + l2_gradient(p, l2_rate)
 
 
 @rule
 def l1_penalty(params: Any, rate: ArrayLike) -> jax.Array:
-    """The L1 penalty (lasso): the sum of absolute values over all leaves of a tree.
+    """The L1 penalty (lasso): λ times the sum of the absolute values over all leaves.
 
         y = λ Σ|p|
 
-    Its gradient λ sign(p) pulls each parameter to 0 by the same force, however small it is, which
-    makes parameters sparse. The derivative at 0 is sign(0) = 0, by the rule and by `autodiff` of
-    this function; that of `jnp.abs` is 1 there.
+    Its gradient λ sign(p) pulls each parameter towards 0 with the same strength, however small the
+    parameter is, which makes the parameters sparse. The derivative at 0 is sign(0) = 0, both by the
+    rule and by `autodiff` of this function; the derivative of `jnp.abs` is 1 there.
 
     Args:
-      params: p, a tree of real arrays of any shapes. Leaves of other dtypes, such as integers, do
-        not count.
+      params: p, a pytree of real arrays of any shapes. Leaves without a floating dtype, such as
+        integers, are ignored.
       rate: λ, a scalar.
 
     Returns:
-      y, shape (). All is computed in its dtype: the widest among float32 and those of the leaves.
+      y, shape (). Its dtype, in which everything is computed, is the widest of float32 and the
+      dtypes of the leaves.
 
     Raises:
       TypeError: If a leaf is complex.
@@ -59,14 +60,14 @@ def l1_penalty(params: Any, rate: ArrayLike) -> jax.Array:
 
 
 def l1_penalty_fwd(params, rate):
-    """Saves p, which is no copy, λ, and the scalar Σ|p|."""
+    """Saves p (without a copy), λ, and the scalar Σ|p|."""
     return l1_penalty.__wrapped__(params, rate), (params, rate, _sum(_abs, params))
 
 
 def l1_penalty_bwd(residuals, dy):
     """The cotangents of params and rate.
 
-    y is a sum over elements, |p|′ = sign(p), and y is linear in λ, so that
+    y is a sum over elements with |p|′ = sign(p), and y is linear in λ, so
 
         dp = dy λ sign(p)                                                                     (1)
         dλ = dy Σ|p|.                                                                         (2)
@@ -82,19 +83,21 @@ l1_penalty.defvjp(l1_penalty_fwd, l1_penalty_bwd)
 
 @rule
 def l2_penalty(params: Any, rate: ArrayLike) -> jax.Array:
-    """The L2 penalty (ridge): half the sum of squares over all leaves of a tree.
+    """The L2 penalty (ridge): λ times half the sum of the squares over all leaves.
 
         y = (λ/2) Σp²
 
-    Its gradient λp pulls each parameter to 0 by a force that fades with it, so that few get there.
+    Its gradient λp pulls each parameter towards 0 with a strength proportional to the parameter, so
+    few parameters become exactly 0.
 
     Args:
-      params: p, a tree of real arrays of any shapes. Leaves of other dtypes, such as integers, do
-        not count.
+      params: p, a pytree of real arrays of any shapes. Leaves without a floating dtype, such as
+        integers, are ignored.
       rate: λ, a scalar.
 
     Returns:
-      y, shape (). All is computed in its dtype: the widest among float32 and those of the leaves.
+      y, shape (). Its dtype, in which everything is computed, is the widest of float32 and the
+      dtypes of the leaves.
 
     Raises:
       TypeError: If a leaf is complex.
@@ -111,14 +114,14 @@ def l2_penalty(params: Any, rate: ArrayLike) -> jax.Array:
 
 
 def l2_penalty_fwd(params, rate):
-    """Saves p, which is no copy, λ, and the scalar ½Σp²."""
+    """Saves p (without a copy), λ, and the scalar ½Σp²."""
     return l2_penalty.__wrapped__(params, rate), (params, rate, _sum(_square, params) / 2)
 
 
 def l2_penalty_bwd(residuals, dy):
     """The cotangents of params and rate.
 
-    y is a sum over elements, (½p²)′ = p, and y is linear in λ, so that
+    y is a sum over elements with (½p²)′ = p, and y is linear in λ, so
 
         dp = dy λ p                                                                           (1)
         dλ = dy ½Σp².                                                                         (2)
@@ -134,20 +137,21 @@ l2_penalty.defvjp(l2_penalty_fwd, l2_penalty_bwd)
 
 @rule
 def elastic_net_penalty(params: Any, l1_rate: ArrayLike, l2_rate: ArrayLike) -> jax.Array:
-    """The elastic net: the L1 and the L2 penalty added.
+    """The elastic net: the sum of the L1 and the L2 penalty.
 
         y = λ₁ Σ|p| + (λ₂/2) Σp²
 
-    The rule is there for its derivation, and costs what autodiff costs.
+    The rule is included for its derivation; it costs as much as autodiff.
 
     Args:
-      params: p, a tree of real arrays of any shapes. Leaves of other dtypes, such as integers, do
-        not count.
+      params: p, a pytree of real arrays of any shapes. Leaves without a floating dtype, such as
+        integers, are ignored.
       l1_rate: λ₁, a scalar.
       l2_rate: λ₂, a scalar.
 
     Returns:
-      y, shape (). All is computed in its dtype: the widest among float32 and those of the leaves.
+      y, shape (). Its dtype, in which everything is computed, is the widest of float32 and the
+      dtypes of the leaves.
 
     Raises:
       TypeError: If a leaf is complex.
@@ -164,18 +168,20 @@ def elastic_net_penalty(params: Any, l1_rate: ArrayLike, l2_rate: ArrayLike) -> 
 
 
 def elastic_net_penalty_fwd(params, l1_rate, l2_rate):
-    """Saves p, which is no copy, λ₁, λ₂, and the scalars Σ|p| and ½Σp²."""
+    """Saves p (without a copy), λ₁, λ₂, and the scalars Σ|p| and ½Σp²."""
     norm, half = _sum(_abs, params), _sum(_square, params) / 2
     y = elastic_net_penalty.__wrapped__(params, l1_rate, l2_rate)
     return y, (params, l1_rate, l2_rate, norm, half)
 
 
 def elastic_net_penalty_bwd(residuals, dy):
-    """The cotangents of params and both rates: those of the two penalties, as y is their sum.
+    """The cotangents of params and both rates.
 
-    dp = dy λ₁ sign(p) + dy λ₂ p                                                              (1)
-    dλ₁ = dy Σ|p|                                                                             (2)
-    dλ₂ = dy ½Σp²                                                                             (3)
+    y is the sum of the two penalties, so its cotangents are those of `l1_penalty` and `l2_penalty`:
+
+        dp = dy λ₁ sign(p) + dy λ₂ p                                                          (1)
+        dλ₁ = dy Σ|p|                                                                         (2)
+        dλ₂ = dy ½Σp²                                                                         (3)
     """
     params, l1_rate, l2_rate, norm, half = residuals
     rates = [dy * jnp.asarray(rate, dy.dtype) for rate in (l1_rate, l2_rate)]
@@ -194,7 +200,7 @@ elastic_net_penalty.defvjp(elastic_net_penalty_fwd, elastic_net_penalty_bwd)
 
 @jax.custom_jvp
 def _abs(p: jax.Array) -> jax.Array:
-    """|p| with the derivative 0 at 0, where JAX gives `jnp.abs` the derivative 1."""
+    """|p| with the derivative 0 at 0, whereas that of `jnp.abs` in JAX is 1."""
     return jnp.abs(p)
 
 
@@ -210,7 +216,7 @@ def _is_float(x: Any) -> bool:
 
 
 def _sum(f: Callable[[jax.Array], jax.Array], params: Any) -> jax.Array:
-    """Σf(p) over all floating leaves, in the widest of their dtypes and float32."""
+    """The sum Σf(p) over all floating leaves, in the widest of their dtypes and float32."""
     leaves = [jnp.asarray(p) for p in jax.tree.leaves(params) if _is_float(p)]
     dtypes = [jnp.dtype("float32"), *(p.dtype for p in leaves)]
     widest = max(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
@@ -218,12 +224,12 @@ def _sum(f: Callable[[jax.Array], jax.Array], params: Any) -> jax.Array:
 
 
 def _cotangent(x: Any, dx: jax.Array) -> jax.Array | None:
-    """`dx` in the dtype of x, None if x is of no floating dtype."""
+    """`dx` in the dtype of x, or None if that dtype is not floating."""
     return dx.astype(jax.typeof(x).dtype) if _is_float(x) else None
 
 
 def _cotangents(dp: Callable[[jax.Array], jax.Array], params: Any, dy: jax.Array) -> Any:
-    """The tree of dp(p), computed in the dtype of dy."""
+    """The pytree of the cotangents dp(p), computed in the dtype of dy."""
     return jax.tree.map(
         lambda p: _cotangent(p, dp(jnp.asarray(p, dy.dtype))) if _is_float(p) else None, params
     )

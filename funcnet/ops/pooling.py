@@ -1,4 +1,4 @@
-"""Pooling: the maximum or the mean under windows that slide, or of everything."""
+"""Max and average pooling, over sliding windows or over all positions."""
 
 import functools
 import math
@@ -41,7 +41,7 @@ def _windows(f, x, window, strides, padding) -> Windows:
 
 
 def _whole(at: Windows) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Window and strides on all axes of a folded x."""
+    """Window and strides on all axes of a folded x, batch and channels included."""
     return (1, *at.window, 1), (1, *at.strides, 1)
 
 
@@ -53,21 +53,23 @@ def max_pool(
     strides: Ints | None = None,
     padding: Padding = "VALID",
 ) -> jax.Array:
-    """The maximum of each channel under windows that slide over 1 to 3 spatial axes.
+    """Max pooling: the maximum of each channel in windows that slide over 1 to 3 spatial axes.
 
         y_oc = max_t x_(o·s + t − low, c),   t ∈ window
 
-    What is padded is −∞ (of integers, the least one of the dtype). The gradient goes to the first
-    maximum in the row-major order of the window, as with `jax.lax.reduce_window`: under nothing but
-    −∞ that is the first place, even if it is padding, where the gradient is lost. A nan in a window
-    is its maximum; the gradient goes to the first nan (with `reduce_window` to some other place).
+    The padding is −∞ (for integers, the lowest number of the dtype). The gradient goes to the first
+    maximum in the row-major order of the window, as with `jax.lax.reduce_window`. In a window that
+    contains only −∞ that is the first position, even if it is padding; the gradient is then lost.
+    If a window contains nan, the maximum is nan and the gradient goes to the first nan (with
+    `reduce_window` it goes to another position).
 
     Args:
       x: Shape (..., *spatial, c), with any number of leading batch axes.
-      window: The size on each spatial axis, 1 to 3 of them; an int k is (k, k). Static.
-      strides: s ≥ 1, one for all axes or one for each; None for the window itself. Static.
-      padding: "VALID" (none), "SAME" (⌈n / s⌉ windows on an axis of n, the odd place behind) or a
-        pair (low, high) for each spatial axis, less than the window. Static.
+      window: Window size on each of 1 to 3 spatial axes; an int k means (k, k). Static.
+      strides: s ≥ 1, one int for all axes or one per axis; None for the window size. Static.
+      padding: "VALID" (no padding), "SAME" (⌈n / s⌉ windows on an axis of length n; if the padding
+        is odd, the extra element goes at the end) or one pair (low, high) per spatial axis, less
+        than the window. Static.
 
     Returns:
       y, shape (..., *out, c), with the dtype of x.
@@ -84,12 +86,12 @@ def max_pool(
 
 
 def place_dtype(places: int) -> Any:
-    """The narrowest dtype that numbers the places of a window."""
+    """The narrowest integer dtype that can index the positions of a window."""
     return jnp.uint8 if places <= 2**8 else jnp.uint16 if places <= 2**16 else jnp.int32
 
 
 def _lowest(f: str, x: jax.Array) -> np.ndarray:
-    """What no number of the dtype of x is below, and padding is."""
+    """The lowest number of the dtype of x, which is used as padding."""
     if jnp.iscomplexobj(x):
         raise TypeError(f"{f}: x must be real, got {x.dtype}")
     if x.dtype == jnp.bool_:
@@ -103,10 +105,11 @@ def _first_maximum(a, b):
 
 
 def max_pool_fwd(x, *, window, strides, padding):
-    """Saves the place of each maximum in its window, in one byte for up to 256 places; not x.
+    """Saves the position of each maximum in its window (one byte for up to 256 positions), not x.
 
-    The maximum is taken along one axis at a time, the last first, of up to 4 places at once; the
-    first of equals at each is the first in row-major order. A nan ends the search.
+    A window of up to 4 positions is searched at once, a larger one along one axis after another,
+    starting with the last. Taking the first of equal maxima along each axis gives the first in
+    row-major order. The first nan counts as the maximum.
     """
     at = _windows("max_pool", x, window, strides, padding)
     dtype, lowest = place_dtype(math.prod(at.window)), _lowest("max_pool", x)
@@ -127,13 +130,13 @@ def max_pool_fwd(x, *, window, strides, padding):
 def max_pool_bwd(residuals, dy, *, window, strides, padding):
     """The cotangent of x.
 
-    ∂y_oc/∂x_pc = 1 if p is the place of the maximum under window o, else 0. With p + low = i·s + r,
-    window o = i − q sees p with its tap t = q·s + r, so
+    ∂y_oc/∂x_pc = 1 if p is the position of the maximum in window o, else 0. With p + low = i·s + r,
+    window o = i − q reads p with its tap t = q·s + r, so
 
         dx_pc = Σ_q dy_(i−q, c) [place_(i−q, c) = q·s + r].                                   (1)
 
-    That is one term if windows do not overlap. Autodiff of `reduce_window` keeps x, and looks for
-    the maximum again, window by window.
+    The sum has one term if windows do not overlap. Autodiff of `reduce_window` saves x and searches
+    for the maximum again, window by window.
     """
     place, empty = residuals
     at = _windows("max_pool", empty, window, strides, padding)
@@ -158,20 +161,21 @@ def avg_pool(
     padding: Padding = "VALID",
     count_include_pad: bool = True,
 ) -> jax.Array:
-    """The mean of each channel under windows that slide over 1 to 3 spatial axes.
+    """Average pooling: the mean of each channel in windows that slide over 1 to 3 spatial axes.
 
         y_oc = (1/n_o) Σ_t x_(o·s + t − low, c),   t ∈ window
 
-    What is padded is 0. n_o is the size of the window, or, if padding does not count, the number of
-    places in it that are not padding.
+    The padding is 0. n_o is the window size or, if padding is not counted, the number of positions
+    in window o that are not padding.
 
     Args:
       x: Shape (..., *spatial, c), with any number of leading batch axes.
-      window: The size on each spatial axis, 1 to 3 of them; an int k is (k, k). Static.
-      strides: s ≥ 1, one for all axes or one for each; None for the window itself. Static.
-      padding: "VALID" (none), "SAME" (⌈n / s⌉ windows on an axis of n, the odd place behind) or a
-        pair (low, high) for each spatial axis, less than the window. Static.
-      count_include_pad: Whether padding counts in n_o. Static.
+      window: Window size on each of 1 to 3 spatial axes; an int k means (k, k). Static.
+      strides: s ≥ 1, one int for all axes or one per axis; None for the window size. Static.
+      padding: "VALID" (no padding), "SAME" (⌈n / s⌉ windows on an axis of length n; if the padding
+        is odd, the extra element goes at the end) or one pair (low, high) per spatial axis, less
+        than the window. Static.
+      count_include_pad: Whether n_o counts padding. Static.
 
     Returns:
       y, shape (..., *out, c), with the dtype of x, or the default float for integers.
@@ -199,7 +203,7 @@ def _window_sums(x: jax.Array, at: Windows) -> jax.Array:
 
 
 def _counts(at: Windows, include_pad: bool, dtype: Any) -> np.ndarray | float:
-    """n_o, shape (1, *out, 1) if it differs."""
+    """n_o: one number, or shape (1, *out, 1) if it differs between windows."""
     if include_pad or not any(map(any, at.padding)):
         return float(math.prod(at.window))
     count = np.ones(())
@@ -225,7 +229,7 @@ def avg_pool_bwd(empty, dy, *, window, strides, padding, count_include_pad):
 
         dx_pc = Σ_q dy_(i−q, c) / n_(i−q).                                                    (1)
 
-    The sum is taken along one axis after the other.
+    The sum is computed along one axis after another.
     """
     at = _windows("avg_pool", empty, window, strides, padding)
     g = widen(fold(dy, len(at.sizes)))
@@ -240,7 +244,7 @@ avg_pool.defvjp(avg_pool_fwd, avg_pool_bwd)
 
 
 def _spatial(f: str, x: jax.Array, spatial: int) -> tuple[int, ...]:
-    """The spatial axes, which stand before the channels."""
+    """The spatial axes, which come before the channel axis."""
     if spatial < 1 or x.ndim < spatial + 1:
         raise ValueError(
             f"{f}: x must have shape (..., *spatial, c) with {spatial} spatial axes, at least one, "
@@ -253,9 +257,9 @@ def _spatial(f: str, x: jax.Array, spatial: int) -> tuple[int, ...]:
 
 @rule(inexact=("x",))
 def global_avg_pool(x: jax.Array, *, spatial: int = 2) -> jax.Array:
-    """The mean of each channel over all places.
+    """Global average pooling: the mean of each channel over all positions.
 
-        y_c = (1/n) Σ_p x_pc,   n the number of places
+        y_c = (1/n) Σ_p x_pc,   n the number of positions
 
     Args:
       x: Shape (..., *spatial, c), with any number of leading batch axes.
@@ -265,7 +269,7 @@ def global_avg_pool(x: jax.Array, *, spatial: int = 2) -> jax.Array:
       y, shape (..., c), with the dtype of x, or the default float for integers.
 
     Raises:
-      ValueError: If x has too few axes, or a spatial axis of no places.
+      ValueError: If x has too few axes, or an empty spatial axis.
 
     Reference: Lin et al., 2014, Network in network, section 3.2, arXiv:1312.4400.
 
@@ -283,9 +287,9 @@ def global_avg_pool_fwd(x, *, spatial):
 def global_avg_pool_bwd(empty, dy, *, spatial):
     """The cotangent of x.
 
-    ∂y_c/∂x_pc = 1/n at every place, so
+    ∂y_c/∂x_pc = 1/n at every position, so
 
-    dx_pc = dy_c / n.                                                                     (1)
+        dx_pc = dy_c / n.                                                                     (1)
     """
     axes = _spatial("global_avg_pool", empty, spatial)
     dx = widen(dy) / math.prod(empty.shape[i] for i in axes)
@@ -301,12 +305,12 @@ global_avg_pool.defvjp(global_avg_pool_fwd, global_avg_pool_bwd)
 
 @rule
 def global_max_pool(x: jax.Array, *, spatial: int = 2) -> jax.Array:
-    """The maximum of each channel over all places.
+    """Global max pooling: the maximum of each channel over all positions.
 
         y_c = max_p x_pc
 
-    The gradient goes to the first maximum in row-major order, as in `max_pool`, where autodiff of
-    `jnp.max` divides it among equals; and to the first nan.
+    As in `max_pool`, the gradient goes to the first maximum in row-major order, or to the first
+    nan. Autodiff of `jnp.max` divides it among equal maxima instead.
 
     Args:
       x: Shape (..., *spatial, c), with any number of leading batch axes.
@@ -316,7 +320,7 @@ def global_max_pool(x: jax.Array, *, spatial: int = 2) -> jax.Array:
       y, shape (..., c), with the dtype of x.
 
     Raises:
-      ValueError: If x has too few axes, or a spatial axis of no places.
+      ValueError: If x has too few axes, or an empty spatial axis.
 
     Reference: Oquab et al., 2015, CVPR, Is object localization for free?, section 3.
 
@@ -330,10 +334,10 @@ def global_max_pool(x: jax.Array, *, spatial: int = 2) -> jax.Array:
 
 
 def global_max_pool_fwd(x, *, spatial):
-    """Saves the place of each maximum: four bytes for each output; not x.
+    """Saves the position of each maximum (four bytes per output), not x.
 
-    The maxima over the last axis, the last two, … say in which row the first one is, where in that
-    row, and so on: after the maximum no array of the size of x is searched.
+    The maxima over the last spatial axis, the last two, … tell in which row the first maximum is,
+    where in that row, and so on: after the maximum, no array of the size of x is searched.
     """
     first, *_ = axes = _spatial("global_max_pool", x, spatial)
     inner = [x]
@@ -351,13 +355,13 @@ def global_max_pool_fwd(x, *, spatial):
 
 
 def _at(m: jax.Array, i: jax.Array, axis: int) -> jax.Array:
-    """The slice of m at i along an axis, for each channel; i has no spatial axes."""
+    """Selects index i of m along an axis, per channel; i has no spatial axes."""
     index = jnp.expand_dims(i, tuple(range(axis, m.ndim - 1)))
     return jnp.take_along_axis(m, index, axis).squeeze(axis)
 
 
 def _number(sizes: tuple[int, ...], ndim: int) -> np.ndarray:
-    """The number of each place in row-major order, shape (1, …, 1, *sizes, 1)."""
+    """The row-major index of each position, shape (1, …, 1, *sizes, 1)."""
     lead = (1,) * (ndim - len(sizes) - 1)
     return np.arange(math.prod(sizes), dtype=np.int32).reshape(*lead, *sizes, 1)
 
@@ -365,9 +369,9 @@ def _number(sizes: tuple[int, ...], ndim: int) -> np.ndarray:
 def global_max_pool_bwd(residuals, dy, *, spatial):
     """The cotangent of x.
 
-    ∂y_c/∂x_pc is 1 at the first place of the maximum, else 0, so
+    ∂y_c/∂x_pc is 1 at the first position of the maximum, else 0, so
 
-    dx_pc = dy_c [p = first_c].                                                           (1)
+        dx_pc = dy_c [p = first_c].                                                           (1)
     """
     first, empty = residuals
     axes = _spatial("global_max_pool", empty, spatial)

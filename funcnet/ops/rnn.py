@@ -22,7 +22,7 @@ from funcnet.rule import rule
 
 
 def _run(args, lengths, *, reverse, save):
-    """The outputs, the states in full precision, and save(a_t) stacked over time."""
+    """Returns the outputs, the full-precision states, and save(a_t) over time."""
     x, h0, w_x, w_h, b = args
     check_sequence("rnn", x, h0, lengths)
     check_weights("rnn", 1, x, h0, w_x, w_h, b=b)
@@ -50,22 +50,22 @@ def rnn(
     *,
     reverse: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """A simple recurrent network (Elman's) with tanh, run over a sequence.
+    """Simple (Elman) recurrent network with tanh, run over a sequence.
 
         h_t = tanh(x_t W_x + h_{t−1} W_h + b),   t = 1 … T
 
-    Past its length L the state of a sequence stays as it is and its outputs are 0, whatever x holds
-    there; so h_T is the state after step L. In reverse, t runs from L down to 1, with h_{t+1} in
-    place of h_{t−1}. The state is kept in float32 at least.
+    Past its length L, the state of a sequence is frozen and its outputs are 0, whatever x contains
+    there, so h_T is the state after step L. In reverse, t runs from L down to 1, with h_{t+1} in
+    place of h_{t−1}. The state has at least float32 precision.
 
     Args:
-      x: x_1 … x_T, shape (..., T, I): every leading axis is a batch axis.
+      x: x_1 … x_T, shape (..., T, I); all leading axes are batch axes.
       h0: h_0, shape (..., H).
       w_x: W_x, shape (I, H).
       w_h: W_h, shape (H, H).
       b: b, shape (H,).
-      lengths: L, integers from 0 to T, shape (...); or None, if all sequences have T steps. A
-        number below 0 counts as 0, one above T as T.
+      lengths: L, integers from 0 to T, shape (...); None if all sequences have T steps. Values
+        below 0 count as 0, and values above T as T.
       reverse: Whether to run from the last step to the first. Static.
 
     Returns:
@@ -88,9 +88,9 @@ def rnn(
 
 
 def rnn_fwd(x, h0, w_x, w_h, b, lengths, *, reverse):
-    """Saves the outputs h and the slopes of tanh: 2 numbers for each element of h.
+    """Saves the outputs h and the derivatives of tanh: 2 numbers per element of h.
 
-    In float32 h is the output itself, no copy.
+    In float32, h is the output itself, not a copy.
     """
     args = (x, h0, w_x, w_h, b)
     slope = lambda a: tanh_and_slope(a)[1]
@@ -101,8 +101,9 @@ def rnn_fwd(x, h0, w_x, w_h, b, lengths, *, reverse):
 def rnn_bwd(residuals, douts, *, reverse):
     """The cotangents of all arguments, by backpropagation through time.
 
-    With a_t = x_t W_x + h_{t−1} W_h + b and h_t = tanh a_t, h_t acts on the output dy_t and on
-    a_{t+1}. From the last step to the first, the cotangent of h_T added at the last step,
+    Let a_t = x_t W_x + h_{t−1} W_h + b and h_t = tanh a_t. h_t influences the output, with
+    cotangent dy_t, and a_{t+1}. From the last step to the first, with the cotangent of h_T added at
+    the last step,
 
         dh_t = dy_t + da_{t+1} W_hᵀ,                                                          (1)
         da_t = dh_t ⊙ tanh′(a_t),                                                             (2)
@@ -110,11 +111,11 @@ def rnn_bwd(residuals, douts, *, reverse):
     and dh_0 = da_1 W_hᵀ. As in an affine layer, over all steps and examples at once,
 
         dx_t = da_t W_xᵀ,                                                                     (3)
-        dW_x = Σ_t x_tᵀ da_t,   dW_h = Σ_t h_{t−1}ᵀ da_t,   db = Σ_t da_t,                    (4)
+        dW_x = Σ_t x_tᵀ da_t,   dW_h = Σ_t h_{t−1}ᵀ da_t,   db = Σ_t da_t.                    (4)
 
-    which autodiff adds up inside of the loop, with a weight-shaped sum for each. A step that is not
-    valid has da_t = 0, and passes dh on. The slopes come from a, not from h, where 1 − h² has lost
-    its digits as soon as h is near ±1.
+    Autodiff accumulates these sums inside the loop, with a weight-shaped addition at each step. A
+    masked step has da_t = 0 and passes dh on. tanh′ is computed from a, not from h, because 1 − h²
+    loses its digits when h is near ±1.
 
     Reference: Appleyard et al., 2016, arXiv:1604.01946, for the products after the loop.
     """

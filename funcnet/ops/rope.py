@@ -19,26 +19,26 @@ PI = "3.14159265358979323846264338327950288419716939937510582097494"
 def rope(
     x: jax.Array, positions: jax.Array, *, base: float = 10000.0, interleaved: bool = False
 ) -> jax.Array:
-    """Rotates pairs of features by angles that grow with the position.
+    """Rotates pairs of features by angles proportional to the position.
 
         (y_a, y_b) = (x_a cos φ − x_b sin φ, x_b cos φ + x_a sin φ),   φ = p θ_i,   θ_i = b^(−2i/d)
 
-    for each of the pairs i < d/2, which are (a, b) = (i, i + d/2), or (2i, 2i + 1) if interleaved.
-    ⟨rope(q, p), rope(k, p′)⟩ then depends on the positions by p − p′ alone.
+    for each pair i < d/2, where (a, b) is (i, i + d/2), or (2i, 2i + 1) if interleaved. The product
+    ⟨rope(q, p), rope(k, p′)⟩ then depends on the positions only through p − p′.
 
-    φ modulo 2π is exact to |p| 2⁻⁶² at every position, and to the last digits in float32: pθ/2π is
-    a product of integers of 64 bits, of which whole turns are dropped (as a float of 32 bits pθ
-    would be wrong by up to 0.004 at p = 10⁵).
+    φ modulo 2π is exact to |p| 2⁻⁶² at every position, and to the last digits in float32, because
+    pθ/2π is computed as a product of 64-bit integers from which whole turns are dropped. (As a
+    32-bit float, pθ would be wrong by up to 0.004 at p = 10⁵.)
 
     Args:
-      x: Shape (..., T, H, d) with even d, the features of H heads at T places.
+      x: Shape (..., T, H, d) with even d: the features of H heads at T positions.
       positions: p, integers of shape (T,) or (..., T), above −2³¹ and below 2³¹.
       base: b > 0. Static.
-      interleaved: Whether pairs are neighbours, as in the paper, or halves apart, as in GPT-NeoX
-        and Llama. Static.
+      interleaved: Whether the two features of a pair are adjacent, as in the paper, or d/2 apart,
+        as in GPT-NeoX and Llama. Static.
 
     Returns:
-      y with the shape and dtype of x; integers are converted.
+      y with the shape and dtype of x; integers are converted to floats.
 
     Raises:
       ValueError: If the shapes or the dtype of positions do not fit, or base is not positive.
@@ -53,16 +53,16 @@ def rope(
 
 
 def rope_fwd(x, positions, *, base, interleaved):
-    """Saves positions, an argument."""
+    """Saves only positions, which is an argument."""
     _check(x, positions, base)
     return _rotate(x, *_cos_sin(x, positions, base), interleaved), positions
 
 
 def rope_bwd(positions, dy, *, base, interleaved):
-    """The cotangent of x; none of positions.
+    """The cotangent of x; `positions` has none.
 
-    A pair is multiplied by the matrix R(φ) = (cos φ, −sin φ; sin φ, cos φ), so that its cotangent
-    is multiplied by the transpose, the rotation back:
+    A pair is multiplied by the matrix R(φ) = (cos φ, −sin φ; sin φ, cos φ), so its cotangent is
+    multiplied by the transpose, which is the inverse rotation:
 
         dx = R(φ)ᵀ dy = R(−φ) dy.                                                             (1)
     """
@@ -87,7 +87,7 @@ def _check(x: jax.Array, positions: jax.Array, base: float) -> None:
 
 
 def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array, interleaved: bool) -> jax.Array:
-    """Each pair of the last axis, rotated."""
+    """Rotates each pair of features in the last axis."""
     wide, half = widen(x), x.shape[-1] // 2
     if interleaved:
         a, b = wide[..., 0::2], wide[..., 1::2]
@@ -101,8 +101,8 @@ def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array, interleaved: bool) -> 
 def _cos_sin(x: jax.Array, positions: jax.Array, base: float) -> tuple[jax.Array, jax.Array]:
     """The cosine and sine of φ, of shape (..., T, 1, d/2), both to full relative accuracy.
 
-    φ/2π modulo 1 is the fraction (hi + lo/2³²)/2³², in words of 32 bits whose products wrap round.
-    The two leading bits, rounded, are the quadrant; the rest is an angle of at most π/4.
+    φ/2π modulo 1 is the fraction (hi + lo/2³²)/2³², in 32-bit words whose products wrap around.
+    Rounding it to its two leading bits gives the quadrant; the rest is an angle of at most π/4.
     """
     dtype = wide_dtype(x.dtype)
     high, low = (jnp.asarray(f) for f in _turns(x.shape[-1], float(base)))
@@ -130,7 +130,7 @@ def _high_word(a: jax.Array, b: jax.Array) -> jax.Array:
 
 @functools.cache
 def _turns(d: int, base: float) -> tuple[np.ndarray, np.ndarray]:
-    """θ_i/2π modulo 1, times 2⁶⁴, in two words."""
+    """θ_i/2π modulo 1, times 2⁶⁴, as the high and the low 32-bit words."""
     with decimal.localcontext(prec=50):
         log, turn = decimal.Decimal(base).ln(), 2 * decimal.Decimal(PI)
         thetas = [(log * (-2 * i) / d).exp() for i in range(d // 2)]

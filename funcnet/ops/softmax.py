@@ -13,20 +13,21 @@ Axis = int | tuple[int, ...] | None
 
 
 def maximum(x: jax.Array, axis: Axis) -> jax.Array:
-    """The maximum m with the axis kept, a constant, as it may be in exp(x − m)."""
+    """The maximum m with the axis kept; m has no derivative, because it cancels from the result."""
     return jax.lax.stop_gradient(x.max(axis, keepdims=True, initial=-jnp.inf))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def centred_maximum(x: jax.Array, axis: Axis) -> jax.Array:
-    """The maximum m with the derivative of logsumexp, for residuals, which `jax.hessian` derives.
+    """The maximum m with the derivative of logsumexp.
 
-    p = exp(x − m) / Σ exp(x − m) does not depend on m, so any derivative of m gives that of p:
+    It is for the residuals, which `jax.hessian` differentiates. p = exp(x − m) / Σ exp(x − m) does
+    not depend on m, so any derivative of m gives the correct derivative of p:
 
         dp = p ⊙ (d − ⟨p, d⟩),   d = dx − dm.
 
-    With dm = ⟨p, dx⟩ the mean of d is 0, and the difference does not cancel where one p is nearly
-    1, as it does with dm = 0.
+    With dm = ⟨p, dx⟩ the mean of d is 0, so the difference does not cancel where one p is nearly 1.
+    With dm = 0 it would.
     """
     return maximum(x, axis)
 
@@ -46,10 +47,10 @@ def softmax(x: jax.Array, *, axis: Axis = -1) -> jax.Array:
 
         y_j = exp(x_j) / Σ_k exp(x_k)
 
-    The maximum is subtracted first: that leaves y unchanged and cannot overflow.
+    The maximum of x is subtracted first, which leaves y unchanged and prevents overflow.
 
     Args:
-      x: Any shape.
+      x: Real input of any shape.
       axis: The axis over which y sums to 1, a tuple of axes, or None for all. Static.
 
     Returns:
@@ -72,7 +73,7 @@ def _softmax(x, axis, maximum):
 
 
 def softmax_fwd(x, *, axis):
-    """Saves y alone, of the size of x."""
+    """Saves only y, which has the size of x."""
     y = _softmax(x, axis, centred_maximum)
     return y, y
 
@@ -80,18 +81,18 @@ def softmax_fwd(x, *, axis):
 def softmax_bwd(y, dy, *, axis):
     """The cotangent of x.
 
-    By the quotient rule ∂y_j/∂x_q = y_j (δ_jq − y_q), so that
+    By the quotient rule ∂y_j/∂x_q = y_j (δ_jq − y_q), so
 
-        dx = dy · (diag(y) − yᵀy),                      the source's matrix of C² elements,    (1)
+        dx = dy · (diag(y) − yᵀy),             as in the source, with a matrix of C² elements, (1)
         dx_q = Σ_j dy_j y_j (δ_jq − y_q) = y_q (dy_q − ⟨dy, y⟩),             the same in O(C).  (2)
 
-    A constant c added to dy changes nothing, because Σ y = 1; so c = ⟨dy, y⟩ may be subtracted
-    first. It makes (2) exact to rounding where dy has a large mean, or one y_j is nearly 1: there
-    Σ y ≠ 1 by rounding, and dy_q − ⟨dy, y⟩ cancels.
+    Adding a constant to dy does not change dx, because Σ y = 1, so ⟨dy, y⟩ may be subtracted from
+    dy first. This makes (2) exact up to rounding where dy has a large mean or one y_j is nearly 1:
+    there, Σ y ≠ 1 because of rounding, and dy_q − ⟨dy, y⟩ cancels.
 
         g = dy − ⟨dy, y⟩,   dx = y ⊙ (g − ⟨g, y⟩)                                             (3)
 
-    The second ⟨·, y⟩ is the price: one more pass over a row than autodiff takes.
+    The second ⟨·, y⟩ costs one more pass over a row than autodiff takes.
 
     Reference: Source A 3.3.6.
     """
@@ -106,15 +107,15 @@ softmax.defvjp(softmax_fwd, softmax_bwd)
 
 @rule(real=("x",))
 def log_softmax(x: jax.Array, *, axis: Axis = -1) -> jax.Array:
-    """The logarithm of `softmax`, without its underflow.
+    """The logarithm of `softmax`, computed without underflow.
 
         y_j = z_j − log Σ_k exp(z_k),   z = x − max x
 
-    For the loss of a classifier take `softmax_cross_entropy`: it is exact also where one y_j is so
-    close to 0 that this difference rounds to 0.
+    For the loss of a classifier use `softmax_cross_entropy`, which is exact even where one y_j is
+    so close to 0 that this difference rounds to 0.
 
     Args:
-      x: Any shape.
+      x: Real input of any shape.
       axis: The axis over which exp(y) sums to 1, a tuple of axes, or None for all. Static.
 
     Returns:
@@ -131,16 +132,17 @@ def log_softmax(x: jax.Array, *, axis: Axis = -1) -> jax.Array:
 
 
 def log_softmax_fwd(x, *, axis):
-    """Saves e = exp(x − max x), of the size of x, and its sum s: p = e / s needs no second exp.
+    """Saves e = exp(x − max x), which has the size of x, and its sum s.
 
-    From y or from log s alone p would come too, but with the digits that a large y has lost.
+    With them, p = e / s needs no second exp. p could also be computed from y or log s alone, but
+    without the digits that a large y has lost to rounding.
     """
     return _log_softmax(x, axis, centred_maximum)
 
 
 def _log_softmax(x, axis, maximum):
     wide = widen(x)
-    z = wide - maximum(wide, axis)  # y does not depend on it
+    z = wide - maximum(wide, axis)  # y does not depend on the maximum
     e = jnp.exp(z)
     s = e.sum(axis, keepdims=True)
     return (z - jnp.log(s)).astype(x.dtype), (e, s)
@@ -149,12 +151,14 @@ def _log_softmax(x, axis, maximum):
 def log_softmax_bwd(residuals, dy, *, axis):
     """The cotangent of x.
 
-    With p = softmax(x) = e / s, ∂y_j/∂x_q = δ_jq − p_q, so that
+    With p = softmax(x) = e / s, ∂y_j/∂x_q = δ_jq − p_q, so
 
         dx_q = Σ_j dy_j (δ_jq − p_q) = dy_q − p_q Σ_j dy_j.                                   (1)
     """
     e, s = residuals
     g = widen(dy)
+    if g.size == 0:  # s may be 0
+        return (dy,)
     dx = g - e * (g.sum(axis, keepdims=True) / s)  # (1)
     return (dx.astype(dy.dtype),)
 
@@ -169,14 +173,14 @@ def logsumexp(x: jax.Array, *, axis: Axis = -1, keepdims: bool = False) -> jax.A
         y = log Σ_k exp(x_k) = m + log Σ_k exp(x_k − m),   m = max x
 
     Args:
-      x: Any shape.
+      x: Real input of any shape.
       axis: The axis of the sum, a tuple of axes, or None for all. Static.
-      keepdims: Whether y has the axis still, with one element. Static.
+      keepdims: Whether y keeps the axis, with size 1. Static.
 
     Returns:
-      y with the dtype of x and its shape without the axis. A slice of −∞ alone, or of no element,
-      gives −∞ and has the gradient 0, where `jax.nn.logsumexp` has nan; +∞ gives +∞, and nan as its
-      gradient, as there.
+      y, with the dtype of x and the shape of x without the axis. A slice that is empty or contains
+      only −∞ gives −∞ with the gradient 0 (nan in `jax.nn.logsumexp`). A slice that contains +∞
+      gives +∞, and the gradient at that element is nan, as in `jax.nn.logsumexp`.
 
     Reference: Blanchard, Higham & Higham, Accurately computing the log-sum-exp and softmax
     functions, 2021, the shifted formula, arXiv:1909.03469.
@@ -190,10 +194,11 @@ def logsumexp(x: jax.Array, *, axis: Axis = -1, keepdims: bool = False) -> jax.A
 
 
 def logsumexp_fwd(x, *, axis, keepdims):
-    """Saves e = exp(x − m), of the size of x, and its sum s, one number per slice.
+    """Saves e = exp(x − m), which has the size of x, and its sum s, one number per slice.
 
-    From x and y alone exp(x − y) would come too, but with the digits that a large y has lost; and a
-    second exp costs more than the rest of the backward pass.
+    The gradient could also be computed from x and y alone, as exp(x − y), but without the digits
+    that a large y has lost to rounding, and a second exp costs more than the rest of the backward
+    pass.
     """
     return _logsumexp(x, axis, keepdims, centred_maximum)
 
@@ -201,7 +206,7 @@ def logsumexp_fwd(x, *, axis, keepdims):
 def _logsumexp(x, axis, keepdims, maximum):
     wide = widen(x)
     m = maximum(wide, axis)
-    m = jnp.where(jnp.isfinite(m), m, jnp.zeros_like(m))  # else there is no offset to take away
+    m = jnp.where(jnp.isfinite(m), m, jnp.zeros_like(m))  # ±∞ is not subtracted
     e = jnp.exp(wide - m)
     s = e.sum(axis, keepdims=True)
     empty = s == 0
@@ -212,7 +217,7 @@ def _logsumexp(x, axis, keepdims, maximum):
 
 
 def logsumexp_bwd(residuals, dy, *, axis, keepdims):
-    """The cotangent of x: each element has its share of the sum.
+    """The cotangent of x, which is dy times each element's share of the sum.
 
     From ∂y/∂x_q = exp(x_q) / Σ_k exp(x_k), the softmax of x,
 

@@ -22,28 +22,29 @@ from funcnet.rule import rule
 def softmax_cross_entropy(
     logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
 ) -> jax.Array:
-    """The cross entropy of softmax(logits) of each example.
+    """The cross entropy between softmax(logits) and the labels, for each example.
 
         L = −Σ_j t_j log p_j,   p_j = exp(x_j) / Σ_k exp(x_k)
 
-    x are the logits and t the labels. Loss and gradient keep full relative accuracy where p is
-    nearly 1 at the label (both are then tiny), and where all logits share a large offset. Class
-    indices are the faster form: of probabilities the tails and 0 · log 0 cost a CPU up to a tenth.
+    Here x are the logits and t the labels. The loss and the gradient keep full relative accuracy
+    where p is nearly 1 at the label (both are then tiny) and where all logits share a large offset.
+    Class indices are the faster form of labels: with probabilities, the accurate tails and
+    0 · log 0 = 0 take up to a tenth more time on a CPU.
 
-    Label smoothing by a puts (1 − a) t + a/C in the place of t: no p has to become 1.
+    Label smoothing by a replaces t by (1 − a) t + a/C, so that no p has to become 1.
 
     Args:
       logits: x, shape (..., C).
-      labels: t: probabilities or one-hot, of the shape of logits; or class indices from 0 to C − 1,
-        of shape (...) and an integer dtype. Any other index, negative ones too, gives a loss of nan
-        and a gradient of nan.
+      labels: t, in one of two forms: probabilities or one-hot, of the same shape as logits; or
+        class indices from 0 to C − 1, of shape (...) and an integer dtype. Any other index,
+        including a negative one, gives a loss of nan and a gradient of nan.
       label_smoothing: a in [0, 1). Static.
 
     Returns:
       L, shape (...), with the dtype of logits.
 
     Raises:
-      ValueError: If labels are of neither form, or label_smoothing is outside [0, 1).
+      ValueError: If labels have neither form, or label_smoothing is outside [0, 1).
 
     Reference: Source A 3.3.8; the source's (Y − T)/C belongs to its loss scaled by 1/C (3.3.7).
     Label smoothing: Szegedy et al., Rethinking the Inception architecture for computer vision,
@@ -56,21 +57,22 @@ def softmax_cross_entropy(
 
 
 def softmax_cross_entropy_fwd(logits, labels, *, label_smoothing):
-    """Saves e = exp(z), where z = x − max x, and sums of it for each example.
+    """Saves e = exp(z), where z = x − max x, and two sums of e per example.
 
     The sum s of e is kept in two parts, top + rest, so that a tiny rest keeps its digits:
 
         log s = log1p(rest + (top − 1)).
 
-    For a class index, top is e of that class, and what is saved has 0 in its place. If it is not
-    the largest, top < 1 and L ≥ −z of it: nothing tiny is at stake. For a number per class, top is
-    how many e are 1 (the largest: one, but for ties), and rest the sum of the others:
+    For a class index, top is the e of that class, and the saved array has 0 in its place. If that e
+    is not the largest, top < 1 and L ≥ −z of that class, so nothing tiny has to be preserved. For
+    labels with one number per class, top is the number of e that are 1 (those of the maximum: one,
+    except for ties), and rest is the sum of the others:
 
         top = C + Σ ⌊e − 1⌋,   rest = Σ (e − ⌊e⌋)   (XLA:CPU fuses a floor into a sum),
-        L = T log s + Σ_j t_j (−z_j),   T = Σ t (1 for probabilities): no term is negative.
+        L = T log s + Σ_j t_j (−z_j),   T = Σ t (1 for probabilities).
 
-    A smoothed index adds a (log s − ⟨z⟩), ⟨·⟩ the mean over the classes, to (1 − a) L: no array of
-    targets is built.
+    No term of L is negative. For a class index with label smoothing, the loss is (1 − a) L plus
+    a (log s − ⟨z⟩), where ⟨·⟩ is the mean over the classes; no array of targets is built.
     """
     return _forward(logits, labels, label_smoothing, put)
 
@@ -91,8 +93,8 @@ def _forward(logits, labels, a, put):
 
 
 def of_index(x, labels, a, put):
-    """Loss and residuals for class indices, with e changed at the own class by `put`."""
-    # No change of m, but now e comes after at(x), and XLA can write it over x.
+    """Loss and residuals for class indices; `put` sets e to 0 at the class of the label."""
+    # fmax does not change m, but e now depends on at(x), so XLA can compute e in place of x.
     m = jnp.fmax(x.max(-1), at(x, labels))[..., None]
     m = jax.lax.stop_gradient(m)
     z, z_own = _below(x, m), _below(x, m, labels)
@@ -107,16 +109,17 @@ def of_index(x, labels, a, put):
 
 @jax.custom_jvp
 def _below(x: jax.Array, m: jax.Array, index: jax.Array | None = None) -> jax.Array:
-    """The z = x − m of all classes, or of one index; m is the maximum of each row."""
+    """The difference z = x − m, for all classes or one index per row; m is the row's maximum."""
     return x - m if index is None else at(x, index) - m.squeeze(-1)
 
 
 @_below.defjvp
 def _below_jvp(primals, tangents):
-    """The derivative of x − max x, in which m moves with the largest x, whose z is 0 for ever.
+    """The derivative of x − max x, in which m moves with the largest x, so that its z stays 0.
 
-    The loss and its gradient depend on no m, but in the second derivative all that is summed over
-    the classes is then tiny if 1 − p is, where else numbers of order 1 would have to cancel.
+    The loss and its gradient do not depend on m. But with this derivative of m, the second
+    derivative sums only terms that are tiny if 1 − p is tiny; without it, terms of order 1 would
+    have to cancel.
     """
     (x, m, index), dx = primals, tangents[0]
     classes = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
@@ -128,27 +131,27 @@ def _below_jvp(primals, tangents):
 
 
 def _smooth(t: jax.Array, a: float) -> jax.Array:
-    """(1 − a) t + a/C."""
+    """The smoothed labels (1 − a) t + a/C."""
     return (1 - a) * t + a / t.shape[-1] if a else t
 
 
 def softmax_cross_entropy_bwd(residuals, dloss, *, label_smoothing):
     """The cotangents of logits and labels.
 
-    L = −Σ_j t_j x_j + T log Σ_k exp(x_k), so that with p = e / s
+    From L = −Σ_j t_j x_j + T log Σ_k exp(x_k), with p = e / s,
 
-        dx = dL (T p − t),      for T = 1 the source's Y − T,                                 (1)
+        dx = dL (T p − t),      the source's Y − T if T = 1,                                  (1)
         dt = −dL log p = dL (log s − z).                                                      (2)
 
-    At a class with e = 1, p is nearly 1 when the answer is right. There 1 − p = (s − e) / s, and
+    At a class with e = 1, p is nearly 1 if the prediction is right. There 1 − p = (s − e) / s, and
 
         T p − t = (T − t) − (rest + (top − e)) T / s                                          (3)
 
     does not cancel: T − t is exact if t > T/2 (Sterbenz), and 0 for a class index or one-hot t. For
-    a class index, top = e. Where dL = 0, dt is 0 also at x = −∞.
+    a class index, top = e. Where dL = 0, dt is 0 even at x = −∞.
 
-    With label smoothing these t are (1 − a) t + a/C, the one of a class index is 1 − (a − a/C), and
-    dt is (1 − a) times (2).
+    With label smoothing, t in (1) and (3) is (1 − a) t + a/C, which is 1 − (a − a/C) at a class
+    index, and dt is (1 − a) times (2).
 
     Reference: Source A 3.3.8.
     """
@@ -163,7 +166,7 @@ def softmax_cross_entropy_bwd(residuals, dloss, *, label_smoothing):
     dl, top, rest, total, log_s, scale = (
         v[..., None] for v in (dl, top, rest, total, log_s, scale)
     )
-    # Summed again, so that the derivative of T − t is that of the other t alone.
+    # T is summed again, so that only the other t contribute to the derivative of T − t.
     at_top = (t.sum(-1, keepdims=True) - t) - (rest + (top - e)) * scale  # (3)
     dx = dl * jnp.where(e < 1, e * scale - t, at_top)  # (1)
     dt = dl * finite_if_zero(log_s - _below(widen(logits), m), dl)  # (2)
@@ -172,9 +175,10 @@ def softmax_cross_entropy_bwd(residuals, dloss, *, label_smoothing):
 
 
 def of_index_bwd(saved, dl, a, put):
-    """(1) for class indices, changed at the own class by `put`.
+    """Equation (1) for class indices; `put` writes the element at the class of the label.
 
-    Of an index out of range top is nan, and so is the row, unless dL = 0: the loss is then hidden.
+    If the index is out of range, top is nan, and so is the row of dx, unless dL = 0, which means
+    that the loss is masked out.
     """
     others, top, rest, labels = saved
     classes = others.shape[-1]

@@ -2,7 +2,7 @@
 
 Each is an `optax.GradientTransformation`: `init(params) -> state` and
 `update(grads, state, params) -> (updates, state)`. Optax's schedules (learning-rate decay),
-clipping, masks, `optax.chain` and `optax.apply_updates` work with them and are not repeated here.
+clipping, masks, `optax.chain` and `optax.apply_updates` work with them and are not reimplemented.
 
 >>> import jax, jax.numpy as jnp, optax
 >>> schedule = optax.exponential_decay(0.5, transition_steps=10, decay_rate=0.5)
@@ -13,8 +13,8 @@ clipping, masks, `optax.chain` and `optax.apply_updates` work with them and are 
 >>> print(optax.apply_updates(params, updates)["w"].round(2))
 [ 2.7 -3.6]
 
-The learning rate and the other numbers may be traced, so that a sweep is a `jax.vmap` over a
-function that builds its optimizer, and compiles once.
+The learning rate and the other hyperparameters may be traced. A sweep is therefore a `jax.vmap`
+over a function that builds its optimizer, and it compiles once.
 
 >>> def after_one_step(learning_rate):
 ...     optimizer = adam(learning_rate)
@@ -24,15 +24,15 @@ function that builds its optimizer, and compiles once.
 [[ 2.5 -3.5]
  [ 2.  -3. ]]
 
-`update` checks that gradients, state and parameters fit each other: their structures, shapes and
-dtypes, and whose state it is.
+`update` checks that gradients, state and parameters match in structure, shapes and dtypes, and that
+the state belongs to this optimizer.
 
-The state is kept in float32 where params are narrower (bfloat16, float16), and its dtypes never
-change. Updates have the dtypes of the parameters where `update` gets params, else those of the
-gradients: in float16 a step of 1e-8 is 0. A gradient of None makes no update; one of float0, as of
-an integer parameter, makes a step of 0.
+The state is kept in float32 if params are narrower (bfloat16, float16), and its dtypes never
+change. Updates have the dtypes of the parameters if `update` gets params, else those of the
+gradients; note that in float16 a step of 1e-8 is 0. If a gradient is None, so is its update. If it
+has dtype float0, as for an integer parameter, its step is 0.
 
-An update can be differentiated, with respect to the learning rate, the parameters or the gradients
+Updates can be differentiated with respect to the learning rate, the parameters or the gradients
 (meta-learning), also where gradients are 0.
 """
 

@@ -33,7 +33,7 @@ def adam(
     eps_placement: EpsPlacement = "outside",
     bias_correction: bool = True,
 ) -> optax.GradientTransformation:
-    """Adam: momentum, divided by the root of RMSProp's average.
+    """Adam: momentum divided by the square root of RMSProp's average.
 
         M ← β₁ M + (1 − β₁) g
         G ← β₂ G + (1 − β₂) g ⊙ g
@@ -41,30 +41,30 @@ def adam(
         P ← P − η M̂/(√Ĝ + ε)
         t ← t + 1
 
-    with t from 0. ε = 0 is the source's formula; where Ĝ is 0 too, the step is 0. Everybody adds ε
-    elsewhere:
+    where t starts at 0. With ε = 0 this is the source's formula; where Ĝ is also 0, the step is 0.
+    Implementations add ε at different places:
 
         "outside"   M̂/(√Ĝ + ε)                     Kingma & Ba, algorithm 1; PyTorch; Optax's eps
         "inside"    M̂/√(Ĝ + ε)                     Optax's eps_root
         "eps_hat"   (√(1−β₂ᵗ⁺¹)/(1−β₁ᵗ⁺¹)) M/(√G + ε)   Kingma & Ba, end of section 2; TensorFlow
                                                    and Keras; the book's code, with ε = 1e-7
 
-    "eps_hat" is "outside" with ε/√(1 − β₂ᵗ⁺¹) for ε: 32 times the ε at the first step.
+    "eps_hat" equals "outside" with ε replaced by ε/√(1 − β₂ᵗ⁺¹), which is 32 ε at the first step.
 
     Args:
       learning_rate: η ≥ 0, a number (it may be traced), or a schedule: step count -> η.
       b1: β₁ in [0, 1).
       b2: β₂ in [0, 1).
-      eps: ε, not negative. The defaults are those of Kingma & Ba, PyTorch and Optax.
-      eps_placement: "outside", "inside" or "eps_hat", see above.
+      eps: ε ≥ 0. The defaults are those of Kingma & Ba, PyTorch and Optax.
+      eps_placement: "outside", "inside" or "eps_hat"; see above.
       bias_correction: If False, M̂ = M and Ĝ = G, as in source D.
 
     Returns:
       An optimizer in Optax's protocol. Its state is an `AdamState`.
 
     Raises:
-      TypeError: If a number is expected and something else given.
-      ValueError: If a number is not finite or outside its range, or eps_placement is unknown.
+      TypeError: If an argument that must be a number is not one.
+      ValueError: If a number is not finite or out of range, or eps_placement is unknown.
 
     Reference: Source A 4.1.3; without bias correction source D 4.1.3. Kingma & Ba, Adam, 2015,
     arXiv:1412.6980. Adam in the code of Deep Learning from Scratch, common/optimizer.py.
@@ -96,36 +96,37 @@ def adamw(
     weight_decay: ArrayLike = 1e-4,
     mask: Any | Callable[[optax.Params], Any] | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW: Adam with weight decay beside the gradient, not in it.
+    """AdamW: Adam with weight decay that is decoupled from the gradient.
 
         M, G, M̂, Ĝ, t as in `adam`
         P ← P − η M̂/(√Ĝ + ε) − η λ P
 
-    This is not Adam with an L2 penalty. The penalty (λ/2)‖P‖² adds λP to g, so that it passes
-    through M̂/√Ĝ like the rest of g: an element with large gradients is decayed less, and where g
-    is λP alone Adam steps by η sign(P), whatever λ is. Here every element decays by the factor
-    1 − ηλ. For `sgd` the two are the same. λ is multiplied by η, as in the source, PyTorch and
-    Optax; in the paper only by the schedule's multiplier.
+    AdamW is not Adam with an L2 penalty. The penalty (λ/2)‖P‖² adds λP to g, so λP is normalised
+    by M̂/√Ĝ like the rest of g: elements with large gradients decay less, and where g is λP alone,
+    the step of Adam is η sign(P), whatever λ is. In AdamW every element decays by the factor
+    1 − ηλ. For `sgd` the two methods are the same. λ is multiplied by η, as in the source, PyTorch
+    and Optax; in the paper it is multiplied only by the schedule's multiplier.
 
     Args:
       learning_rate: η ≥ 0, a number (it may be traced), or a schedule: step count -> η.
       b1: β₁ in [0, 1).
       b2: β₂ in [0, 1).
-      eps: ε, not negative.
-      eps_placement: "outside", "inside" or "eps_hat": see `adam`.
+      eps: ε ≥ 0.
+      eps_placement: "outside", "inside" or "eps_hat"; see `adam`.
       bias_correction: If False, M̂ = M and Ĝ = G.
-      weight_decay: λ, not negative. The default is Optax's.
-      mask: Which leaves decay: a tree of booleans with the structure of params or a prefix of it,
-        or a function params -> such a tree; None for all. The rest is plain Adam.
+      weight_decay: λ ≥ 0. The default is Optax's.
+      mask: Selects the leaves that decay: a tree of booleans with the structure of params or a
+        prefix of it, or a function params -> such a tree. With None all leaves decay. The other
+        leaves follow plain Adam.
 
     Returns:
       An optimizer in Optax's protocol; `update` needs params. Its state is an `AdamState`.
 
     Raises:
-      TypeError: If a number is expected and something else given; at `update`, if a leaf of mask is
+      TypeError: If an argument that must be a number is not one; in `update`, if a leaf of mask is
         not boolean.
-      ValueError: If a number is not finite or outside its range, or eps_placement is unknown;
-        at `update`, if params are missing or mask does not fit them.
+      ValueError: If a number is not finite or out of range, or eps_placement is unknown; in
+        `update`, if params are missing or mask does not match their structure.
 
     Reference: Source A 4.1.4, 4.3.4. Loshchilov & Hutter, Decoupled weight decay regularization,
     2019, algorithm 2, arXiv:1711.05101.
@@ -157,7 +158,7 @@ def adamw(
 
 
 def _moments(g, M, G, t, b1, b2, eps, eps_placement, bias_correction):
-    """The new M and G of one leaf, and M̂/√Ĝ with ε at its place."""
+    """Returns the new M and G of one leaf, and M̂/√Ĝ with ε placed by `eps_placement`."""
     M = b1 * M + (1 - b1) * g
     G = b2 * G + (1 - b2) * g * g
     c1 = _one_minus_power(b1, t + 1) if bias_correction else 1.0
@@ -171,9 +172,10 @@ def _moments(g, M, G, t, b1, b2, eps, eps_placement, bias_correction):
 
 @functools.partial(jax.jit, inline=True)
 def _one_minus_power(b, n):
-    """1 − bⁿ without cancellation: in float32 1 − 0.999 as written is wrong by 1e-5 of itself.
+    """1 − bⁿ without cancellation: in float32, 1 − 0.999 itself has a relative error of 1e-5.
 
-    At b = 0 the logarithm has no derivative; the first two of bⁿ there are those of b, b² or b³.
+    At b = 0 the logarithm has no derivative. There bⁿ is replaced by b, b² or b³, whose first two
+    derivatives are the same.
     """
     log = jnp.log(jnp.where(b == 0, 1, b))
     power = jnp.where(n == 1, b, jnp.where(n == 2, b * b, b * b * b))
@@ -181,7 +183,7 @@ def _one_minus_power(b, n):
 
 
 def _decaying(mask: Any, params: optax.Params) -> optax.Params:
-    """`params` where `mask` is true, else zeros."""
+    """Returns `params` where `mask` is true, and zeros elsewhere."""
     if mask is None:
         return params
     is_function = callable(mask) and jax.tree_util.all_leaves([mask])  # some trees are callable

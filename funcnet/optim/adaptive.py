@@ -1,4 +1,4 @@
-"""A learning rate for each element: AdaGrad and RMSProp."""
+"""Optimizers with a learning rate per element: AdaGrad and RMSProp."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -31,29 +31,29 @@ def adagrad(
     eps: ArrayLike = 1e-7,
     eps_placement: Literal["outside", "inside"] = "outside",
 ) -> optax.GradientTransformation:
-    """AdaGrad: elements that have moved far move less.
+    """AdaGrad: divides the step by the root of the sum of all squared gradients.
 
         h ← h + g ⊙ g
         P ← P − η g/(√h + ε)
 
     The defaults are the book's. Optax's are `initial_accumulator_value=0.1,
-    eps_placement="inside"`. Where h is 0 and ε too, the step is 0.
+    eps_placement="inside"`. Where both h and ε are 0, the step is 0.
 
     Args:
       learning_rate: η ≥ 0, a number (it may be traced), or a schedule: step count -> η.
-      initial_accumulator_value: h before the first step, not negative.
-      eps: ε, not negative.
+      initial_accumulator_value: h before the first step, at least 0.
+      eps: ε ≥ 0.
       eps_placement: "outside" for √h + ε (source C, PyTorch) or "inside" for √(h + ε) (Optax).
 
     Returns:
       An optimizer in Optax's protocol. Its state is an `AdaGradState`.
 
     Raises:
-      TypeError: If a number is expected and something else given.
+      TypeError: If an argument that must be a number is not one.
       ValueError: If a number is negative or not finite, or eps_placement is unknown.
 
-    Reference: Source C 6.1. (Its slide prints the initialisation of h inside the loop; h
-    accumulates.) Duchi, Hazan & Singer, Adaptive subgradient methods, 2011.
+    Reference: Source C 6.1. (Its slide prints the initialisation of h inside the loop, but h must
+    accumulate.) Duchi, Hazan & Singer, Adaptive subgradient methods, 2011.
 
     >>> optimizer = adagrad(0.5)
     >>> updates, state = optimizer.update(2.0, optimizer.init(1.0))
@@ -80,18 +80,19 @@ def rmsprop(
     eps: ArrayLike = 1e-7,
     eps_placement: Literal["outside", "inside"] = "outside",
 ) -> optax.GradientTransformation:
-    """RMSProp: AdaGrad that forgets, by a moving average of g ⊙ g.
+    """RMSProp: AdaGrad with a moving average of g ⊙ g instead of the sum.
 
         G ← β G + (1 − β) g ⊙ g
         P ← P − η g/(√G + ε)
 
-    ε = 0 is the source's formula; where G is 0 too, the step is 0. The defaults are those of the
-    book's code. Optax's are `decay=0.9, eps=1e-8, eps_placement="inside"`; PyTorch's `eps=1e-8`.
+    With ε = 0 this is the source's formula; where G is also 0, the step is 0. The defaults are
+    those of the book's code. Optax's are `decay=0.9, eps=1e-8, eps_placement="inside"`; PyTorch's
+    default is `eps=1e-8`.
 
     Args:
       learning_rate: η ≥ 0, a number (it may be traced), or a schedule: step count -> η.
       decay: β in [0, 1).
-      eps: ε, not negative.
+      eps: ε ≥ 0.
       eps_placement: "outside" for √G + ε (the book's code, PyTorch, Optax's `eps_in_sqrt=False`)
         or "inside" for √(G + ε) (Optax's default).
 
@@ -99,8 +100,8 @@ def rmsprop(
       An optimizer in Optax's protocol. Its state is an `RMSPropState`.
 
     Raises:
-      TypeError: If a number is expected and something else given.
-      ValueError: If a number is not finite or outside its range, or eps_placement is unknown.
+      TypeError: If an argument that must be a number is not one.
+      ValueError: If a number is not finite or out of range, or eps_placement is unknown.
 
     Reference: Source A 4.1.2. RMSprop in the code of Deep Learning from Scratch,
     common/optimizer.py.

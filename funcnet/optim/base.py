@@ -1,4 +1,4 @@
-"""What the optimizers share: Optax's protocol around equations that are written for one leaf."""
+"""Shared code of the optimizers: wraps equations for one leaf in Optax's protocol."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -28,19 +28,19 @@ def leafwise(
     reads: Callable[[optax.Params], optax.Params] | None = None,
     **scalars: ArrayLike | optax.Schedule,
 ) -> optax.GradientTransformation:
-    """An optimizer from its equations for one leaf; `map_leaves` says in which dtype they are.
+    """Makes an optimizer from its equations for one leaf; `map_leaves` describes the dtypes.
 
     Args:
       function: The optimizer's name, for error messages.
-      State: A NamedTuple of the step count and any number of trees like params.
+      State: A NamedTuple class with the step count and then any number of trees like params.
       step: `(g, *leaves of the state, **scalars) -> (update, *new leaves of the state)`.
       initial: The initial value of the trees of the state.
-      reads: params -> a tree like params, whose leaf `step` gets after those of the state. Without
-        it `update` needs no params.
+      reads: A function params -> tree like params; `step` gets its leaves after those of the state.
+        If it is None, `update` needs no params.
       **scalars: The hyperparameters; a callable is a schedule and is called with the step count.
 
     Returns:
-      The pair (init, update) of Optax.
+      An `optax.GradientTransformation`, the pair (init, update).
     """
 
     def init(params: optax.Params) -> Any:
@@ -72,16 +72,21 @@ def map_leaves(
     *,
     is_step: bool = True,
 ) -> tuple[Any, ...]:
-    """The trees of `step(g, *leaves of state, *leaves of others, **scalars)`.
+    """Maps `step(g, *leaves of state, *leaves of others, **scalars)` over the leaves.
 
-    Everything is handed to `step` in one dtype, the widest among float32 and those of the leaves.
-    Its first result is a step, and cast to the dtype of the parameter: that of the gradient may be
-    too narrow for it. Or it is a changed gradient, and gets the wider of the two. Without params
-    both are cast to the dtype of the gradient. The other results are cast to the dtype of the
-    state, which thus never changes.
+    All arguments of `step` are cast to one dtype, the widest among float32 and those of the leaves.
+    If `is_step`, the first result is a step, which is cast to the dtype of the parameter, because
+    the dtype of the gradient may be too narrow for it. Otherwise it is a changed gradient, which
+    keeps the dtype of the gradient if the parameter has the same, and else is cast to the widest
+    among float32 and the two. Without params both kinds are cast to the dtype of the gradient. The
+    other results are cast to the dtypes of the state, which therefore never change.
 
-    Where a gradient is None so is the update, and the state stays. It stays where a gradient is
-    float0, as of an integer parameter: a step is 0 there, a changed gradient float0.
+    If a gradient is None, the update is None and the state does not change. If a gradient has dtype
+    float0, as for an integer parameter, the state does not change either; then a step is 0, and a
+    changed gradient is float0.
+
+    Returns:
+      The tree of first results, and one tree for each tree of the state.
     """
     is_none = lambda g: g is None
     scalars_as = cache(lambda dtype: {k: jnp.asarray(x, dtype) for k, x in scalars.items()})
@@ -108,14 +113,14 @@ def map_leaves(
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _divide_by_root(m: jax.Array, h: jax.Array, eps: jax.Array, eps_placement: str) -> jax.Array:
-    """m/(√h + ε) if ε is "outside", m/√(h + ε) if "inside"; 0 where the divisor is 0.
+    """m/(√h + ε) if ε is "outside", m/√(h + ε) if it is "inside"; 0 where the divisor is 0.
 
-    A divisor of 0 means that ε is 0 and so was every gradient, of which the formula makes 0/0.
+    If the divisor is 0, ε and all gradients so far are 0, and the formula would give 0/0.
 
-    The derivative of √h is taken as 0 at h = 0, where it is infinite. That makes the derivative of
-    the step u = m/(√h + ε) right: h is 0 after gradients of 0 alone, and along one gradient √h is
-    proportional to |g|. What it adds to ∂u/∂g, −m (√h)′/(√h + ε)², vanishes with m as g → 0, and
-    there remains (∂m/∂g)/ε. As written it is 0 · ∞.
+    The derivative of √h is taken as 0 at h = 0, where it is infinite. This makes the derivative of
+    the step u = m/(√h + ε) correct: h is 0 only if all gradients were 0, and as a function of one
+    gradient, √h is proportional to |g|. Its term −m (√h)′/(√h + ε)² in ∂u/∂g vanishes with m as
+    g → 0, and (∂m/∂g)/ε remains. Evaluated as written, the term is 0 · ∞.
     """
     root = jnp.sqrt(h + eps) if eps_placement == "inside" else jnp.sqrt(h) + eps
     return jnp.where(root == 0, 0, m / jnp.where(root == 0, 1, root))
@@ -123,7 +128,7 @@ def _divide_by_root(m: jax.Array, h: jax.Array, eps: jax.Array, eps_placement: s
 
 @_divide_by_root.defjvp
 def _(eps_placement, primals, tangents):
-    """The derivative is that of the same, written so that each √ is of a positive number."""
+    """Differentiates the same formula, written so that each √ has a positive argument."""
 
     def divide(m, h, eps):
         h, eps = (h + eps, 0) if eps_placement == "inside" else (h, eps)
@@ -133,11 +138,11 @@ def _(eps_placement, primals, tangents):
     return jax.jvp(divide, primals, tangents)
 
 
-divide_by_root = jax.jit(_divide_by_root, static_argnums=3, inline=True)  # one program if eager
+divide_by_root = jax.jit(_divide_by_root, static_argnums=3, inline=True)  # one program when eager
 
 
 def _at(function: str, value: ArrayLike | optax.Schedule, count: jax.Array) -> ArrayLike:
-    """`value`, or what it is at this step if it is a schedule."""
+    """Returns `value`, or its value at this step if it is a schedule."""
     if callable(value):
         value = value(count)
         if value is not count:
@@ -146,7 +151,7 @@ def _at(function: str, value: ArrayLike | optax.Schedule, count: jax.Array) -> A
 
 
 def _accumulators(params: optax.Params, value: ArrayLike) -> optax.Params:
-    """A tree like params, in float32 at least: in bfloat16, of 8 bits, 1 + 2⁻⁹ is 1."""
+    """Makes a tree like params in float32 or wider: in bfloat16, with 8 bits, 1 + 2⁻⁹ is 1."""
     return jax.tree.map(lambda p: jnp.full_like(p, value, dtype=_widest(jnp.asarray(p))), params)
 
 

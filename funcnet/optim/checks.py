@@ -1,4 +1,4 @@
-"""Checks of what users hand to optimizers; each failure is one line."""
+"""Checks of the arguments of optimizers; each error message is one line."""
 
 from typing import Any
 
@@ -12,33 +12,33 @@ from funcnet._arguments import check_array, check_number, check_tree, kind
 
 
 def check_learning_rate(function: str, learning_rate: ArrayLike | optax.Schedule) -> None:
-    """`learning_rate` must be a schedule or a number that is not negative."""
+    """Raises an error unless `learning_rate` is a schedule or a number of at least 0."""
     if not callable(learning_rate):
         check_number(function, "learning_rate", learning_rate, at_least=0)
 
 
 def check_scheduled(function: str, value: Any) -> None:
-    """What a schedule returns must be a number; that of an array is not read, nor waited for."""
+    """Raises an error unless a schedule returned a number; never waits for a JAX array's value."""
     is_scalar = isinstance(value, jax.Array) and value.shape == ()
     if not (is_scalar and (is_floating(value) or jnp.issubdtype(value.dtype, jnp.integer))):
         check_number(function, "what the schedule returns", value)
 
 
 def check_choice(function: str, argument: str, value: str, choices: tuple[str, ...]) -> None:
-    """`value` must be one of `choices`."""
+    """Raises a ValueError unless `value` is one of `choices`."""
     if not (isinstance(value, str) and value in choices):
         raise ValueError(f"{function}: {argument} must be one of {choices}, got {value!r}")
 
 
 def check_params(function: str, params: Any) -> Any:
-    """`params`, which must have been given to `update`."""
+    """Returns `params`; raises a ValueError if they were not given to `update`."""
     if params is None:
         raise ValueError(f"{function}: update needs params: call update(grads, state, params)")
     return params
 
 
 def check_state(function: str, state: Any, State: type[Any]) -> None:
-    """`state` must be what `init` of this optimizer returns."""
+    """Raises a TypeError unless `state` has the type that `init` of this optimizer returns."""
     if not isinstance(state, State):
         raise TypeError(
             f"{function}: state must be that of {function}, {State.__name__}, got {kind(state)}"
@@ -46,16 +46,16 @@ def check_state(function: str, state: Any, State: type[Any]) -> None:
 
 
 def check_leaves(function: str, name: str, tree: Any) -> None:
-    """The leaves of `tree` must be arrays or numbers."""
+    """Raises a TypeError unless the leaves of `tree` are arrays or numbers."""
     for path, leaf in jax.tree.leaves_with_path(tree):
         if not hasattr(leaf, "dtype"):
             check_array(function, name + jax.tree_util.keystr(path), leaf)
 
 
 def check_grads(function: str, grads: Any, **others: Any) -> None:
-    """`grads` must have the structure and the shapes of the trees `others` that are given.
+    """Raises an error unless `grads` has the structure and the shapes of each tree in `others`.
 
-    JAX would broadcast a gradient of another shape. A None in grads stands for any subtree.
+    (JAX would broadcast a gradient of another shape.) A None in grads matches any subtree.
     """
     check_leaves(function, "grads", grads)
     for name, like in others.items():
@@ -68,7 +68,7 @@ def check_grads(function: str, grads: Any, **others: Any) -> None:
 
 
 def _without(grads: Any, like: Any) -> Any:
-    """`like` without what stands where grads has None; where they differ, as far as possible."""
+    """Returns `like` without the subtrees where grads is None, even if the structures differ."""
     is_none = lambda g: g is None
     try:
         return jax.tree.map(lambda g, x: g if g is None else x, grads, like, is_leaf=is_none)
@@ -80,7 +80,7 @@ def _without(grads: Any, like: Any) -> Any:
 
 
 def check_gradient(function: str, path: Any, g: jax.Array, p: jax.Array) -> None:
-    """A gradient must be real, and its parameter too: a step would be cut to an integer."""
+    """Raises a TypeError unless g and p are real floats: an integer would truncate the step."""
     for name, x in (("grads", g), ("params", p)):
         if not is_floating(x):
             name += jax.tree_util.keystr(path)
@@ -88,12 +88,12 @@ def check_gradient(function: str, path: Any, g: jax.Array, p: jax.Array) -> None
 
 
 def is_floating(x: jax.Array) -> bool:
-    """Whether x is of a real floating dtype."""
+    """Whether x has a real floating dtype."""
     return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Whether two trees have one structure and the same shapes."""
+    """Whether two trees have the same structure and the same shapes."""
     (a_leaves, a_tree), (b_leaves, b_tree) = jax.tree.flatten(a), jax.tree.flatten(b)
     shapes = zip(map(np.shape, a_leaves), map(np.shape, b_leaves), strict=False)
     return a_tree == b_tree and all(x == y for x, y in shapes)

@@ -1,4 +1,4 @@
-"""Penalties on the size of parameters, as a change of the gradient."""
+"""Penalties on the size of parameters, as transformations of the gradient."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,18 +18,18 @@ def l1(rate: ArrayLike) -> optax.GradientTransformation:
 
         g ← g + λ sign(p),   sign(0) = 0
 
-    Put it before the optimizer in an `optax.chain`: that is the same as the loss plus the penalty.
-    To penalise some of the leaves only, wrap it in `optax.masked`.
+    Put it before the optimizer in an `optax.chain`: this has the same effect as adding the penalty
+    to the loss. To penalise only some of the leaves, wrap it in `optax.masked`.
 
     Args:
-      rate: λ, a scalar, not negative. It may be traced.
+      rate: λ ≥ 0, a scalar. It may be traced.
 
     Returns:
-      A transformation in Optax's protocol without state; `update` needs params.
+      A stateless transformation in Optax's protocol; `update` needs params.
 
     Raises:
       TypeError: If rate is not a number.
-      ValueError: If it is negative or not finite; at `update`, if params are missing.
+      ValueError: If it is negative or not finite; in `update`, if params are missing.
 
     Reference: Source A 4.3.1.
 
@@ -45,20 +45,20 @@ def l2(rate: ArrayLike) -> optax.GradientTransformation:
 
         g ← g + λ p
 
-    Put it before the optimizer in an `optax.chain`: that is the same as the loss plus the penalty.
-    To penalise some of the leaves only, wrap it in `optax.masked`. Before `adam` it is scaled like
-    the rest of the gradient; `adamw` leaves it unscaled. `optax.add_decayed_weights` is the same
-    transformation.
+    Put it before the optimizer in an `optax.chain`: this has the same effect as adding the penalty
+    to the loss. To penalise only some of the leaves, wrap it in `optax.masked`. Before `adam`
+    it is scaled like the rest of the gradient; the weight decay of `adamw` is not scaled.
+    `optax.add_decayed_weights` is the same transformation.
 
     Args:
-      rate: λ, a scalar, not negative. It may be traced.
+      rate: λ ≥ 0, a scalar. It may be traced.
 
     Returns:
-      A transformation in Optax's protocol without state; `update` needs params.
+      A stateless transformation in Optax's protocol; `update` needs params.
 
     Raises:
       TypeError: If rate is not a number.
-      ValueError: If it is negative or not finite; at `update`, if params are missing.
+      ValueError: If it is negative or not finite; in `update`, if params are missing.
 
     Reference: Source A 4.3.2, 4.3.4.
 
@@ -74,19 +74,19 @@ def elastic_net(l1_rate: ArrayLike, l2_rate: ArrayLike) -> optax.GradientTransfo
 
         g ← g + λ₁ sign(p) + λ₂ p,   sign(0) = 0
 
-    Put it before the optimizer in an `optax.chain`: that is the same as the loss plus the penalty.
-    To penalise some of the leaves only, wrap it in `optax.masked`.
+    Put it before the optimizer in an `optax.chain`: this has the same effect as adding the penalty
+    to the loss. To penalise only some of the leaves, wrap it in `optax.masked`.
 
     Args:
-      l1_rate: λ₁, a scalar, not negative. It may be traced.
-      l2_rate: λ₂, a scalar, not negative. It may be traced.
+      l1_rate: λ₁ ≥ 0, a scalar. It may be traced.
+      l2_rate: λ₂ ≥ 0, a scalar. It may be traced.
 
     Returns:
-      A transformation in Optax's protocol without state; `update` needs params.
+      A stateless transformation in Optax's protocol; `update` needs params.
 
     Raises:
       TypeError: If a rate is not a number.
-      ValueError: If it is negative or not finite; at `update`, if params are missing.
+      ValueError: If it is negative or not finite; in `update`, if params are missing.
 
     Reference: Source A 4.3.3.
 

@@ -56,19 +56,19 @@ def sgd(learning_rate: ArrayLike | optax.Schedule) -> optax.GradientTransformati
 def momentum(
     learning_rate: ArrayLike | optax.Schedule, *, momentum: ArrayLike = 0.9
 ) -> optax.GradientTransformation:
-    """Gradient descent of a ball with friction: the step is a velocity.
+    """Gradient descent with momentum: the step is a velocity with friction.
 
         v ← α v − η g
         P ← P + v
 
-    `optax.sgd(η, momentum=α)` accumulates m ← g + α m and steps by −η m: the same for a constant
-    η, as v = −η m. Where η follows a schedule, η weighs each gradient here when it enters v, and
-    the whole of m there: for that use
+    `optax.sgd(η, momentum=α)` accumulates m ← g + α m and steps by −η m. For a constant η this is
+    the same, since v = −η m. If η follows a schedule, η multiplies each gradient here when it is
+    added to v, whereas in Optax it multiplies all of m. For Optax's behaviour, use
     `optax.chain(momentum(1.0, momentum=α), optax.scale_by_schedule(schedule))`.
 
     Args:
       learning_rate: η ≥ 0, a number (it may be traced), or a schedule: step count -> η.
-      momentum: α in [0, 1), the share of v that friction leaves. The default is the book's.
+      momentum: α in [0, 1), the fraction of v that friction leaves. The default is the book's.
 
     Returns:
       An optimizer in Optax's protocol. Its state is a `MomentumState`.
@@ -100,22 +100,23 @@ def nesterov(
 ) -> optax.GradientTransformation:
     """Nesterov's accelerated gradient: momentum that looks one step ahead.
 
-    It takes the gradient where the velocity is about to carry the parameters W,
+    The gradient is taken at the point to which the velocity is about to carry the parameters W:
 
         v ← α v − η ∂L/∂W (W + α v)
         W ← W + v.
 
-    Here P is that point, P = W + α v, so that g is the gradient at P as for every optimizer:
+    Here P is that point, P = W + α v, so that g is the gradient at P, as for every optimizer:
 
         v ← α v − η g
         P ← P + α v − η g
 
-    because P_new − P = (W + v_new + α v_new) − (W + α v) = α v_new + (v_new − α v). With the v of
-    before the step the second line is P ← P + α² v − (1 + α) η g, as the book's code has it.
+    because P_new − P = (W + v_new + α v_new) − (W + α v) = α v_new + (v_new − α v). In terms of v
+    before the step, the second line is P ← P + α² v − (1 + α) η g, as in the book's code.
 
-    `optax.sgd(η, momentum=α, nesterov=True)` accumulates m ← g + α m and steps by −η (g + α m): the
-    same for a constant η, as v = −η m. Where η follows a schedule they differ, as for `momentum`;
-    `optax.chain(nesterov(1.0, momentum=α), optax.scale_by_schedule(schedule))` is Optax's.
+    `optax.sgd(η, momentum=α, nesterov=True)` accumulates m ← g + α m and steps by −η (g + α m). For
+    a constant η this is the same, since v = −η m. If η follows a schedule, the two differ as for
+    `momentum`. For Optax's behaviour, use
+    `optax.chain(nesterov(1.0, momentum=α), optax.scale_by_schedule(schedule))`.
 
     Args:
       learning_rate: η ≥ 0, a number (it may be traced), or a schedule: step count -> η.

@@ -1,4 +1,4 @@
-"""`profile_rule`: what a rule costs, beside autodiff and autodiff with recomputation."""
+"""`profile_rule`: what a rule costs, compared with autodiff and with other implementations."""
 
 import html
 import time
@@ -9,18 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnet._arguments import check_int, check_number
+from funcnet._arguments import check_int, check_number, describe
 from funcnet.check import criterion
 from funcnet.check.points import REST, SEEDS, points_of, programs_of
 from funcnet.check.programs import QUICK, run_all
 from funcnet.check.reference import Outputs, cotangents, pullback, wide_arithmetic, widened
-from funcnet.check.report import CheckFailed, finite_json, number, table
+from funcnet.check.report import finite_json, number, table
 from funcnet.check.subject import Subject, ruled_subject, subject, type_name
 from funcnet.check.tracing import twin
 from funcnet.profile._flops import flops
+from funcnet.profile.residuals import residuals
+from funcnet.profile.timing import in_turns, loop_of, quartiles
 
 NAN = float("nan")
-BLOCK = 2e-3  # seconds: calls are timed in blocks at least this long
+Quartiles = tuple[float, float, float]
 
 
 class Cost(NamedTuple):
@@ -29,15 +31,14 @@ class Cost(NamedTuple):
     residual_bytes: int  # leaves of the function that `jax.vjp` returns
     kept_bytes: int  # those of them that are not arguments
     temporary_bytes: int  # that XLA allocates besides arguments and results
-    growth_bytes: (
-        float  # of the temporary bytes, for each further call in a chain; nan if none fits
-    )
+    growth_bytes: float  # of temporary bytes per layer in a chain x ← f(x W); nan if none fits
     flops: float  # of the program before XLA optimises it, with all passes of its loops
     accessed_bytes: float
     compile_seconds: float
-    microseconds: tuple[float, float, float]  # quartiles
-    ratio: tuple[float, float, float]  # quartiles of the time over autodiff's of the same round
-    rms_ulp: float  # of the cotangents, over 8 seeds; nan in float64
+    microseconds: Quartiles
+    ratio: Quartiles  # this time / autodiff's, of the same round
+    hand_ratio: Quartiles  # the hand rule's time / this one, of the same round
+    rms_ulp: float  # of the cotangents, over 8 seeds; nan where it was not measured
     max_ulp: float
     flops_exact: bool = True  # if not, a `while` loop of unknown length is counted once
 
@@ -48,40 +49,46 @@ class Profile(NamedTuple):
     name: str
     arguments: tuple[str, ...]
     hand: Cost
-    autodiff: Cost
-    checkpoint: Cost  # autodiff of the plain forward under `jax.checkpoint`
+    autodiff: Cost  # of the rule's own plain forward
+    checkpoint: Cost  # the same under `jax.checkpoint`
+    against: Mapping[str, Cost]
     device: str
+
+    @property
+    def columns(self) -> dict[str, Cost]:
+        """All costs by name, in the order of the table."""
+        own = {"hand": self.hand, "autodiff": self.autodiff}
+        return own | {"autodiff + checkpoint": self.checkpoint} | dict(self.against)
 
     def to_dict(self) -> dict[str, Any]:
         """The profile as dicts, lists, strings and numbers."""
-        columns = {k: getattr(self, k)._asdict() for k in COLUMNS}
-        return finite_json(self._asdict() | columns)
+        own = {k: getattr(self, k)._asdict() for k in ("hand", "autodiff", "checkpoint")}
+        against = {name: cost._asdict() for name, cost in self.against.items()}
+        return finite_json(self._asdict() | own | {"against": against})
 
     def __str__(self) -> str:
-        lines = table(
-            ("", "", *COLUMNS.values()), [(label, "", *cells) for label, *cells in self._rows()]
-        )
+        rows = [(label, "", *cells) for label, *cells in self._rows()]
+        lines = table(("", "", *self.columns), rows)
         return "\n".join([f"{self.name}({', '.join(self.arguments)}) on {self.device}", *lines])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         cell = lambda tag, text: f"<{tag}>{html.escape(text)}</{tag}>"
-        rows = [("", *COLUMNS.values()), *self._rows()]
+        rows = [("", *self.columns), *self._rows()]
         body = "".join(f"<tr>{''.join(cell('td', c) for c in row)}</tr>" for row in rows)
         head = f"<b>{html.escape(self.name)}</b> on {html.escape(self.device)}"
         return f"<p>{head}</p><table>{body}</table>"
 
     def _rows(self) -> list[tuple[str, ...]]:
-        costs = [getattr(self, k) for k in COLUMNS]
         spread = lambda q: f"{number(q[1])} ({number(q[0])}, {number(q[2])})"
         return [
-            (label, *(show(c) for c in costs))
+            (label, *(show(c) for c in self.columns.values()))
             for label, show in {
                 "residual bytes": lambda c: _bytes(c.residual_bytes),
                 "  not arguments": lambda c: _bytes(c.kept_bytes),
                 "temporary bytes": lambda c: _bytes(c.temporary_bytes),
-                "  growth in a chain": lambda c: _bytes(c.growth_bytes),
+                "  per layer of a chain": lambda c: _bytes(c.growth_bytes),
                 "FLOPs": lambda c: ("" if c.flops_exact else "~") + number(c.flops),
                 "bytes accessed": lambda c: _bytes(c.accessed_bytes),
                 "compile time, s": lambda c: number(c.compile_seconds),
@@ -93,83 +100,125 @@ class Profile(NamedTuple):
         ]
 
 
-COLUMNS = {"hand": "hand", "autodiff": "autodiff", "checkpoint": "autodiff + checkpoint"}
-
-
 def _bytes(n: float) -> str:
     return "–" if np.isnan(n) else f"{n:,.0f}"
 
 
-def profile_rule(f: Callable[..., Any], *args: Any, rounds: int = 20, **static: Any) -> Profile:
-    """Measures the gradient of f by hand, by autodiff, and by autodiff with `jax.checkpoint`.
+def profile_rule(
+    f: Callable[..., Any],
+    *args: Any,
+    against: Mapping[str, Callable[..., Any]] | None = None,
+    argnums: int | tuple[int, ...] | None = None,
+    rounds: int = 20,
+    seconds: float = 10.0,
+    accuracy: bool = True,
+    **static: Any,
+) -> Profile:
+    """Measures value and gradient of f: hand-written, by autodiff, and of other implementations.
+
+    Each is one compiled program. The programs take turns, so that noise of the machine affects all
+    alike: compare ratios, and no closer than their quartiles are apart.
 
     Args:
       f: A function that calls rules.
       *args: Its arguments, as in `check_rule`.
-      rounds: How often each is timed, at least once; the three take turns.
-      **static: Its keyword arguments, as in `check_rule`.
+      against: Other implementations of f by name, as functions of the same positional arguments:
+        `{"jax.nn": lambda x: jax.nn.gelu(x)}`. Each is differentiated as it is.
+      argnums: The positional arguments to differentiate; by default all with floating leaves.
+      rounds: How often each program is timed, at most; at least 1.
+      seconds: Time for each program; slow ones get fewer rounds, but 11.
+      accuracy: Whether to measure the errors, which needs more evaluations in float64. Programs
+        whose outputs have other types than those of f have no error.
+      **static: Keyword arguments of f, as in `check_rule`.
 
     Returns:
-      A `Profile`, with a `Cost` for each.
+      A `Profile` with a `Cost` for each program.
 
     Raises:
       TypeError: If the arguments do not fit f.
-      ValueError: If f calls no function with a hand-written rule, or has no floating argument.
+      ValueError: If f calls no function with a hand-written rule, or nothing is differentiated.
     """
-    rounds = check_int("profile_rule", "rounds", rounds, at_least=1)
-    s = ruled_subject("profile_rule", f, args, static)
+    caller = "profile_rule"
+    rounds = check_int(caller, "rounds", rounds, at_least=1)
+    check_number(caller, "seconds", seconds, above=0)
+    s = _of(ruled_subject(caller, f, args, static), argnums, len(args))
     plain = twin(s.outputs)
-    versions = {"hand": s.outputs, "autodiff": plain, "checkpoint": jax.checkpoint(plain)}
-    at = (s.floats, s.others, cotangents(plain, s.floats, s.others, 0))
-    compiled, seconds = {}, {}
-    for name, outputs in versions.items():
+    own = {"hand": s.outputs, "autodiff": plain, "checkpoint": jax.checkpoint(plain)}
+    others = {}
+    for name, g in (against or {}).items():
+        if not callable(g) or name in own:
+            raise TypeError(
+                f"{caller}: against must have functions by names other than {', '.join(own)}, "
+                f"got {name!r}: {describe(g)}"
+            )
+        others[name] = _of(subject(g, args, {}), argnums, len(args)).outputs
+
+    programs, loops = {}, {}
+    for name, outputs in (own | others).items():
+        at = (s.floats, s.others, cotangents(outputs, s.floats, s.others, 0))
         lowered = jax.jit(pullback(outputs)).lower(*at)
         start = time.perf_counter()
-        compiled[name] = lowered.compile()
-        seconds[name] = time.perf_counter() - start
-    times = _interleaved(
-        {name: (lambda c=c: jax.block_until_ready(c(*at))) for name, c in compiled.items()}, rounds
-    )
-    errors = _errors(s, plain, compiled)
+        compiled = lowered.compile()
+        programs[name] = outputs, at, compiled, time.perf_counter() - start
+        loops[name] = loop_of(compiled, *at)
+    times = in_turns(loops, rounds, seconds=seconds)
+    errors = _errors(s, plain, programs) if accuracy else {}
     costs = {}
-    for name, outputs in versions.items():
-        analysis = compiled[name].cost_analysis() or {}
-        everything, kept = residuals(outputs, s)
+    for name, (outputs, at, compiled, compile_seconds) in programs.items():
+        kept = residuals(outputs, s.floats, s.others)
         count, exact = flops(pullback(outputs), *at)
-        quartiles = lambda t: tuple(np.quantile(t, [0.25, 0.5, 0.75]).tolist())
         costs[name] = Cost(
-            sum(map(_size, everything)),
-            sum(map(_size, kept)),
-            _temporary(compiled[name]),
+            sum(r.nbytes for r in kept),
+            sum(r.nbytes for r in kept if r.argument is None),
+            _temporary(compiled),
             _growth(outputs, s),
             count,
-            float(analysis.get("bytes accessed", NAN)),
-            seconds[name],
+            float((compiled.cost_analysis() or {}).get("bytes accessed", NAN)),
+            compile_seconds,
             quartiles(times[name]),
             quartiles(times[name] / times["autodiff"]),
-            *errors[name],
+            quartiles(times["hand"] / times[name]),
+            *errors.get(name, (NAN, NAN)),
             exact,
         )
-    types = (
-        f"{n}: {type_name(v)}"
-        for n, v in zip((*s.names, *s.other_names), (*s.floats, *s.others), strict=True)
+    leaves = zip((*s.names, *s.other_names), (*s.floats, *s.others), strict=True)
+    return Profile(
+        s.name,
+        tuple(f"{name}: {type_name(leaf)}" for name, leaf in leaves),
+        *(costs[name] for name in own),
+        against={name: costs[name] for name in others},
+        device=f"{jax.devices()[0].device_kind}, jax {jax.__version__}",
     )
-    device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
-    return Profile(s.name, tuple(types), **costs, device=device)
 
 
-def _size(aval: Any) -> int:
-    return int(aval.size) * aval.dtype.itemsize
+def _of(s: Subject, argnums: int | tuple[int, ...] | None, count: int) -> Subject:
+    """The subject with only the arguments `argnums` differentiated."""
+    if argnums is None:
+        return s
+    wanted = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    if not all(isinstance(i, int) and 0 <= i < count for i in wanted):
+        raise ValueError(
+            f"profile_rule: argnums must be numbers of arguments, 0 to {count - 1}, got {argnums}"
+        )
+    chosen = [i for i, a in enumerate(s.arguments[: len(s.floats)]) if a in wanted]
+    if not chosen:
+        raise ValueError(f"profile_rule: argnums must name floating arguments, got {argnums}")
+    rest = [i for i in range(len(s.floats)) if i not in chosen]
+    pick = lambda values, places: tuple(values[i] for i in places)
 
+    def call(floats: Any, others: Any) -> Any:
+        by_place = dict(zip((*chosen, *rest), (*floats, *others[: len(rest)]), strict=True))
+        return s.call(tuple(by_place[i] for i in sorted(by_place)), others[len(rest) :])
 
-def residuals(outputs: Outputs, s: Subject) -> tuple[list[Any], list[Any]]:
-    """The types of the leaves of `jax.vjp`'s function; and of those that are not arguments."""
-    saved = lambda floats, others: jax.tree.leaves(jax.vjp(lambda v: outputs(v, others), floats)[1])
-    jaxpr = jax.make_jaxpr(saved)(s.floats, s.others).jaxpr
-    found = list(
-        dict.fromkeys(v for v in jaxpr.outvars if hasattr(v, "count") or not hasattr(v, "val"))
+    return Subject(
+        s.name,
+        call,
+        pick(s.names, chosen),
+        (*pick(s.names, rest), *s.other_names),
+        pick(s.floats, chosen),
+        (*pick(s.floats, rest), *s.others),
+        (*pick(s.arguments, (*chosen, *rest)), *s.arguments[len(s.floats) :]),
     )
-    return [v.aval for v in found], [v.aval for v in found if v not in jaxpr.invars]
 
 
 def _temporary(compiled: Any) -> int:
@@ -178,106 +227,64 @@ def _temporary(compiled: Any) -> int:
 
 
 def _growth(outputs: Outputs, s: Subject) -> float:
-    """The slope from 4 to 8 calls, each on the result of the one before."""
+    """The slope of the temporary bytes from 4 to 8 layers x ← f(x W), where x is the first float.
 
-    def chain(length: int) -> Any:
-        def total(floats: Any, others: Any) -> Any:
-            x = floats[0]
-            for _ in range(length):
-                (x,) = outputs((x, *floats[1:]), others)
-            return jnp.real(jnp.sum(x))
-
-        return jax.jit(jax.value_and_grad(total)).lower(s.floats, s.others).compile()
-
+    W stands for the other layers of a network: without it XLA would fuse the calls of f.
+    """
+    x, *rest = (jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in s.floats)
     out = jax.eval_shape(outputs, s.floats, s.others)
-    same = len(out) == 1 and (out[0].shape, out[0].dtype) == (s.floats[0].shape, s.floats[0].dtype)
-    real = not jnp.issubdtype(s.floats[0].dtype, jnp.complexfloating)
-    return (_temporary(chain(8)) - _temporary(chain(4))) / 4 if same and real else NAN
+    fits = x.ndim > 0 and bool(out) and (out[0].shape, out[0].dtype) == (x.shape, x.dtype)
+    if not fits or jnp.issubdtype(x.dtype, jnp.complexfloating):
+        return NAN
+    w = jax.ShapeDtypeStruct((x.shape[-1],) * 2, x.dtype)
 
+    def total(floats: Any, ws: Any, others: Any) -> Any:
+        x, *rest = floats
+        for w in ws:
+            x = outputs((x @ w, *rest), others)[0]
+        return x.sum()
 
-def _interleaved(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
-    """Microseconds of a call, for each round; who begins changes from round to round."""
-    blocks = {}
-    for name, call in calls.items():
-        call()
-        start = time.perf_counter()
-        call()
-        blocks[name] = max(1, int(BLOCK / (time.perf_counter() - start)))
-    times = {name: [] for name in calls}
-    names = list(calls)
-    for i in range(rounds):
-        for name in (*names[i % len(names) :], *names[: i % len(names)]):
-            start = time.perf_counter()
-            for _ in range(blocks[name]):
-                calls[name]()
-            times[name].append((time.perf_counter() - start) / blocks[name] * 1e6)
-    return {name: np.array(t) for name, t in times.items()}
+    def temporary(layers: int) -> int:
+        program = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))
+        return _temporary(program.lower((x, *rest), (w,) * layers, s.others).compile())
+
+    return (temporary(8) - temporary(4)) / 4
 
 
 def _errors(
-    s: Subject, plain: Outputs, compiled: Mapping[str, Any]
+    s: Subject, plain: Outputs, programs: Mapping[str, tuple[Outputs, Any, Any, float]]
 ) -> dict[str, tuple[float, float]]:
     """Root mean square and largest error in ulp, over the seeds, of all cotangents together."""
     (dtype, *others) = {leaf.dtype for leaf in s.floats}
-    unknown = dict.fromkeys(compiled, (NAN, NAN))
     if others or jnp.finfo(dtype).bits == 64:
-        return unknown
+        return {}
     with wide_arithmetic():
         try:
             points = points_of(plain, s.floats, tuple(map(widened, s.floats)), s.others)
         except Exception:  # it refuses float64: there is no truth of more digits
-            return unknown
+            return {}
         both = (programs_of(outputs, points, s.others) for outputs in (s.outputs, plain))
         results = run_all([program for programs in both for program in programs], QUICK)
     if any(isinstance(result, Exception) for result in results):
-        return unknown
+        return {}
     (_, hand), (_, noise_hand), (_, auto), (_, noise_auto) = results
     truths = [
         np.where(np.asarray(nh[0]) < np.asarray(na[0]), h, a)[REST : REST + SEEDS]
         for h, a, nh, na in zip(hand, auto, noise_hand, noise_auto, strict=True)
     ]
-    types = [y.dtype for y in jax.eval_shape(plain, s.floats, s.others)]
+    types = jax.eval_shape(plain, s.floats, s.others)
     found = {}
-    for name, run in compiled.items():
+    for name, (outputs, _, compiled, _) in programs.items():
+        if jax.eval_shape(outputs, s.floats, s.others) != types:
+            continue
         runs = []
         for k in range(REST, REST + SEEDS):
             pairs = zip(points.dout, types, strict=True)
-            dout = tuple(jnp.asarray(np.asarray(d[k]), type_) for d, type_ in pairs)
-            runs.append(run(s.floats, s.others, dout)[1])
+            dout = tuple(jnp.asarray(np.asarray(d[k]), t.dtype) for d, t in pairs)
+            runs.append(compiled(s.floats, s.others, dout)[1])
         errors = [
             criterion.errors(np.stack([r[i] for r in runs]), truth, dtype)
             for i, truth in enumerate(truths)
         ]
         found[name] = (max(e.rms for e in errors), max(e.largest for e in errors))
     return found
-
-
-def assert_residuals(f: Callable[..., Any], *args: Any, at_most: int, **static: Any) -> None:
-    """Fails if the gradient of f keeps more than `at_most` bytes between its two passes.
-
-    Counted are the leaves of the function that `jax.vjp(f, *args)` returns: everything kept,
-    arguments too, before XLA removes what it can. f need not call any rule.
-
-    Args:
-      f: A function.
-      *args: Its arguments, as in `check_rule`: arrays, or `jax.ShapeDtypeStruct`s.
-      at_most: The budget in bytes.
-      **static: Its keyword arguments.
-
-    Raises:
-      CheckFailed: If more is kept; the message lists what.
-
-    >>> import jax.numpy as jnp
-    >>> assert_residuals(jnp.sin, jnp.ones(10, jnp.float32), at_most=40)
-    """
-    check_number("assert_residuals", "at_most", at_most, at_least=0)
-    s = subject(f, args, static)
-    everything, _ = residuals(s.outputs, s)
-    total = sum(map(_size, everything))
-    if total > at_most:
-        largest = sorted(everything, key=_size, reverse=True)
-        kept = ", ".join(f"{type_name(a)} ({_size(a):,})" for a in largest[:8])
-        more = f", and {len(largest) - 8} more" if len(largest) > 8 else ""
-        raise CheckFailed(
-            f"{s.name} keeps {total:,} bytes for its gradient, more than {at_most:,}: {kept}{more}"
-        )

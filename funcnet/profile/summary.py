@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from funcnet._arguments import describe
 from funcnet.layers import Layer
 from funcnet.profile._flops import flops
+from funcnet.profile.residuals import residuals, size_of
 from funcnet.rule import autodiff
 
 
@@ -132,7 +133,7 @@ def _row(name: str, layer: Layer, params: Any, state: Any, key: Any, x: Any, tra
         name,
         f"{y.dtype}[{','.join(map(str, y.shape))}]",
         sum(math.prod(p.shape) for p in leaves),
-        sum(map(_bytes, leaves)),
+        sum(map(size_of, leaves)),
         count,
         _kept(f, params, state, key, x),
         _kept(autodiff(f), params, state, key, x),
@@ -144,23 +145,12 @@ def _applied(layer: Layer, train: bool) -> Callable[..., Any]:
     return lambda params, state, key, x: layer.apply(params, state, x, key=key, train=train)[0]
 
 
-def _bytes(t: Any) -> int:
-    is_key = jnp.issubdtype(t.dtype, jax.dtypes.prng_key)
-    return math.prod(t.shape) * (8 if is_key else t.dtype.itemsize)
-
-
 def _kept(f: Callable[..., Any], params: Any, state: Any, key: Any, x: Any) -> int:
-    """Bytes of what `jax.vjp` saves, once for each array, without params."""
-    differentiable = jnp.issubdtype(x.dtype, jnp.inexact)
-
-    def saved(params: Any, state: Any, key: Any, x: Any) -> Any:
-        if differentiable:
-            back = jax.vjp(lambda params, x: f(params, state, key, x), params, x)[1]
-        else:
-            back = jax.vjp(lambda params: f(params, state, key, x), params)[1]
-        return jax.tree.leaves(back)
-
-    jaxpr = jax.make_jaxpr(saved)(params, state, key, x).jaxpr
-    own = jaxpr.invars[: len(jax.tree.leaves(params))]
-    kept = dict.fromkeys(v for v in jaxpr.outvars if not hasattr(v, "val") and v not in own)
-    return sum(_bytes(v.aval) for v in kept)
+    """Bytes of what `jax.vjp` saves, without params."""
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        of = lambda floats, others: f(floats[0], others[0], others[1], floats[1])
+        found = residuals(of, (params, x), (state, key))
+    else:
+        found = residuals(lambda params, others: f(params, *others), params, (state, key, x))
+    own = len(jax.tree.leaves(params))
+    return sum(r.nbytes for r in found if r.argument is None or r.argument >= own)

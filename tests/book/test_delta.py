@@ -1,4 +1,4 @@
-"""The example of source B against autodiff, finite differences and the rules of funcnet."""
+"""Tests of the example of source B against autodiff, finite differences and the rules."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def problem(l, m, n, batch=(), scale=1.0):
 
 
 def network(params, y_i, t_k):
-    """E once more, in other words: for autodiff."""
+    """An independent implementation of E for autodiff."""
     y_j = jax.nn.sigmoid(jnp.einsum("...i,ij->...j", y_i, params["w_ij"]) + params["b_j"])
     y_k = jnp.einsum("...j,jk->...k", y_j, params["w_jk"]) + params["b_k"]
     return jnp.sum(jnp.square(y_k - t_k)) / 2
@@ -31,9 +31,9 @@ def network_of_rules(params, y_i, t_k):
 
 
 def assert_close(found, expected, rtol=1e-10):
-    """Within rtol of the largest entry of each array.
+    """Asserts that errors are within rtol of the largest entry of each array.
 
-    1e-10 is what the project asks for; sums of up to 100 terms in float64 stay below 1e-13.
+    The project requires 1e-10; sums of up to 100 terms in float64 stay below 1e-13.
     """
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
@@ -62,7 +62,7 @@ def test_agrees_with_autodiff_and_with_the_rules(reference, args):
 
 @pytest.mark.parametrize("args", PROBLEMS[:2])
 def test_agrees_with_numerical_differentiation(args):
-    """five_point leaves about 1e-12 of E ≤ 100 in each entry, and the largest are above 0.1."""
+    """five_point has errors of about 1e-12 of E ≤ 100; the largest entries are above 0.1."""
     params, y_i, t_k = args
     f = lambda params_and_input: network(*params_and_input, t_k)
     expected = numerical.gradient(f, (params, y_i), method="five_point")
@@ -70,7 +70,7 @@ def test_agrees_with_numerical_differentiation(args):
 
 
 def test_by_hand():
-    """One neuron in each layer, u_j = 0: every number of the example can be checked on paper."""
+    """With one neuron per layer and u_j = 0, every number can be checked on paper."""
     params = {
         "w_ij": jnp.array([[2.0]]),
         "b_j": jnp.array([-6.0]),

@@ -1,4 +1,4 @@
-"""The gates, and the two proofs that XOR is beyond one neuron: by algebra and by search."""
+"""Tests of the gates, and two proofs that no neuron computes XOR: by algebra and by search."""
 
 import itertools
 
@@ -39,7 +39,7 @@ def test_not():
 
 
 def test_the_bias_printed_for_not_never_fires():
-    """Why ours is +0.5; the docstring says so."""
+    """This is why our bias is +0.5, as the docstring says."""
     fires = neuron(jnp.array([[0.0], [1.0]]), jnp.array([-1.0]), -0.5)
     np.testing.assert_array_equal(fires, [0, 0])
 
@@ -53,9 +53,9 @@ def test_the_bias_printed_for_not_never_fires():
     ],
 )
 def test_range_of_biases(w, table, inside, outside):
-    """The half-open ranges that the docstrings give; a number just outside fails.
+    """The docstrings give half-open ranges of biases; a number just outside a range fails.
 
-    XLA flushes −5e-324 to zero where it may, hence NumPy's sum.
+    The sum is NumPy's, because XLA may flush −5e-324 to zero.
     """
     x, w = np.array(POINTS, float), np.array(w, float)
     for b in inside:
@@ -69,7 +69,7 @@ def test_range_of_biases(w, table, inside, outside):
     [(and_gate, [1, 1], -1.5), (or_gate, [1, 1], -0.5), (not_gate, [-1], 0.5)],
 )
 def test_decision_lines(gate, w, b):
-    """On real inputs a gate is the half-plane w·x + b ≥ 0, its border included."""
+    """On real inputs, a gate is the half-plane w·x + b ≥ 0, including its border."""
     w = np.array(w)
     border = np.array([-b / w[0], 0])[: len(w)]
     near = border + np.array([[-1e-9], [0], [1e-9]]) * w  # one outside, two inside
@@ -79,7 +79,7 @@ def test_decision_lines(gate, w, b):
 
 
 def test_xor_is_the_printed_combination_of_gates():
-    """(x₁ OR x₂) AND NOT (x₁ AND x₂), gate after gate, is the network of two layers."""
+    """The gates (x₁ OR x₂) AND NOT (x₁ AND x₂) equal the network of two layers."""
     x = jnp.array(POINTS)
     combined = and_gate(jnp.stack([or_gate(x), not_gate(and_gate(x))], -1))
     np.testing.assert_array_equal(combined, xor_gate(x))
@@ -91,7 +91,7 @@ def test_xor_data():
 
 
 def test_neuron_layer_and_batch():
-    """A layer of m neurons is m neurons; the threshold is reached at equality."""
+    """A layer of m neurons equals m separate neurons; a neuron fires at the threshold."""
     x, w = jnp.array([[1.0, 2.0, -1.0], [0.5, -1.0, 3.0]]), jnp.array([[1.0, -2], [1, 0], [-1, 1]])
     b = jnp.array([-4.0, 1.0])
     np.testing.assert_array_equal(neuron(x, w, b), [[1, 0], [0, 1]])
@@ -103,22 +103,22 @@ def test_neuron_layer_and_batch():
 
 
 def inequalities(table):
-    """The rows s (x₁, x₂, 1), with s = 1 where w·x + b ≥ 0 is wanted and −1 where < 0 is."""
+    """Rows s (x₁, x₂, 1), with s = 1 where w·x + b ≥ 0 is required and s = −1 where < 0 is."""
     signs = np.where(np.array(table) == 1, 1, -1)
     return signs[:, None] * np.array([(*x, 1) for x in POINTS])
 
 
 def test_the_inequalities_of_xor_contradict_each_other():
-    """Their sum is 0·w₁ + 0·w₂ + 0·b > 0, exactly as in the docstring; that of no gate is."""
+    """Their sum is 0·w₁ + 0·w₂ + 0·b > 0, as in the docstring; AND and OR have no such sum."""
     np.testing.assert_array_equal(inequalities([0, 1, 1, 0]).sum(0), [0, 0, 0])
     for table in ([0, 0, 0, 1], [0, 1, 1, 1]):
-        # Farkas: some combination with positive coefficients vanishes only for XOR and its negation
+        # Farkas: a combination with coefficients ≥ 0 vanishes only for XOR and its negation
         for c in itertools.product(range(4), repeat=4):
             assert not any(c) or np.any(np.array(c) @ inequalities(table))
 
 
 def test_one_neuron_computes_14_of_the_16_functions():
-    """All neurons with weights and bias in {−2, −1.5 … 2}: XOR and XNOR alone never appear."""
+    """Of all neurons with weights and bias in {−2, −1.5 … 2}, none computes XOR or XNOR."""
     numbers = jnp.arange(-2, 2.25, 0.5)
     w1, w2, b = (a.ravel() for a in jnp.meshgrid(numbers, numbers, numbers))
     z = neuron(jnp.array(POINTS, float), jnp.stack([w1, w2]), b)

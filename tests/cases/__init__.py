@@ -1,9 +1,10 @@
-"""What every rule is tested on: data only, one file for each family of ops.
+"""The test cases of every rule: only data, one file per family of ops.
 
-A file has, by the name of the rule, `CASES` (its arguments; floating ones are written in float64
-and cast by the tests; all values are reproducible), `ORACLES` (its value by other means, in
-float64: NumPy, SciPy's formulas, jax.nn, Optax) and `RESIDUAL_BYTES` (what it keeps besides its
-arguments, in float32, for its first case). The properties are in `test_rules.py`.
+Each file has dicts by the name of the rule. `CASES` has the arguments: floating-point ones are
+written in float64 and cast by the tests, and all values are reproducible. `ORACLES` has an
+independent float64 implementation (NumPy, SciPy's formulas, jax.nn, Optax). `RESIDUAL_BYTES` has
+the bytes saved in addition to the arguments, in float32, for the first case. The properties are in
+`test_rules.py`. `MEASURED` has what `scripts/bench.py` measures, by "rule" or "rule, variant".
 """
 
 import importlib
@@ -11,10 +12,12 @@ import pkgutil
 from typing import Any
 
 from cases.case import Case
+from cases.measured import Measured
 
 CASES: dict[str, list[Case]] = {}
 ORACLES: dict[str, Any] = {}
 RESIDUAL_BYTES: dict[str, int] = {}
+MEASURED: dict[str, Measured] = {}
 
 for module in pkgutil.iter_modules(__path__, "cases."):
     family = importlib.import_module(module.name)
@@ -23,3 +26,4 @@ for module in pkgutil.iter_modules(__path__, "cases."):
         CASES[name] = family.CASES[name]
         ORACLES[name] = family.ORACLES[name]
         RESIDUAL_BYTES[name] = family.RESIDUAL_BYTES[name]
+    MEASURED.update(getattr(family, "MEASURED", {}))

@@ -1,10 +1,11 @@
-"""Activation functions."""
+"""Cases of the activation functions."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cases.case import Case, normal
+from cases.measured import Measured
 
 ELEMENTWISE = [
     Case("rank1", (normal(8),), shard=(True,)),
@@ -40,5 +41,13 @@ RESIDUAL_BYTES = {
     "step": 0,
     "sigmoid": 0,
     "tanh": 0,
-    "relu": 8,  # one byte for each of 8 elements
+    "relu": 8,  # one byte per element, 8 elements
+}
+
+MEASURED = {
+    "identity": Measured(lambda x: x, "x"),
+    "step": Measured(lambda x: jnp.where(x > 0, 1.0, 0.0).astype(x.dtype), "jnp"),
+    "sigmoid": Measured(jax.nn.sigmoid, "jax.nn"),
+    "tanh": Measured(jnp.tanh, "jnp"),
+    "relu": Measured(jax.nn.relu, "jax.nn"),
 }

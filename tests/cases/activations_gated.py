@@ -1,9 +1,11 @@
-"""Gated linear units."""
+"""Cases of the gated linear units."""
 
+import jax
 import numpy as np
 
 from cases.activations_smooth import ORACLES as SMOOTH
 from cases.case import Case, normal
+from cases.measured import Measured, matrices
 
 TAILS = (
     np.array([0.5, -np.inf, -700.0, -38.0, -9.0, -0.75, 9.0, 41.0, 700.0]),
@@ -35,3 +37,8 @@ ORACLES = {
 }
 
 RESIDUAL_BYTES = {"swiglu": 0, "geglu": 0}
+
+MEASURED = {
+    "swiglu": Measured(lambda a, b: jax.nn.silu(a) * b, "jax.nn", matrices),
+    "geglu": Measured(lambda a, b: jax.nn.gelu(a) * b, "jax.nn", matrices),
+}

@@ -1,9 +1,11 @@
-"""Activation functions that are linear between kinks, and their product with x."""
+"""Cases of the piecewise linear activations and of hard_silu."""
 
+import jax
 import numpy as np
 
 from cases.activations import ELEMENTWISE
 from cases.case import Case, normal
+from cases.measured import Measured
 
 KINKS = Case("kinks", (np.array([-3.0, -1.0, -0.0, 0.0, 1.0, 3.0, 6.0]),))
 BELOW = Case("below", (np.nextafter([-3.0, -1.0, 0.0, 1.0, 3.0, 6.0], -np.inf),))
@@ -30,10 +32,12 @@ ORACLES = {
     "hard_silu": lambda x: np.where(x == -np.inf, 0, x * (np.clip(x + 3, 0, 6) / 6)),
 }
 
-RESIDUAL_BYTES = {  # one byte for each of 8 elements
+RESIDUAL_BYTES = {  # one byte per element, 8 elements
     "leaky_relu": 8,
     "relu6": 8,
     "hard_tanh": 8,
     "hard_sigmoid": 8,
     "hard_silu": 0,
 }
+
+MEASURED = {name: Measured(getattr(jax.nn, name), "jax.nn") for name in CASES}

@@ -1,4 +1,4 @@
-"""Smooth relatives of the rectifier."""
+"""Cases of the smooth relatives of ReLU."""
 
 import math
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from cases.activations import ELEMENTWISE
 from cases.case import Case, normal
+from cases.measured import Measured
 
 TAILS = np.array([0.5, -1e30, -1001.0, -700.0, -38.0, -9.0, -0.75, 9.0, 41.0, 700.0, 1e30])
 
@@ -28,7 +29,7 @@ CASES = {
 
 
 def _limits(f):
-    """f, and max(x, 0) at ±∞, where its formula gives nan."""
+    """f, but max(x, 0) at ±∞, where the formula of f gives nan."""
     return lambda x, **static: np.where(np.isinf(x), np.maximum(x, 0), f(x, **static))
 
 
@@ -47,3 +48,9 @@ ORACLES = {
 }
 
 RESIDUAL_BYTES = dict.fromkeys(CASES, 0)
+
+MEASURED = {name: Measured(getattr(jax.nn, name), "jax.nn") for name in CASES} | {
+    "gelu, exact": Measured(
+        lambda x: jax.nn.gelu(x, approximate=False), "jax.nn", static={"approximate": False}
+    )
+}

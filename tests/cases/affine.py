@@ -1,8 +1,9 @@
-"""The fully connected layer."""
+"""Cases of the affine layer."""
 
 import numpy as np
 
 from cases.case import Case, normal
+from cases.measured import Measured, weights
 
 CASES = {
     "affine": [
@@ -24,4 +25,12 @@ ORACLES = {
 
 RESIDUAL_BYTES = {
     "affine": 0,
+}
+
+MEASURED = {
+    "affine": Measured(
+        lambda x, w, b: x @ w + b,
+        "jnp",
+        lambda n, c: (normal(n, c), weights(c, c), normal(c, seed=2)),
+    )
 }

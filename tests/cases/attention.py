@@ -1,12 +1,14 @@
-"""Attention."""
+"""Cases of attention."""
 
+import jax
 import numpy as np
 
 from cases.case import Case, ints, normal
+from cases.measured import Measured, Target, tokamax
 
 
 def _qkv(batch, t, u, heads=1, groups=1, d=3, e=3, **options):
-    """Arguments with `heads` heads of keys and `groups` times as many of queries."""
+    """q, k and v with `heads` key heads and `groups` · `heads` query heads."""
     return (
         normal(*batch, t, heads * groups, d, **options),
         normal(*batch, u, heads, d, seed=1),
@@ -15,21 +17,21 @@ def _qkv(batch, t, u, heads=1, groups=1, d=3, e=3, **options):
 
 
 def _last(x, value):
-    """Eighths, and one value for the last feature: scores are exact, with a common offset.
+    """x rounded to eighths, with `value` appended as last feature.
 
-    Softmax would blow up a rounding of the scores.
+    So the scores are exact and have a common offset; softmax would amplify rounding errors.
     """
     return np.concatenate([np.round(8 * x) / 8, np.full_like(x[..., :1], value)], -1)
 
 
 def _beyond(lengths, q, k, v):
-    """Keys and values beyond the lengths are nan and infinite."""
+    """Replaces keys beyond the lengths by nan, and values by ∞."""
     late = np.arange(k.shape[1])[:, None, None] >= lengths[:, None, None, None]
     return q, np.where(late, np.nan, k), np.where(late, np.inf, v)
 
 
 SOME = np.random.default_rng(0).random((2, 4, 5, 6)) < 0.6
-SOME[0, :, 2] = False  # a query that sees no key
+SOME[0, :, 2] = False  # this query attends to no key
 
 CASES = {
     "dot_product_attention": [
@@ -55,7 +57,7 @@ CASES = {
 
 
 def _attention(q, k, v, mask=None, lengths=None, *, causal=False, scale=None):
-    """All scores at once, in NumPy."""
+    """Attention in NumPy, with all scores at once."""
     (t, heads, d), (u, of_keys) = q.shape[-3:], k.shape[-3:-1]
     k, v = (np.repeat(x, heads // of_keys, -2) for x in (k, v))
     scores = np.einsum("...thd,...uhd->...htu", q, k) * (d**-0.5 if scale is None else scale)
@@ -67,7 +69,7 @@ def _attention(q, k, v, mask=None, lengths=None, *, causal=False, scale=None):
     top = np.where(seen, scores, -np.inf).max(-1, keepdims=True, initial=-np.finfo(float).max)
     p = np.where(seen, np.exp(np.where(seen, scores - top, 0)), 0)
     p = p / np.maximum(p.sum(-1, keepdims=True), np.finfo(float).tiny)
-    v = np.where(seen.any((-3, -2))[..., None, None], v, 0)  # a key that nobody sees
+    v = np.where(seen.any((-3, -2))[..., None, None], v, 0)  # keys to which no query attends
     return np.einsum("...htu,...uhe->...the", p, v)
 
 
@@ -76,5 +78,37 @@ ORACLES = {
 }
 
 RESIDUAL_BYTES = {
-    "dot_product_attention": 4 * (4 * 3 * 4 * 2) + 8 * (4 * 3 * 4),  # y; m and s of a query
+    "dot_product_attention": 4 * (4 * 3 * 4 * 2) + 8 * (4 * 3 * 4),  # y; m and s per query
+}
+
+
+def _heads(t):
+    """Queries, keys and values of one example, with 4 heads of 64 features."""
+    return tuple(normal(1, t, 4, 64, seed=i) for i in range(3))
+
+
+def _tokamax(causal):
+    options = {"is_causal": causal, "implementation": "xla_chunked"}
+    return tokamax(lambda t, *qkv: t.dot_product_attention(*qkv, **options))
+
+
+MEASURED = {
+    "dot_product_attention, causal": Measured(
+        lambda q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True),
+        "jax.nn",
+        _heads,
+        {"t": 4096},
+        {"causal": True},
+        growth={"t": (64, 256, 512, 1024, 2048, 4096)},
+        peers={"tokamax": _tokamax(True)},
+        target=Target(0.15, 0.02),
+    ),
+    "dot_product_attention": Measured(
+        jax.nn.dot_product_attention,
+        "jax.nn",
+        _heads,
+        {"t": 1024},
+        growth={"t": (64, 256, 1024)},
+        peers={"tokamax": _tokamax(False)},
+    ),
 }

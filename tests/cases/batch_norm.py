@@ -1,8 +1,12 @@
-"""Batch Normalization."""
+"""Cases of Batch Normalization."""
 
+from importlib import import_module
+
+import jax.numpy as jnp
 import numpy as np
 
 from cases.case import Case, normal, probabilities
+from cases.measured import EPS, Measured, Target, columns
 
 CASES = {
     "batch_norm": [
@@ -36,7 +40,7 @@ CASES = {
 
 
 def _batch_norm(x, scale, bias, *, eps=1e-5):
-    x = np.asarray(x, np.longdouble)  # a large mean costs digits that float64 does not have
+    x = np.asarray(x, np.longdouble)  # float64 loses digits for a large mean
     columns = np.reshape(x, (-1, np.shape(x)[-1]))
     mean, var = columns.mean(0), columns.var(0)
     return (x - mean) / np.sqrt(var + eps) * scale + bias, mean, var
@@ -52,4 +56,46 @@ ORACLES = {
 RESIDUAL_BYTES = {
     "batch_norm": 3 * 4 * 3,  # μ₀, δ and r of 3 columns
     "batch_norm_inference": 0,
+}
+
+
+def two_pass(x, axis):
+    """(x − mean) / σ, mean and variance, with the variance computed from the deviations."""
+    mean = x.mean(axis, keepdims=True)
+    var = ((x - mean) ** 2).mean(axis, keepdims=True)
+    return (x - mean) / jnp.sqrt(var + EPS), mean, var
+
+
+def _usual(x, scale, bias):
+    normal, mean, var = two_pass(x, 0)
+    return normal * scale + bias, mean[0], var[0]
+
+
+def _flax():
+    norm = import_module("flax.linen").BatchNorm(use_running_average=False, epsilon=EPS)
+
+    def f(x, scale, bias):
+        running = {"mean": jnp.zeros_like(scale), "var": jnp.ones_like(scale)}
+        variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": running}
+        y, new = norm.apply(variables, x, mutable=["batch_stats"])
+        return y, *new["batch_stats"].values()
+
+    return f
+
+
+MEASURED = {
+    "batch_norm": Measured(
+        _usual,
+        "two-pass",
+        columns,
+        {"n": 512, "c": 1024},
+        growth={"n": (128, 512, 2048)},
+        peers={"Flax": _flax},
+        target=Target(0.55, 0.55),
+    ),
+    "batch_norm_inference": Measured(
+        lambda x, scale, bias, mean, var: (x - mean) / jnp.sqrt(var + EPS) * scale + bias,
+        "jnp",
+        lambda n, c: (*columns(n, c), normal(c, seed=3), normal(c, seed=4) ** 2 + 0.1),
+    ),
 }

@@ -1,10 +1,11 @@
-"""The binary cross entropy."""
+"""Cases of the binary cross entropy."""
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from cases.case import Case, normal
+from cases.measured import Measured
 
 UNIT = np.random.default_rng(5).random((4, 5))
 
@@ -35,3 +36,12 @@ def _sigmoid_binary_cross_entropy(z, y):
 ORACLES = {"sigmoid_binary_cross_entropy": _sigmoid_binary_cross_entropy}
 
 RESIDUAL_BYTES = {"sigmoid_binary_cross_entropy": 0}
+
+MEASURED = {
+    "sigmoid_binary_cross_entropy": Measured(
+        optax.sigmoid_binary_cross_entropy,
+        "optax",
+        lambda n, c: (normal(n, c), (normal(n, c, seed=1) > 0) * 1.0),
+        argnums=0,
+    )
+}

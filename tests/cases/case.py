@@ -1,4 +1,4 @@
-"""One case, and what the arguments of cases are made of."""
+"""The type of a case, and functions that make its arguments."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -13,7 +13,7 @@ class Case(NamedTuple):
     id: str
     args: tuple[Any, ...]
     static: Mapping[str, Any] = MappingProxyType({})
-    shard: tuple[bool, ...] = ()  # which arguments have a batch axis in front that can be sharded
+    shard: tuple[bool, ...] = ()  # arguments with a leading batch axis that can be sharded
 
 
 def normal(*shape, seed=0, scale=1.0, mean=0.0):

@@ -1,11 +1,13 @@
-"""Dense and grouped convolution, and the transposed one; the oracle is a loop in NumPy."""
+"""Cases of dense, grouped and transposed convolution; the oracle is a loop in NumPy."""
 
 import itertools
 import math
 
 import numpy as np
+from jax import lax
 
 from cases.case import Case, normal
+from cases.measured import Measured, weights
 
 CASES = {
     "conv": [
@@ -78,7 +80,7 @@ def pads_of(padding, sizes, extent, strides):
 
 
 def conv_loop(x, w, b=None, *, strides=1, padding="SAME", dilation=1, groups=1):
-    """Each output from the definition, one at a time."""
+    """Computes each output from the definition in a loop."""
     x, w = np.asarray(x, float), np.asarray(w, float)
     kernel, axes = w.shape[:-2], w.ndim - 2
     strides, dilation = each(strides, axes), each(dilation, axes)
@@ -100,7 +102,7 @@ def conv_loop(x, w, b=None, *, strides=1, padding="SAME", dilation=1, groups=1):
 
 
 def conv_transpose_loop(x, w, b=None, *, strides=1, padding="SAME", dilation=1):
-    """Each input thrown onto the outputs that it reaches."""
+    """Adds the contribution of each input to the outputs that it reaches."""
     x, w = np.asarray(x, float), np.asarray(w, float)
     kernel, axes = w.shape[:-2], w.ndim - 2
     strides, dilation = each(strides, axes), each(dilation, axes)
@@ -115,7 +117,7 @@ def conv_transpose_loop(x, w, b=None, *, strides=1, padding="SAME", dilation=1):
             o = tuple(i * s + (k - 1 - j) * d for i, s, k, j, d in at)
             y[(slice(None), *o)] += flat[(slice(None), *p)] @ w[t]
     for axis, (n, s, e) in enumerate(zip(sizes, strides, extent, strict=True), 1):
-        if padding == "SAME":  # of the full output, n·s, cut on both sides
+        if padding == "SAME":  # n·s outputs: the full output cropped on both sides
             low = e - 1 if s >= e else math.ceil((e + s - 2) / 2)
             length = n * s
         elif padding == "VALID":
@@ -133,3 +135,33 @@ def conv_transpose_loop(x, w, b=None, *, strides=1, padding="SAME", dilation=1):
 ORACLES = {"conv": conv_loop, "conv_transpose": conv_transpose_loop}
 
 RESIDUAL_BYTES = {"conv": 0, "conv_transpose": 0}
+
+DIMS = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+
+def _images(widths):
+    """Images (n, s, s, c), a 3 × 3 kernel from c to `widths`(c) channels, and a bias."""
+
+    def make(n, s, c):
+        return normal(n, s, s, c), weights(3, 3, c, widths(c)), normal(widths(c), seed=2)
+
+    return make
+
+
+MEASURED = {
+    "conv": Measured(
+        lambda x, w, b: lax.conv_general_dilated(x, w, (1, 1), "SAME", **DIMS) + b,
+        "lax",
+        _images(lambda c: 2 * c),
+        {"n": 16, "s": 32, "c": 32},
+        growth={"n": (1, 4, 16, 64)},
+    ),
+    "conv_transpose": Measured(
+        lambda x, w, b: lax.conv_transpose(x, w, (2, 2), "SAME", **DIMS) + b,
+        "lax",
+        _images(lambda c: c // 2),
+        {"n": 16, "s": 32, "c": 32},
+        {"strides": 2},
+        growth={"n": (1, 4, 16, 64)},
+    ),
+}

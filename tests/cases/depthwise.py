@@ -1,9 +1,11 @@
-"""Depthwise convolution; the oracle is the dense one's with as many groups as channels."""
+"""Cases of depthwise convolution; the oracle is dense convolution with one group per channel."""
 
 import numpy as np
+from jax import lax
 
 from cases.case import Case, normal
-from cases.convolution import conv_loop
+from cases.convolution import DIMS, conv_loop
+from cases.measured import Measured, Target, weights
 
 CASES = {
     "depthwise_conv": [
@@ -40,3 +42,22 @@ ORACLES = {
 }
 
 RESIDUAL_BYTES = {"depthwise_conv": 0}
+
+
+def _grouped(x, w, b):
+    """XLA's grouped convolution, in which each channel is a group."""
+    w = w[:, :, None, :]
+    groups = {"feature_group_count": x.shape[-1]}
+    return lax.conv_general_dilated(x, w, (1, 1), "SAME", **DIMS, **groups) + b
+
+
+MEASURED = {
+    "depthwise_conv": Measured(
+        _grouped,
+        "lax",
+        lambda n, s, c: (normal(n, s, s, c), weights(3, 3, c), normal(c, seed=2)),
+        {"n": 8, "s": 32, "c": 64},
+        growth={"n": (1, 2, 4, 8)},
+        target=Target(0.1),
+    )
+}

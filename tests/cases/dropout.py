@@ -1,9 +1,11 @@
-"""Dropout."""
+"""Cases of Dropout."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cases.case import Case, normal
+from cases.measured import Measured
 
 CASES = {
     "dropout": [
@@ -18,7 +20,7 @@ CASES = {
 
 
 def _dropout(x, key, *, rate):
-    """Whatever the mask is: the same elements of x, scaled, or zero."""
+    """Scales the elements of x that the mask of `ops.dropout` keeps, and drops the others."""
     from funcnet import ops
 
     kept = np.asarray(ops.dropout(np.ones_like(x), key, rate=rate)) > 0
@@ -30,5 +32,14 @@ ORACLES = {
 }
 
 RESIDUAL_BYTES = {
-    "dropout": 20,  # one byte for each of 20 elements
+    "dropout": 20,  # one byte per element, 20 elements
+}
+
+MEASURED = {
+    "dropout": Measured(
+        lambda x, key: jnp.where(jax.random.bernoulli(key, 0.8, x.shape), x / 0.8, 0.0),
+        "bernoulli",
+        lambda n, c: (normal(n, c), jax.random.key(1)),
+        static={"rate": 0.2},
+    )
 }

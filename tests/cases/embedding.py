@@ -1,8 +1,9 @@
-"""Embedding."""
+"""Cases of embedding."""
 
 import numpy as np
 
 from cases.case import Case, ints, normal
+from cases.measured import Measured, integers
 
 CASES = {
     "embedding": [
@@ -27,3 +28,13 @@ def _embedding(ids, w):
 ORACLES = {"embedding": _embedding}
 
 RESIDUAL_BYTES = {"embedding": 0}
+
+MEASURED = {
+    "embedding": Measured(
+        lambda ids, w: w[ids],
+        "jnp",
+        lambda n, v: (integers(v, n), normal(v, 64, seed=1)),
+        {"n": 4096, "v": 1000},
+        growth={"n": (1024, 4096, 16384), "v": (1000, 10_000, 100_000)},
+    )
+}

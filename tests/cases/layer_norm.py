@@ -1,8 +1,11 @@
-"""Layer Normalization and its relatives."""
+"""Cases of Layer Normalization and its relatives."""
 
 import numpy as np
+from jax import lax
 
+from cases.batch_norm import two_pass
 from cases.case import Case, normal
+from cases.measured import EPS, Measured, Target, columns, flax, tokamax
 
 AFFINE = (normal(5, mean=1.0), normal(5, seed=1))
 
@@ -51,7 +54,7 @@ CASES = {
 
 
 def _standardised(x, axes, eps):
-    x = np.asarray(x, np.longdouble)  # a large mean costs digits that float64 does not have
+    x = np.asarray(x, np.longdouble)  # float64 loses digits for a large mean
     return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + eps)
 
 
@@ -77,4 +80,40 @@ RESIDUAL_BYTES = {
     "layer_norm": 3 * 4 * 4,  # μ₀, δ and r of 4 rows
     "rms_norm": 4 * 4,  # r of 4 rows
     "group_norm": 3 * 4 * 4 * 2,  # μ₀, δ and r of 4 examples and 2 groups
+}
+
+
+def _group_norm(x, scale, bias):
+    parted = x.reshape(*x.shape[:-1], 8, -1)
+    return two_pass(parted, (1, 2, 4))[0].reshape(x.shape) * scale + bias
+
+
+MEASURED = {
+    "layer_norm": Measured(
+        lambda x, scale, bias: two_pass(x, -1)[0] * scale + bias,
+        "two-pass",
+        columns,
+        growth={"n": (128, 512, 2048, 8192)},
+        peers={
+            "Flax": flax(lambda nn: nn.LayerNorm(epsilon=EPS), "scale", "bias"),
+            "tokamax": tokamax(lambda t, *args: t.layer_norm(*args, implementation="xla")),
+        },
+        target=Target(0.75, 0.5),
+    ),
+    "rms_norm": Measured(
+        lambda x, scale: x * lax.rsqrt((x**2).mean(-1, keepdims=True) + EPS) * scale,
+        "jnp",
+        lambda n, c: columns(n, c)[:2],
+        static={"eps": EPS},
+        peers={"Flax": flax(lambda nn: nn.RMSNorm(epsilon=EPS), "scale")},
+    ),
+    "group_norm": Measured(
+        _group_norm,
+        "two-pass",
+        lambda n, s, c: (normal(n, s, s, c), normal(c, seed=1), normal(c, seed=2)),
+        {"n": 16, "s": 32, "c": 64},
+        {"groups": 8},
+        growth={"n": (1, 4, 16, 64)},
+        peers={"Flax": flax(lambda nn: nn.GroupNorm(8, epsilon=EPS), "scale", "bias")},
+    ),
 }

@@ -1,16 +1,18 @@
-"""The output layer with its loss."""
+"""Cases of the linear cross entropy."""
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from cases.case import Case, ints, normal
+from cases.measured import Measured, Target, integers, tokamax, weights
+from funcnet import ops
 
 H, W, LABELS = normal(4, 3), normal(3, 5, seed=1), ints(0, 4, 2, 4)
 
 CASES = {
     "linear_cross_entropy": [
-        # Not sharded here, where labels are a constant of full size: see the tests of this rule.
+        # Not sharded: labels are an unsharded constant here. The tests of this rule shard them.
         Case("rank2", (H, W, LABELS), shard=(False, False, False)),
         Case("chunks", (normal(7, 3), W, ints(0, 4, 2, 2, 1, 3, 0)), {"at_once": 11}),
         Case("rank3, ignored", (normal(2, 3, 3), W, ints([0, 9, 2], [9, 9, 3])), {"ignore": 9}),
@@ -40,4 +42,29 @@ def _linear_cross_entropy(h, w, labels, ignore=None, at_once=None):
 
 ORACLES = {"linear_cross_entropy": _linear_cross_entropy}
 
-RESIDUAL_BYTES = {"linear_cross_entropy": 4 * 12 + 4 * 15}  # dh and dw, of the sizes of h and w
+RESIDUAL_BYTES = {"linear_cross_entropy": 4 * 12 + 4 * 15}  # dh and dw
+
+
+def _usual(h, w, labels):
+    return optax.softmax_cross_entropy_with_integer_labels(h @ w, labels).mean()
+
+
+def _tokamax(module, h, w, labels):
+    return module.linear_softmax_cross_entropy_loss(h, labels, w, implementation="xla")
+
+
+MEASURED = {
+    "linear_cross_entropy": Measured(
+        _usual,
+        "optax",
+        lambda n, d, v: (normal(n, d), weights(d, v), integers(v, n)),
+        {"n": 2048, "d": 256, "v": 32768},
+        hand=lambda *args: ops.linear_cross_entropy(*args).mean(),  # computes dw once
+        growth={"n": (256, 512, 1024, 2048), "v": (2048, 4096, 8192, 16384, 32768)},
+        peers={
+            "h w alone": lambda: lambda h, w, _: h @ w,  # only the product, without loss
+            "tokamax": tokamax(_tokamax),
+        },
+        target=Target(0.65, 0.10),
+    )
+}

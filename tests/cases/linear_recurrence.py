@@ -1,8 +1,11 @@
-"""The linear recurrence."""
+"""Cases of the linear recurrence."""
 
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from cases.case import Case, normal, probabilities
+from cases.measured import Measured
 
 
 def _args(*batch, steps, channels=2, h0=True):
@@ -40,3 +43,32 @@ def _linear_recurrence(a, b, h0=None, *, reverse=False):
 ORACLES = {"linear_recurrence": _linear_recurrence}
 
 RESIDUAL_BYTES = {"linear_recurrence": 4 * 4 * 5 * 2}  # h
+
+
+def _associative(a, b, h0):
+    b = b.at[..., 0, :].add(a[..., 0, :] * h0)
+    compose = lambda first, second: (first[0] * second[0], second[0] * first[1] + second[1])
+    return lax.associative_scan(compose, (a, b), axis=a.ndim - 2)[1]
+
+
+def _sequential(a, b, h0):
+    def body(h, factors):
+        h = factors[0] * h + factors[1]
+        return h, h
+
+    steps = jnp.moveaxis(a, -2, 0), jnp.moveaxis(b, -2, 0)
+    return jnp.moveaxis(lax.scan(body, h0, steps)[1], 0, -2)
+
+
+_RECURRENCE = Measured(
+    _associative,
+    "associative_scan",
+    lambda t: (1 / (1 + np.exp(normal(8, t, 128))), normal(8, t, 128, seed=1), normal(8, 128)),
+    {"t": 1024},
+    growth={"t": (64, 256, 1024)},
+)
+
+MEASURED = {
+    "linear_recurrence": _RECURRENCE,
+    "linear_recurrence, sequential": _RECURRENCE._replace(usual=_sequential, source="scan"),
+}

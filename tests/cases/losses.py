@@ -1,4 +1,4 @@
-"""Losses."""
+"""Cases of the losses."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import numpy as np
 import optax
 
 from cases.case import Case, ints, normal, one_hot, probabilities
+from cases.measured import Measured, Target, integers, logits_and_probabilities, matrices
 
 TARGETS = [
     Case("rank2", (normal(4, 5), normal(4, 5, seed=1)), shard=(True, True)),
@@ -127,4 +128,50 @@ RESIDUAL_BYTES = {
     "softmax_cross_entropy": 4 * 20 + 3 * 4 * 4,  # e; top, rest and m of 4 rows
     "huber": 0,
     "kl_divergence": 0,
+}
+
+
+def _smoothed(logits, labels):
+    one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(one_hot, 0.1))
+
+
+def _with_indices(n, c):
+    return normal(n, c), integers(c, n)
+
+
+MEASURED = {
+    "mean_squared_error": Measured(
+        lambda y, t: ((y - t) ** 2).mean(-1), "jnp", matrices, argnums=0
+    ),
+    "sum_squared_error": Measured(
+        lambda y, t: ((y - t) ** 2).sum(-1) / 2, "jnp", matrices, argnums=0
+    ),
+    "huber": Measured(lambda y, t: optax.huber_loss(y, t).mean(-1), "optax", matrices, argnums=0),
+    "cross_entropy": Measured(
+        lambda y, t: -(t * jnp.log(y)).sum(-1),
+        "jnp",
+        lambda n, c: (probabilities(n, c), probabilities(n, c, seed=1)),
+        argnums=0,
+    ),
+    "kl_divergence": Measured(
+        optax.kl_divergence,
+        "optax",
+        lambda n, c: (np.log(probabilities(n, c)), probabilities(n, c, seed=1)),
+        argnums=0,
+    ),
+    "softmax_cross_entropy, indices": Measured(
+        optax.softmax_cross_entropy_with_integer_labels,
+        "optax",
+        _with_indices,
+        {"n": 512, "c": 8192},
+        growth={"n": (128, 512, 2048), "c": (512, 2048, 8192, 32768)},
+        target=Target(1.0),
+    ),
+    "softmax_cross_entropy, probabilities": Measured(
+        optax.softmax_cross_entropy, "optax", logits_and_probabilities, argnums=0
+    ),
+    "softmax_cross_entropy, smoothed": Measured(
+        _smoothed, "optax", _with_indices, static={"label_smoothing": 0.1}
+    ),
 }

@@ -1,9 +1,11 @@
-"""Penalties of the weights."""
+"""Cases of the weight penalties."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cases.case import Case, ints, normal
+from cases.measured import Measured
 
 PARAMS = {"w": normal(4, 3), "b": (normal(2), np.array(0.5)), "zero": np.zeros(2)}
 
@@ -51,4 +53,17 @@ RESIDUAL_BYTES = {
     "l1_penalty": 4,  # Σ|p|
     "l2_penalty": 4,  # Σp²/2
     "elastic_net_penalty": 8,  # both
+}
+
+
+def _and_rates(count):
+    return lambda n, c: (normal(n, c), *(normal(seed=1 + i) for i in range(count)))
+
+
+MEASURED = {
+    "l1_penalty": Measured(lambda p, rate: rate * jnp.abs(p).sum(), "jnp", _and_rates(1)),
+    "l2_penalty": Measured(lambda p, rate: rate / 2 * (p**2).sum(), "jnp", _and_rates(1)),
+    "elastic_net_penalty": Measured(
+        lambda p, l1, l2: l1 * jnp.abs(p).sum() + l2 / 2 * (p**2).sum(), "jnp", _and_rates(2)
+    ),
 }

@@ -1,11 +1,14 @@
-"""Pooling; the oracle looks at each window by itself."""
+"""Cases of pooling; the oracle computes each window separately."""
 
 import itertools
 
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from cases.case import Case, normal
 from cases.convolution import each, pads_of
+from cases.measured import Measured, Target
 
 TIES = np.array([[1, 3, 3, 0], [3, 3, 0, 3], [2, 2, 2, 2], [2, 2, 2, 2]], float)[None, ..., None]
 INF = -np.inf
@@ -100,8 +103,41 @@ ORACLES = {
 }
 
 RESIDUAL_BYTES = {
-    "max_pool": 32,  # one byte for each of 32 outputs
+    "max_pool": 32,  # one byte per output, 32 outputs
     "avg_pool": 0,
     "global_avg_pool": 0,
-    "global_max_pool": 4 * 8,  # an index for each of 8 outputs
+    "global_max_pool": 4 * 8,  # one index per output, 8 outputs
+}
+
+
+def _images(n, s, c):
+    return (normal(n, s, s, c),)
+
+
+def _reduced(x, start, f):
+    return lax.reduce_window(x, start, f, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+
+OF_WINDOWS = {"n": 64, "s": 28, "c": 32}
+OF_ALL = {"n": 16, "s": 32, "c": 64}
+
+MEASURED = {
+    "max_pool": Measured(
+        lambda x: _reduced(x, -jnp.inf, lax.max),
+        "reduce_window",
+        _images,
+        OF_WINDOWS,
+        {"window": (2, 2)},
+        growth={"n": (1, 4, 16, 64)},
+        target=Target(0.06),
+    ),
+    "avg_pool": Measured(
+        lambda x: _reduced(x, 0.0, lax.add) / 4,
+        "reduce_window",
+        _images,
+        OF_WINDOWS,
+        {"window": (2, 2)},
+    ),
+    "global_avg_pool": Measured(lambda x: x.mean((1, 2)), "jnp", _images, OF_ALL),
+    "global_max_pool": Measured(lambda x: x.max((1, 2)), "jnp", _images, OF_ALL),
 }

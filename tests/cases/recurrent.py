@@ -1,12 +1,18 @@
-"""Recurrent networks."""
+"""Cases of recurrent networks."""
 
+from importlib import import_module
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from cases.case import Case, ints, normal
+from cases.measured import Measured, Target, weights
 
 
 def _args(*batch, gates, steps=3, inputs=2, states=2, scale=1.0, lengths=None):
-    """X, the states, the weights and the biases of a network with so many gates, and lengths."""
+    """x, initial states, weights, biases and lengths of a network with `gates` gates."""
     columns = gates * states
     hidden = [normal(*batch, states, seed=s) for s in ((1, 2) if gates == 4 else (1,))]
     biases = [normal(columns, seed=s) for s in ((5, 6) if gates == 3 else (5,))]
@@ -62,7 +68,7 @@ def _sigmoid(x):
 
 
 def _loop(cell, x, states, lengths, reverse):
-    """Example by example and step by step; a cell maps (x_t, states) to states, h first."""
+    """Loops over examples and timesteps; a cell maps (x_t, states) to states, h first."""
     hs = np.zeros((*x.shape[:-1], states[0].shape[-1]))
     last = [np.array(s) for s in states]
     for n in np.ndindex(*x.shape[:-2]):
@@ -101,8 +107,87 @@ def _gru(x, h0, w_x, w_h, b, b_h, lengths=None, *, reverse=False, recompute=Fals
 
 ORACLES = {"rnn": _rnn, "lstm": _lstm, "gru": _gru}
 
-RESIDUAL_BYTES = {  # of 4 sequences of 2 steps, 2 numbers in a state
+RESIDUAL_BYTES = {  # 4 sequences of 2 timesteps, 2 numbers per state
     "rnn": 4 * 2 * 16,  # h and the slopes
     "lstm": 4 * 6 * 16,  # h, c and four pre-activations
     "gru": 4 * 5 * 16,  # h, three pre-activations and q
+}
+
+
+def _sequences(gates):
+    """Makes x (n, t, h), the initial states, w_x, w_h and the biases."""
+
+    def make(t, n, h):
+        states = [normal(n, h, seed=1 + i) for i in range(2 if gates == 4 else 1)]
+        biases = [normal(gates * h, seed=5 + i) for i in range(2 if gates == 3 else 1)]
+        w = [weights(h, gates * h, seed=3 + i) for i in range(2)]
+        return normal(n, t, h), *states, *w, *biases
+
+    return make
+
+
+def _over_time(cell, x, *start):
+    """Scans a cell (x_t, *state) ↦ state over time; returns all h and the last state."""
+
+    def body(state, x_t):
+        state = cell(x_t, *state)
+        return state, state[0]
+
+    last, h = lax.scan(body, start, jnp.moveaxis(x, -2, 0))
+    return jnp.moveaxis(h, 0, -2), *last
+
+
+def _rnn(x, h0, w_x, w_h, b):
+    return _over_time(lambda x, h: (jnp.tanh(x @ w_x + h @ w_h + b),), x, h0)
+
+
+def _lstm(x, h0, c0, w_x, w_h, b):
+    def cell(x, h, c):
+        i, f, g, o = jnp.split(x @ w_x + h @ w_h + b, 4, -1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+    return _over_time(cell, x, h0, c0)
+
+
+def _gru(x, h0, w_x, w_h, b, b_h):
+    def cell(x, h):
+        (r, z, n), (r_h, z_h, n_h) = (jnp.split(y, 3, -1) for y in (x @ w_x + b, h @ w_h + b_h))
+        r, z = jax.nn.sigmoid(r + r_h), jax.nn.sigmoid(z + z_h)
+        return ((1 - z) * jnp.tanh(n + r * n_h) + z * h,)
+
+    return _over_time(cell, x, h0)
+
+
+def _flax_lstm():
+    nn = import_module("flax.linen")
+
+    def f(x, h0, c0, w_x, w_h, b):
+        cell = nn.OptimizedLSTMCell(h0.shape[-1])
+        parts = zip("ifgo", *(jnp.split(a, 4, -1) for a in (w_x, w_h, b)), strict=True)
+        params = {}
+        for gate, of_x, of_h, bias in parts:
+            params |= {f"i{gate}": {"kernel": of_x}, f"h{gate}": {"kernel": of_h, "bias": bias}}
+        network = nn.RNN(cell, return_carry=True)
+        (c, h), hs = network.apply({"params": {"cell": params}}, x, initial_carry=(c0, h0))
+        return hs, h, c
+
+    return f
+
+
+_LSTM = Measured(
+    _lstm,
+    "scan",
+    _sequences(4),
+    {"t": 64, "n": 16, "h": 64},
+    growth={"t": (16, 64, 256), "h": (16, 64, 256)},
+    peers={"Flax": _flax_lstm},
+    target=Target(0.75),
+)
+
+MEASURED = {
+    "rnn": Measured(_rnn, "scan", _sequences(1), _LSTM.sizes, growth={"t": (16, 64, 256)}),
+    "lstm": _LSTM,
+    "lstm, wide": _LSTM._replace(sizes={"t": 128, "n": 32, "h": 256}, target=Target(1.02)),
+    "gru": Measured(_gru, "scan", _sequences(3), _LSTM.sizes, growth={"t": (16, 64, 256)}),
 }

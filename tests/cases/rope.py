@@ -1,8 +1,10 @@
-"""Rotary position embedding."""
+"""Cases of the rotary position embedding."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from cases.case import Case, ints, normal
+from cases.measured import Measured
 
 CASES = {
     "rope": [
@@ -18,7 +20,7 @@ CASES = {
 
 
 def _rope(x, positions, *, base=10000.0, interleaved=False):
-    """Complex numbers times exp(iφ)."""
+    """RoPE as multiplication of complex numbers by exp(iφ)."""
     half = x.shape[-1] // 2
     angle = positions[..., None, None] * float(base) ** (-np.arange(half) / half)
     a, b = (x[..., ::2], x[..., 1::2]) if interleaved else (x[..., :half], x[..., half:])
@@ -33,4 +35,23 @@ ORACLES = {
 
 RESIDUAL_BYTES = {
     "rope": 0,
+}
+
+
+def _usual(x, positions):
+    half = x.shape[-1] // 2
+    frequencies = 10_000.0 ** (-jnp.arange(half, dtype=x.dtype) / half)
+    angles = positions.astype(x.dtype)[:, None, None] * frequencies
+    cos, sin, left, right = jnp.cos(angles), jnp.sin(angles), x[..., :half], x[..., half:]
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], -1)
+
+
+MEASURED = {
+    "rope": Measured(
+        _usual,
+        "jnp",
+        lambda t: (normal(4, t, 8, 64), np.arange(t, dtype=np.int32)),
+        {"t": 1024},
+        growth={"t": (64, 256, 1024)},
+    )
 }

@@ -1,4 +1,4 @@
-"""The checker on rules whose verdict is known: every wrong one is refuted, no right one is."""
+"""The checker on rules with a known verdict: it refutes all wrong ones and no right one."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import funcnet.check
 from funcnet import check_rule
 from funcnet.check import KINDS
 
-# Seeds and dtypes; the first of each entry with all transformations.
+# (seed, dtype) of each run of a right rule; the first run includes all transformations.
 DRAWS = [(0, "float32"), (0, "bfloat16"), (0, "float16")]
 RUNS = [
     pytest.param(entry, seed, dtype, id=f"{entry.id}-{dtype}-{seed}")
@@ -28,7 +28,7 @@ def kinds_of(wrong):
 
 
 def some_of_each_kind():
-    """The first wrong rule of each kind; every eighth of them is for the default run."""
+    """Yields the first wrong rule of each kind; the default run takes every eighth of them."""
     count = dict.fromkeys(KINDS, 0)
     for wrong in WRONG:
         kinds = kinds_of(wrong)
@@ -43,13 +43,13 @@ SOME_WRONG = list(some_of_each_kind())[::8]
 
 @pytest.fixture
 def forget():
-    """Hundreds of checks would fill the memory with compiled programs."""
+    """Clears compiled programs, which would fill the memory after hundreds of checks."""
     yield
     jax.clear_caches()
 
 
 def test_counts():
-    """What the checker's README says of this catalogue."""
+    """The checker's README states the size of this catalogue."""
     readme = (Path(funcnet.check.__file__).parent / "README.md").read_text(encoding="utf-8")
     assert f"On {len(WRONG)} wrong rules" in readme
     assert f"{len(RUNS)} runs of {len(RIGHT)} right ones" in readme
@@ -61,7 +61,7 @@ def test_counts():
 
 
 def refuted(wrong):
-    """With the kind of its mistake, at its argument if it has one, and at no other."""
+    """The rule is refuted with the kind of its mistake, and only at its wrong argument, if any."""
     report = check_rule(wrong.f, *wrong.args, **wrong.kwargs)
     kinds = kinds_of(wrong)
     assert any(f.kind in kinds for f in report.findings), report
@@ -94,7 +94,7 @@ def test_a_right_rule_is_proved(entry):
 @pytest.mark.slow
 @pytest.mark.parametrize(("entry", "seed", "dtype"), RUNS)
 def test_a_right_rule_is_proved_in_all_regimes(entry, seed, dtype, forget):
-    """Ties, zeros, extreme values, offsets, narrow dtypes."""
+    """The regimes are ties, zeros, extreme values, offsets and narrow dtypes."""
     args, kwargs = entry.draw(np.random.default_rng(seed), dtype)
     first = (seed, dtype) == DRAWS[0]
     report = check_rule(entry.f, *args, under_transformations=first, **kwargs)

@@ -1,4 +1,4 @@
-"""`check_model`: the wrong rule and its line, wherever it is called."""
+"""`check_model` finds the wrong rule and the line that calls it, at any depth."""
 
 import inspect
 
@@ -30,7 +30,7 @@ dense.defvjp(
 
 @jax.custom_vjp
 def scaled_tanh(x, scale):
-    """Wrong: the cotangent of x by a thousandth."""
+    """This rule is wrong: the cotangent of x is too large by a thousandth."""
     return scale * jnp.tanh(x)
 
 
@@ -78,7 +78,7 @@ def test_one_wrong_rule_in_a_scan_of_ten_layers():
 
 @pytest.mark.slow
 def test_one_of_ten_calls():
-    """The same right rule before and behind it."""
+    """The same right rule is called before and after the wrong one."""
 
     def model(weights, x):
         for i in range(10):
@@ -121,7 +121,7 @@ def test_at_any_depth(wrap):
 
 @pytest.mark.slow
 def test_inside_the_plain_forward_of_another_rule():
-    """Its own rule has no part in the gradient, the outer one has."""
+    """The inner rule does not affect the gradient; the outer rule does."""
 
     @jax.custom_vjp
     def outer(x):
@@ -133,7 +133,7 @@ def test_inside_the_plain_forward_of_another_rule():
 
 @rule
 def halved(x, *, axis=-1):
-    """Wrong in one of its calls alone: where axis is 0."""
+    """This rule is wrong only in calls where axis is 0."""
     return x / 2 + 0 * axis
 
 

@@ -1,4 +1,4 @@
-"""Rules that refuse float64 are checked in their own dtype, in a process without 64 bits."""
+"""Rules that reject float64 are checked in their own dtype, in a process without 64 bits."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from funcnet import check_rule
 def rule(factor):
     @jax.custom_vjp
     def f(x, i):
-        # Dtypes are written out, so float64 is refused.
+        # The dtypes are fixed, so float64 is rejected.
         return jax.lax.mul(jax.lax.sin(x), jnp.full(x.shape, 2, np.float32))
 
     def bwd(saved, dy):

@@ -1,4 +1,4 @@
-"""`check_rule`: what it takes, what it names, what it says."""
+"""`check_rule`: accepted arguments, names in the report, and messages."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ def normal(*shape, seed=0):
 
 
 def ruled(f, bwd, nondiff=()):
-    """f with the rule bwd(*static, args, dy)."""
+    """f with a rule whose backward pass is bwd(*static, args, dy)."""
     g = jax.custom_vjp(f, nondiff_argnums=nondiff)
     g.defvjp(lambda *a: (f(*a), tuple(x for i, x in enumerate(a) if i not in nondiff)), bwd)
     return g
@@ -51,7 +51,7 @@ def test_a_mean_for_a_sum_is_explained():
     report = check_rule(wrong_dense, *DENSE)
     (finding,) = report.findings
     assert (finding.kind, finding.argument) == ("gradient", "b")
-    assert "1/8 with 8 the size of axis 0 of x: a mean where a sum belongs" in finding.message
+    assert "1/8, and 8 is the size of axis 0 of x: a mean where a sum belongs" in finding.message
     assert "Finite differences agree with autodiff" in finding.message
     assert finding.measured > 1e6
     assert finding.allowed == 1
@@ -143,7 +143,7 @@ def test_truth_of_a_straight_through_estimator():
 
 
 def test_stable_rules_are_not_blamed_for_autodiff_without_digits():
-    """In float64, autodiff of the naive forward is 0 beyond 37, the rule is right."""
+    """In float64, autodiff of the naive forward is 0 beyond 37, but the rule is right."""
     f = ruled(
         lambda x: 1 / (1 + jnp.exp(-x)),
         lambda saved, dy: (dy * jax.nn.sigmoid(saved[0]) * jax.nn.sigmoid(-saved[0]),),
@@ -187,7 +187,7 @@ def test_tolerance_and_dtypes():
 
 @pytest.mark.slow
 def test_strict_makes_notes_findings():
-    f = ruled(  # raises under shard_map with check_vma=True, as most rules do
+    f = ruled(  # raises in shard_map with check_vma=True, as most rules do
         lambda x, w: x @ w, lambda saved, dy: (dy @ saved[1].T, saved[0].T @ dy)
     )
     args = normal(4, 3), normal(3, 2)
@@ -206,7 +206,7 @@ def test_raise_if_failed_shows_the_table():
 
 @pytest.mark.slow
 def test_a_function_that_has_no_vmap():
-    """What autodiff of the forward cannot do either is no fault of the rule."""
+    """A rule is not blamed for a transformation that autodiff of the forward fails too."""
 
     def forward(x):
         shape = jax.ShapeDtypeStruct(x.shape, np.bool_)

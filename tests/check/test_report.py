@@ -1,4 +1,4 @@
-"""The report as text, HTML, JSON; the line of progress."""
+"""The report as text, HTML and JSON, and the progress line."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The arithmetics that round otherwise: they find cancellation, and leave exact things alone."""
+"""Perturbed-rounding arithmetics find cancellation and leave exact operations exact."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def test_exact_operations_stay_exact():
 
 
 def test_a_recomputed_value_is_the_saved_one():
-    """Else `x == max(x)` would fail where a rule computes x again."""
+    """Otherwise `x == max(x)` would fail where a rule recomputes x."""
     f = lambda x: (jnp.exp(x) == jnp.max(jnp.exp(x))).astype(x.dtype)
     assert float(in_arithmetic(f)(jnp.uint32(3), X).sum()) == 1
 

@@ -1,4 +1,4 @@
-"""The command `funcnet`, as a user calls it."""
+"""The command `funcnet`, called as a user calls it."""
 
 import json
 import subprocess
@@ -119,7 +119,7 @@ def test_model(folder, capsys):
         (["check", "right_rule:scaled", "f32[3]=x"], "'x' is not a number"),
         (["check", "right_rule:scaled", "f32[9999999999999]"], "Unable to allocate"),
         (["check", "right_rule:scaled", "f32[3]<4"], "a range is for integers"),
-        (["check", "right_rule:scaled", "i32[3]<0"], "the range must hold a number"),
+        (["check", "right_rule:scaled", "i32[3]<0"], "the upper limit must be at least 1"),
         (["check", "right_rule:scaled", "f32[3]"], "missing a required argument: 'labels'"),
         (["check", "right_rule:scaled", "f32[3]", "i32[3]", "--jsn"], "unknown option --jsn"),
         (["check", "right_rule:scaled", "f32[3]", "i32[3]", "--dtypes", "f9"], "got 'f9' in it"),
@@ -145,7 +145,7 @@ def test_model(folder, capsys):
 def test_bad_usage_is_one_line_and_status_2(folder, capsys, words, message):
     try:
         status = main(words)
-    except SystemExit as e:  # argparse leaves so
+    except SystemExit as e:  # argparse exits this way
         status = e.code
     assert status == 2
     error = capsys.readouterr().err
@@ -159,7 +159,7 @@ def test_interrupted(folder, capsys):
 
 
 def test_what_is_wrong_is_said_before_anything_is_run(folder, capsys, monkeypatch):
-    """Nothing of it remains: no empty file, and no change of one that is there."""
+    """A rejected call leaves no empty file and does not change an existing one."""
     monkeypatch.setattr(command, "check_rule", None)
     (folder / "kept.json").write_text("kept")
     for words in (["--json", "no/x"], ["--json", "new.json", "--seed", "-1"]):
@@ -186,7 +186,7 @@ def test_the_installed_command():
 
 
 def test_nobody_reads():
-    """As in `funcnet rules | head -1`."""
+    """The output pipe is closed early, as in `funcnet rules | head -1`."""
     shell = f"{sys.executable} -m funcnet rules | (exec <&-); exit ${{PIPESTATUS[0]}}"
     run = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr) == (141, "")

@@ -1,4 +1,4 @@
-"""What is particular to activations: the conventions at 0 and at infinity."""
+"""Tests particular to activations: conventions at 0 and at infinity."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def derivative(f, x, dtype="float64"):
 
 
 def test_relu_at_zero():
-    """Source A 3.3.5: the derivative is 1 for x ≥ 0. That of jax.nn.relu is 0 at 0."""
+    """Source A 3.3.5: the derivative is 1 for x ≥ 0. The derivative of jax.nn.relu at 0 is 0."""
     assert derivative(ops.relu, [-1e-300, -0.0, 0.0, 1e-300]).tolist() == [0.0, 1.0, 1.0, 1.0]
     assert jax.grad(jax.nn.relu)(0.0) == 0.0
 
@@ -31,7 +31,7 @@ def test_step_fires_at_zero_and_has_no_slope():
 
 
 def test_relu_passes_nan_on():
-    """The derivative of the plain forward there, so that dx is nan if dy is, as it is mostly."""
+    """At nan the derivative is 1, as in the plain forward, so dx is nan if dy is nan."""
     assert ops.relu(jnp.array([jnp.nan, 1.0])).tolist() == [pytest.approx(np.nan, nan_ok=True), 1]
     assert derivative(ops.relu, [jnp.nan]).tolist() == [1]
 
@@ -44,7 +44,7 @@ def test_infinities_have_slope_zero(f, dtype):
 
 @pytest.mark.parametrize("f", [ops.sigmoid, ops.tanh])
 def test_odd_derivatives_at_zero(f):
-    """|x| in the rule must not cost the higher derivatives their value at 0."""
+    """|x| in the rule must not make higher derivatives wrong at 0."""
     third = jax.grad(jax.grad(jax.grad(f)))(0.0)
     np.testing.assert_allclose(third, {ops.sigmoid: -1 / 8, ops.tanh: -2.0}[f], rtol=1e-14)
 
@@ -52,9 +52,9 @@ def test_odd_derivatives_at_zero(f):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("f", "k"), [(ops.sigmoid, 1), (ops.tanh, 2)])
 def test_second_derivative_over_the_range(f, k, dtype):
-    """8 roundings of each element, in forward and in reverse mode.
+    """The error of each element is at most 8 ε, in forward and in reverse mode.
 
-    With t = tanh(x/2), s″ = −t (1 − t²) / 4; and tanh x = 2 s(2x) − 1.
+    s″ = −t (1 − t²) / 4 with t = tanh(x/2), and tanh x = 2 s(2x) − 1.
     """
     mp.dps = 100
     x = np.concatenate([np.linspace(-40, 40, 81), [-1e-6, 1e-30]]).astype(dtype)
@@ -72,7 +72,7 @@ def test_second_derivative_over_the_range(f, k, dtype):
 
 @pytest.mark.parametrize("re", [-40.0, 40.0])
 def test_complex_derivative_in_the_tails(re):
-    """It decays as e^(−|Re z|) on both sides, where 1 − y² and y (1 − y) round to 0."""
+    """The derivative decays as e^(−|Re z|) on both sides, where 1 − y² and y (1 − y) round to 0."""
     z = re + 1.0j
     decay = np.exp(-abs(re) - 1.0j * np.sign(re))
     for f, expected in ((ops.sigmoid, decay), (ops.tanh, 4 * decay**2)):

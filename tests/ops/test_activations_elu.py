@@ -1,4 +1,4 @@
-"""What is particular to exponential linear units: the tail, the kink, and the fixed point."""
+"""Tests particular to exponential linear units: the tail, the kink, and the fixed point."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ ALPHA, SCALE = 1.6732632423543772, 1.0507009873554805
 
 @pytest.mark.parametrize(("f", "factor"), [(ops.elu, 1.0), (ops.selu, ALPHA * SCALE)])
 def test_tail(f, factor):
-    """4 roundings of value and derivative, where the derivative y + α of autodiff has no digit."""
+    """Value and derivative are correct to 4 ε, where autodiff's derivative y + α has no digit."""
     mp.dps = 50
     x = np.concatenate([np.linspace(-80, -0.25, 81), [-17.5, -1e-6, -1e-30]]).astype(np.float32)
     y, back = jax.vjp(f, jnp.asarray(x))
@@ -39,7 +39,7 @@ def test_slope_at_zero(x):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_limits(dtype):
-    """At ±∞ and at the largest number, whose exponential overflows."""
+    """Value and slope at ±∞ and at the largest numbers, whose exponential overflows."""
     largest = float(jnp.finfo(dtype).max)
     y, back = jax.vjp(ops.elu, jnp.asarray([-np.inf, -largest, largest, np.inf], dtype))
     assert y.tolist() == [-1, -1, largest, np.inf]
@@ -47,7 +47,7 @@ def test_limits(dtype):
 
 
 def test_selu_keeps_mean_and_variance_of_a_normal():
-    """∫ selu(x)ᵏ φ(x) dx is 0 for k = 1 and 1 for k = 2, by the trapezoidal rule."""
+    """By the trapezoidal rule, ∫ selu(x)ᵏ φ(x) dx is 0 for k = 1 and 1 for k = 2."""
     x = jnp.concatenate([jnp.linspace(-12, 0, 60_001), jnp.linspace(0, 12, 60_001)])
     density = jnp.exp(-(x**2) / 2) / jnp.sqrt(2 * jnp.pi)
     y = ops.selu(x)

@@ -1,4 +1,4 @@
-"""What is particular to gated linear units: shapes, dtypes, and gates that are shut or open."""
+"""Tests particular to gated linear units: shapes, dtypes, and gates that are shut or open."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from funcnet import ops
 @pytest.mark.parametrize("f", ["swiglu", "geglu"])
 @pytest.mark.parametrize("up", [(3,), (2, 1), (), (3, 2)])
 def test_shapes_that_differ(f, up):
-    """NumPy would broadcast the first three."""
+    """Shapes must be equal; NumPy would broadcast the first three."""
     with pytest.raises(ValueError) as e:
         getattr(ops, f)(jnp.ones((2, 3)), jnp.ones(up))
     assert str(e.value) == f"{f}: up must have the shape (2, 3) of gate, got {up}"
@@ -28,7 +28,7 @@ def test_each_cotangent_has_the_dtype_of_its_argument(f):
 
 @pytest.mark.parametrize("approximate", [True, False])
 def test_gates_shut_and_open(approximate):
-    """At ±∞: where the gate is shut nothing passes, where it is open y is gate · up."""
+    """At −∞ the gate is shut and nothing passes; at ∞ it is open and y = gate · up."""
     gate, up = jnp.array([-jnp.inf, jnp.inf]), jnp.array([3.0, -2.0])
     for f in (ops.swiglu, lambda a, b: ops.geglu(a, b, approximate=approximate)):
         y, back = jax.vjp(f, gate, up)

@@ -1,4 +1,4 @@
-"""What is particular to piecewise linear activations: the kinks, nan, and infinite cotangents."""
+"""Tests particular to piecewise linear activations: kinks, nan, and infinite cotangents."""
 
 import functools
 
@@ -11,7 +11,7 @@ from funcnet import ops
 
 LEAKY = functools.partial(ops.leaky_relu, negative_slope=0.25)
 
-KINKS = [  # rule, jax.nn's, kink, the rule's slope there and jax.nn's
+KINKS = [  # rule, jax.nn's function, kink, the slopes of both there
     (LEAKY, functools.partial(jax.nn.leaky_relu, negative_slope=0.25), 0, 1, 1),
     (ops.relu6, jax.nn.relu6, 0, 1, 0),
     (ops.relu6, jax.nn.relu6, 6, 0, 0),
@@ -31,7 +31,7 @@ def slope(f, x):
 
 @pytest.mark.parametrize(("f", "peer", "kink", "own", "peers"), KINKS)
 def test_slope_at_a_kink(f, peer, kink, own, peers):
-    """From the right: as just above. The docstrings say what jax.nn takes."""
+    """The slope is that to the right of the kink. The docstrings give the slope of jax.nn."""
     at = [kink, np.nextafter(kink, np.inf)]
     np.testing.assert_allclose(slope(f, at), [own, own], atol=1e-14)
     np.testing.assert_allclose(slope(peer, kink), peers, atol=1e-14)
@@ -58,7 +58,7 @@ def test_limits_of_hard_silu(dtype):
 
 
 def test_the_slope_of_leaky_relu_is_not_rounded_to_bfloat16():
-    """0.01 in bfloat16 is 0.010010; of −1000 that would be −10.0625 after rounding."""
+    """0.01 in bfloat16 is 0.010010, which times −1000 would round to −10.0625."""
     x = jnp.asarray([-1000.0], jnp.bfloat16)
     y, back = jax.vjp(lambda x: ops.leaky_relu(x, negative_slope=0.01), x)
     assert y.tolist() == [-10.0]

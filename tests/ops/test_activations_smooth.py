@@ -1,4 +1,4 @@
-"""What is particular to the smooth rectifiers: tails against 50 digits, infinities, order 3."""
+"""Tests particular to smooth rectifiers: tails against 50 digits, infinities, third derivatives."""
 
 import functools
 
@@ -12,7 +12,7 @@ from funcnet import autodiff, ops
 
 EXACT_GELU = functools.partial(ops.gelu, approximate=False)
 
-TRUTH = {  # rule, function, and where value and derivatives are normal numbers in float32
+TRUTH = {  # rule, exact function, and the range where all results are normal float32 numbers
     "silu": (ops.silu, lambda x: x / (1 + mp.exp(-x)), (-91, 91)),
     "gelu": (
         ops.gelu,
@@ -29,9 +29,9 @@ TRUTH = {  # rule, function, and where value and derivatives are normal numbers 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", [*TRUTH, "swiglu", "geglu"])
 def test_value_and_derivatives_over_the_range(name, dtype):
-    """Errors of each element: 6 roundings, and 3 of the argument of the exponential.
+    """The error of each element is at most 6 ε, plus 3 ε in the argument of the exponential.
 
-    Of value, derivative, and second derivative in forward and in reverse mode.
+    This holds for value, derivative, and second derivative in forward and in reverse mode.
     """
     mp.dps = 50
     f, truth, (low, high) = TRUTH[{"swiglu": "silu", "geglu": "gelu"}.get(name, name)]
@@ -53,7 +53,7 @@ def test_value_and_derivatives_over_the_range(name, dtype):
 
 @pytest.mark.parametrize("name", TRUTH)
 def test_autodiff_over_the_range(name):
-    """Nothing overflows in autodiff of the forward either, which squares a denominator."""
+    """Autodiff of the forward does not overflow either, although it squares a denominator."""
     f, x = TRUTH[name][0], jnp.linspace(-120, 120, 961, dtype=jnp.float32)
     hand, auto = (jax.vjp(g, x)[1](jnp.ones_like(x))[0] for g in (f, autodiff(f)))
     np.testing.assert_allclose(auto, hand, atol=2e-5)
@@ -62,7 +62,7 @@ def test_autodiff_over_the_range(name):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("f", [ops.silu, ops.gelu, EXACT_GELU, ops.mish, ops.softplus])
 def test_limits(f, dtype):
-    """Value and slope at ±∞, and at the largest numbers, where x³ overflows."""
+    """Value and slope at ±∞ and at the largest numbers, where x³ overflows."""
     largest = float(jnp.finfo(dtype).max)
     x = jnp.asarray([-np.inf, -largest, largest, np.inf, np.nan], dtype)
     y, back = jax.vjp(f, x)
@@ -88,7 +88,7 @@ def test_limits_of_log_sigmoid():
     ],
 )
 def test_higher_derivatives_at_zero(f, peer):
-    """The sides of 0 have formulas of their own; each must be right for the derivatives at 0."""
+    """The two sides of 0 have separate formulas; both must give correct derivatives at 0."""
     second = lambda g: jax.grad(jax.grad(g))
     both = jax.jit(lambda x: [(second(g)(x), jax.grad(second(g))(x)) for g in (f, peer)])
     actual, expected = both(0.0)

@@ -1,4 +1,4 @@
-"""What is particular to the affine layer: one number, a batch, and shapes that do not fit."""
+"""Tests particular to the affine layer: scalars, a batch, and shapes that do not fit."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What is particular to attention: tiles, queries without keys, memory, and JAX's own kernels."""
+"""Tests particular to attention: tiles, queries without keys, memory, and JAX's kernels."""
 
 import itertools
 
@@ -27,7 +27,7 @@ def qkv(*batch, t=5, u=5, heads=4, of_keys=2, d=3):
 
 
 def pulled(f, *args):
-    """The value and the cotangents for one cotangent of the value."""
+    """The value of f, and the cotangents of its arguments for a cotangent of the value."""
 
     @jax.jit
     def run(*args):
@@ -39,7 +39,7 @@ def pulled(f, *args):
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """Tiles of 2 by 3, which divide nothing."""
+    """Sets tiles of 2 by 3, which do not divide the shapes."""
     monkeypatch.setattr(_attention_tiles, "QUERIES", 2)
     monkeypatch.setattr(_attention_tiles, "KEYS", 3)
 
@@ -48,7 +48,7 @@ def small_tiles(monkeypatch):
 @pytest.mark.parametrize("restricted", [*slow(False), True])
 @pytest.mark.usefixtures("small_tiles")
 def test_any_tiles_give_what_one_gives(t, u, restricted):
-    """Value and gradient are the oracle's and autodiff's, whatever the tiles cut."""
+    """Value and gradient match the oracle and autodiff, wherever the tiles end."""
     args = qkv(2, t=t, u=u)
     mask = jnp.asarray(RANDOM.random((2, 1, t, u)) < 0.7) if restricted else None
     lengths = jnp.array([u // 2, u]) if restricted else None
@@ -91,9 +91,9 @@ def test_a_query_that_sees_no_key_gives_zero_and_takes_no_part():
 
 
 def hiding(t, u):
-    """A mask for each head, lengths and causal, and what they leave: (2, H, T, U) for 4 heads.
+    """A mask per head, lengths, and the scores that both and causal leave: (2, 4, T, U).
 
-    Some queries see no key, some keys are not seen, and an example has no key at all.
+    Some queries attend to no key, some keys are hidden, and one example has no key at all.
     """
     mask = np.random.default_rng(1).random((2, 4, t, u)) < 0.7
     mask[:, :, 2], mask[:, :2, :, 1] = False, False
@@ -103,7 +103,7 @@ def hiding(t, u):
 
 
 def unseen(seen):
-    """Which queries (2, T, H) see no key, and which keys (2, U, K) are not seen, for K = 2."""
+    """True for queries (2, T, H) without keys, and for hidden keys (2, U, K) with K = 2."""
     by_group = seen.reshape(2, 2, 2, *seen.shape[-2:])
     return ~seen.any(-1).swapaxes(1, 2), ~by_group.any((2, 3)).swapaxes(1, 2)
 
@@ -116,7 +116,7 @@ def spoil(x, where, bad):
 @pytest.mark.parametrize("scale", [None, *slow(8.0)])
 @pytest.mark.usefixtures("small_tiles")
 def test_what_is_hidden_has_no_influence(bad, scale):
-    """Keys and values that nobody sees, queries that see nothing, and their part of dy."""
+    """Hidden keys and values, queries without keys, and their part of dy have no influence."""
     mask, lengths, seen = hiding(5, 7)
     q, k, v = qkv(2, t=5, u=7)
     blind, hidden = unseen(seen)
@@ -146,21 +146,21 @@ def test_what_is_hidden_has_no_influence(bad, scale):
 @pytest.mark.parametrize("which", [0, 1, *slow(2)])
 @pytest.mark.usefixtures("small_tiles")
 def test_nan_that_is_seen_reaches_those_who_see_it(which):
-    """In one query, key or value: all queries that see it are nan, and no others."""
+    """A nan in a query, key or value makes exactly the queries that attend to it nan."""
     mask, lengths, seen = hiding(5, 7)
     args, at = (
         list(qkv(2, t=5, u=7)),
         (0, 3, 1) if which == 0 else (0, 2, 1),
-    )  # example, place, head
+    )  # example, position, head
     args[which] = args[which].at[(*at, 0)].set(jnp.nan)
     f = lambda *a: ops.dot_product_attention(*a, mask, lengths, causal=True)
     y, (dq, dk, dv) = pulled(f, *args)
-    hit = np.zeros((2, 5, 4), bool)  # which queries see it
+    hit = np.zeros((2, 5, 4), bool)  # queries that attend to the nan
     if which == 0:
         hit[at] = True
     else:
         hit[0, :, 2:] = seen[0, 2:, :, at[1]].T
-    touched = np.einsum("nhtu,nth->nuh", seen, hit)  # and which keys these see
+    touched = np.einsum("nhtu,nth->nuh", seen, hit)  # keys that these attend to
     assert 0 < hit.sum() < hit.size
     for x in (y, dq):
         np.testing.assert_array_equal(np.isnan(x), np.broadcast_to(hit[..., None], x.shape))
@@ -193,7 +193,7 @@ def test_what_is_hidden_has_no_second_derivative():
 
 
 def test_nothing_is_paid_where_nothing_is_hidden():
-    """One query sees all keys, causal or not."""
+    """A single query attends to all keys, so causal must not change the program."""
     q, k, v = qkv(t=1, u=600)
     programs = (
         jax.make_jaxpr(lambda *a, c=c: ops.dot_product_attention.__wrapped__(*a, causal=c))(q, k, v)
@@ -217,9 +217,9 @@ def test_lengths_of_any_integer_dtype(dtype):
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.usefixtures("small_tiles")
 def test_a_common_offset_of_the_scores_costs_no_digits(sign):
-    """All scores ± 4096, of which float32 keeps 11 bits less: the weights differ by as much."""
+    """All scores have an offset of ± 4096, at which float32 has 11 bits less for each score."""
     q, k, v = (x.astype(jnp.float32) for x in qkv(t=6, u=6, heads=1, of_keys=1, d=4))
-    q, k = jnp.round(q * 8) / 8, jnp.round(k * 8) / 8  # products of a few bits: S is exact
+    q, k = jnp.round(q * 8) / 8, jnp.round(k * 8) / 8  # products of few bits, so that S is exact
     q, k = q.at[..., 3].set(64.0), k.at[..., 3].set(0.0)
     f = lambda q, k, v: ops.dot_product_attention(q, k, v, scale=1.0)
     y, (dq, _, dv) = pulled(f, q, k, v)
@@ -230,7 +230,7 @@ def test_a_common_offset_of_the_scores_costs_no_digits(sign):
 
 
 def test_memory_grows_linearly():
-    """Temporary bytes of value and gradient: those of dy and of two arrays like q."""
+    """The temporary bytes of value and gradient grow like those of dy and two arrays like q."""
 
     def temporary(t):
         f = lambda *a: pulled(lambda *b: ops.dot_product_attention(*b, causal=True), *a)
@@ -238,12 +238,12 @@ def test_memory_grows_linearly():
         return jax.jit(f).lower(x, x, x).compile().memory_analysis().temp_size_in_bytes
 
     short, long = temporary(4096), temporary(8192)
-    q = 4096 * 4 * 64 * 4  # bytes; a row of the scores takes 128 times as much as one of q
+    q = 4096 * 4 * 64 * 4  # bytes; the scores would take 128 times as much per head
     assert long - short <= 3.1 * q
     assert long <= 8 * q
 
 
-OPTIONS = [  # all three at once in the default run
+OPTIONS = [  # the default run has all three at once
     pytest.param(*each, marks=[] if all(each) else pytest.mark.slow)
     for each in itertools.product([False, True], repeat=3)
 ]
@@ -251,7 +251,7 @@ OPTIONS = [  # all three at once in the default run
 
 @pytest.mark.parametrize(("causal", "masked", "cut"), OPTIONS)
 def test_jax_nn_computes_the_same(causal, masked, cut):
-    """Grouped heads, with and without `implementation`; its softmax is in float32 always."""
+    """Grouped heads, with and without `implementation`; softmax of jax.nn is always in float32."""
     args = qkv(2)
     mask = jnp.asarray(RANDOM.random((2, 1, 5, 5)) < 0.7).at[..., 0].set(True) if masked else None
     lengths = jnp.array([5, 2], jnp.int32) if cut else None

@@ -1,4 +1,4 @@
-"""What is particular to Batch Normalization: the source's formulas, its dtypes and its errors."""
+"""Tests particular to Batch Normalization: the source's formulas, dtypes and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ GAMMA, BETA = RANDOM.standard_normal(3), RANDOM.standard_normal(3)
 
 
 def test_the_formulas_of_the_source():
-    """Source A 4.2.1.2, last equations, with ε = 0 and σ the standard deviation."""
+    """Source A 4.2.1.2, last equations, with ε = 0 and the standard deviation σ."""
     dy = RANDOM.standard_normal((8, 3))
     sigma = X.std(0)
     z = (X - X.mean(0)) / sigma
@@ -33,7 +33,7 @@ def test_statistics_are_not_narrow(dtype):
 
 
 def test_what_a_layer_of_a_chain_takes():
-    """x, and y for the next product, but no difference of x and its mean, which is 4 bytes more."""
+    """Per layer, memory holds x, and y for the next product, but not x − μ (4 bytes more)."""
     x, w = jax.ShapeDtypeStruct((1024, 64), "f4"), jax.ShapeDtypeStruct((64, 64), "f4")
     vector = jax.ShapeDtypeStruct((64,), "f4")
 
@@ -51,7 +51,7 @@ def test_what_a_layer_of_a_chain_takes():
 
 
 def test_a_large_mean_in_float32():
-    """Standardised to float32's precision, where the one-pass variance has no digit left."""
+    """The result has float32's precision where a one-pass variance would have no correct digit."""
     x = (RANDOM.standard_normal((5000, 3)) + 1e4).astype(np.float32)
     wide = x.astype(np.float64)
     expected = (wide - wide.mean(0)) / np.sqrt(wide.var(0) + 1e-5)
@@ -64,7 +64,7 @@ def test_a_large_mean_in_float32():
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0, 4, 3)])
 @pytest.mark.parametrize("eps", [0.0, 1e-5])
 def test_no_examples(shape, eps):
-    """No nan: μ and σ² are 0, and so is the gradient of what examples would share."""
+    """An empty batch gives no nan: μ, σ² and the gradients of scale and bias are 0."""
     with jax.debug_nans(True):
         f = lambda *a: ops.batch_norm(*a, eps=eps)
         (y, mean, var), back = jax.vjp(f, jnp.zeros(shape), jnp.asarray(GAMMA), jnp.asarray(BETA))

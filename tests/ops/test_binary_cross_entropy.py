@@ -1,4 +1,4 @@
-"""What is particular to the binary cross entropy: its tails, and the textbook forms it is not."""
+"""Tests particular to the binary cross entropy: its tails, and comparison with usual forms."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ Z = np.array([-87, -40, -17.5, -3, -1e-3, -1e-30, 0, 1e-6, 0.7, 5, 16.7, 30, 80]
 
 @pytest.mark.parametrize("label", [0.0, 1.0, 0.25])
 def test_tails(label):
-    """Relative error of loss and gradient against 50 digits: no element is lost."""
+    """Loss and gradient have small relative errors against 50 digits in every element."""
     mp.dps = 50
     y = jnp.full(Z.shape, label, jnp.float32)
     loss, back = jax.vjp(ops.sigmoid_binary_cross_entropy, jnp.asarray(Z), y)
@@ -24,7 +24,7 @@ def test_tails(label):
         expected = t * mp.log1p(mp.exp(-z)) + (1 - t) * mp.log1p(mp.exp(z))
         assert abs(l - expected) <= 4 * EPS * expected
         slope = ((1 - t) - t * mp.exp(-z)) / (1 + mp.exp(-z))
-        terms = ((1 - t) + t * mp.exp(-z)) / (1 + mp.exp(-z))  # they cancel where s(z) is y
+        terms = ((1 - t) + t * mp.exp(-z)) / (1 + mp.exp(-z))  # the terms cancel where s(z) = y
         assert abs(d - slope) <= 4 * EPS * (abs(slope) if label in {0, 1} else terms)
     np.testing.assert_array_equal(dy, -Z)
 
@@ -32,7 +32,7 @@ def test_tails(label):
 @pytest.mark.slow
 @pytest.mark.parametrize("label", [0.0, 0.3, 1.0])
 def test_the_gradient_at_zero_is_not_that_of_the_usual_form(label):
-    """max(z, 0) − z y + log(1 + exp(−|z|)) has a kink at 0 for autodiff, the function has none."""
+    """Autodiff of max(z, 0) − z y + log(1 + exp(−|z|)) has a kink at 0; the function has none."""
     for f in (ops.sigmoid_binary_cross_entropy, autodiff(ops.sigmoid_binary_cross_entropy)):
         z, y = jnp.zeros(()), jnp.array(label)
         np.testing.assert_allclose(jax.grad(f)(z, y), 0.5 - label, rtol=1e-15)
@@ -41,7 +41,7 @@ def test_the_gradient_at_zero_is_not_that_of_the_usual_form(label):
 
 
 def test_two_classes_by_softmax():
-    """The binary cross entropy is the cross entropy of the logits 0 and z."""
+    """The binary cross entropy equals the softmax cross entropy of the logits 0 and z."""
     z, y = jnp.asarray(Z), jnp.asarray(Z > 0, jnp.int32)
     two = jnp.stack([jnp.zeros_like(z), z], -1)
     np.testing.assert_allclose(

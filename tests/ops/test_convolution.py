@@ -1,4 +1,4 @@
-"""What is particular to convolutions: the conventions of JAX, and options that do not fit."""
+"""Tests particular to convolutions: the conventions of JAX, and options that do not fit."""
 
 import re
 import warnings
@@ -35,7 +35,7 @@ def test_conv_transpose_is_that_of_lax(padding, strides):
 
 
 def test_conv_transpose_with_the_flipped_kernel_transposes_conv():
-    """⟨conv(x), y⟩ = ⟨x, convᵀ(y)⟩, the paddings being those of the docstring."""
+    """⟨conv(x), y⟩ = ⟨x, convᵀ(y)⟩ with the paddings given in the docstring."""
     x, v = X[:, :6], RANDOM.standard_normal((3, 3, 4, 5))
     y = RANDOM.standard_normal((2, 3, 3, 5))
     _, back = jax.vjp(lambda x: ops.conv(x, v, strides=2, padding=((1, 0), (1, 0))), x)
@@ -57,7 +57,7 @@ def test_the_gradient_of_no_bias_has_no_bias():
 
 
 def test_on_a_cpu_convolutions_have_one_order_of_axes():
-    """In the body of a loop XLA:CPU has a fast kernel for that order alone."""
+    """In a loop body, XLA:CPU has a fast kernel only for this order of axes."""
 
     def convolutions(f):
         grad = lambda x, w, dy: jax.vjp(lambda x, w: f(x, w, strides=2), x, w)[1](dy)
@@ -72,7 +72,7 @@ def test_on_a_cpu_convolutions_have_one_order_of_axes():
 
 @pytest.mark.parametrize("f", [ops.conv, ops.conv_transpose])
 def test_weights_that_are_not_on_the_mesh_of_the_images(f):
-    """Where autodiff asks for the sharding of the gradient, which is a copy on each device."""
+    """The gradient of unplaced weights, for which autodiff requires a sharding, is replicated."""
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,))
     w = jnp.asarray(W)
     gradient = jax.grad(lambda x, w: jnp.sin(f(x, w, strides=2)).sum(), (0, 1))
@@ -84,7 +84,7 @@ def test_weights_that_are_not_on_the_mesh_of_the_images(f):
 
 
 def test_a_real_argument_beside_a_complex_one():
-    """Its cotangent is the real part: no warning of an imaginary part that is lost."""
+    """The cotangent of a real argument is the real part, without a warning about the imaginary."""
     x, w, b = X, W + 1j * RANDOM.standard_normal(W.shape), RANDOM.standard_normal(6)
     with jax.numpy_dtype_promotion("standard"), warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""What is particular to the depthwise convolution: its relation to `conv`, and bad arguments."""
+"""Tests particular to the depthwise convolution: its relation to `conv`, and bad arguments."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def test_it_is_conv_with_a_group_for_each_channel(options):
 
 
 def test_no_convolution_up_to_64_taps():
-    """XLA's grouped one takes many times as long on a CPU."""
+    """XLA's grouped convolution is many times slower on a CPU."""
 
     def text(kernel):
         x, w = jnp.ones((1, *kernel, 2)), jnp.ones((*kernel, 2))
@@ -45,7 +45,7 @@ def test_no_convolution_up_to_64_taps():
 
 
 def test_places_that_no_window_sees():
-    """Their gradient is 0 even where the cotangent is infinite."""
+    """The gradient of inputs outside all windows is 0, even for infinite cotangents."""
     x, w = jnp.ones((7, 1)), jnp.ones((2, 1))
     f = lambda x: ops.depthwise_conv(x, w, strides=3, padding="VALID")
     (dx,) = jax.vjp(f, x)[1](jnp.full((2, 1), jnp.inf))
@@ -56,7 +56,7 @@ def test_narrow_sums_are_float32():
     x = jnp.ones((1000, 1), jnp.bfloat16)
     w, dy = jnp.ones((1, 1), jnp.bfloat16), jnp.ones((1000, 1), jnp.bfloat16)
     _, dw, db = jax.vjp(ops.depthwise_conv, x, w, jnp.zeros(1, jnp.bfloat16))[1](dy)
-    assert (float(dw[0, 0]), float(db[0])) == (1000, 1000)  # a sum in bfloat16 stops at 256
+    assert (float(dw[0, 0]), float(db[0])) == (1000, 1000)  # a bfloat16 sum stops at 256
 
 
 @pytest.mark.parametrize(

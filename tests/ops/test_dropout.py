@@ -1,4 +1,4 @@
-"""What is particular to dropout: the mask, its statistics, and its errors."""
+"""Tests particular to Dropout: the mask, its statistics, and its errors."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def mask(rate, shape, seed=0):
 @pytest.mark.parametrize("rate", [0.01, *slow(0.2, 0.5), 0.9])
 @pytest.mark.parametrize("shape", [(N,), (N // 10, 10), (N // 5, 5), (N, 1)])
 def test_each_element_is_dropped_with_the_rate(rate, shape):
-    """Over all elements, and in each column: within 6 standard errors of a binomial."""
+    """The rate over all elements and in each column is within 6 binomial standard errors."""
     r = mask(rate, shape)
     error = lambda n: 6 * np.sqrt(rate * (1 - rate) / n)
     assert abs(r.mean() - (1 - rate)) < error(r.size)
@@ -27,7 +27,7 @@ def test_each_element_is_dropped_with_the_rate(rate, shape):
 
 
 def test_neighbours_are_independent():
-    """Two elements share a random word: no correlation along any axis, within 6 standard errors."""
+    """Pairs of elements share a random word, but along no axis are elements correlated."""
     r = mask(0.5, (632, 632)) - 0.5
     for axis in (0, 1):
         for lag in (1, 2, 3):
@@ -54,7 +54,7 @@ def test_forward_and_backward_drop_the_same():
     x = jnp.arange(1.0, 101.0)
     y, back = jax.vjp(lambda x: ops.dropout(x, jax.random.key(0), rate=0.5), x)
     assert ((y == 0) == (back(x)[0] == 0)).all()
-    assert (back(x)[0] == y).all()  # linear: of the same vector it is the same
+    assert (back(x)[0] == y).all()  # dropout is linear, so y and dx agree for dy = x
 
 
 def test_examples_drop_independently_under_vmap():

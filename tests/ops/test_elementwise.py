@@ -1,4 +1,4 @@
-"""What all rules that are declared element by element share."""
+"""Tests of properties that all element-wise rules share."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ DECLARED = [r for r in RULES.values() if r.fwd.__qualname__.startswith("elementw
 
 @pytest.mark.parametrize("rule", DECLARED, ids=lambda rule: rule.name)
 def test_numbers_of_python(rule):
-    """They reach the rule as they are, and a bool of Python is no mask: ~True is -2."""
+    """Python scalars reach the rule unconverted; a Python bool is not a mask, since ~True is -2."""
     f = getattr(ops, rule.name)
     for x in (-7.0, -0.5, 0.0, 0.5, 7.0):
         assert f(x) == f(jnp.asarray(x))
@@ -41,7 +41,7 @@ def test_dtype_of_integers(rule, dtype):
 
 
 def test_a_bound_below_zero_does_not_wrap():
-    """-1 as uint8 is 255, which `jax.nn.hard_tanh` gives for 0."""
+    """-1 as uint8 would be 255, which is what `jax.nn.hard_tanh` gives for 0."""
     assert ops.hard_tanh(jnp.array([0, 1, 200], jnp.uint8)).tolist() == [0, 1, 1]
     assert ops.hard_tanh(jnp.array([-128, 0, 127], jnp.int8)).tolist() == [-1, 0, 1]
 

@@ -1,4 +1,4 @@
-"""What is particular to embedding: repeated, negative and impossible ids; explicit meshes."""
+"""Tests particular to embedding: repeated, negative and invalid ids; explicit meshes."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def test_ids_out_of_range_are_nan_and_have_no_gradient():
 
 @pytest.mark.parametrize("dtype", [jnp.int8, jnp.int16, jnp.uint8, jnp.uint32, jnp.int64])
 def test_any_integers(dtype):
-    """V = 300 has no room in a byte, and negative ids still count from the end."""
+    """V = 300 does not fit in one byte, but negative ids still count from the end."""
     w = jnp.arange(300.0)[:, None]
     ids = jnp.array([0, 100, -1] if jnp.issubdtype(dtype, jnp.signedinteger) else [0, 100], dtype)
     expected = [0, 100, 299][: len(ids)]
@@ -49,7 +49,7 @@ def test_narrow_sums_are_float32(dtype):
     [(P(), P()), (P(), P("d")), (P(), P(None, "d")), (P("d"), P()), (P("d"), P("d"))],
 )
 def test_explicit_meshes(of_ids, of_w):
-    """The rows are sharded as ids, and the gradient as w."""
+    """The output rows are sharded like ids, and the gradient like w."""
     ids, w = np.array([[0, 1], [3, 3]]), W[:4, :2]
     loss = lambda ids, w: (ops.embedding(ids, w) ** 2).sum()
     expected = jax.grad(loss, 1)(ids, w)
@@ -67,8 +67,8 @@ def test_explicit_meshes(of_ids, of_w):
     [
         (np.ones(3), (5, 2), "ids must be integers, got float64"),
         (np.ones(3, bool), (5, 2), "ids must be integers, got bool"),
-        (np.ones(3, int), (5,), "w must have shape (V, d) with a row at least, got (5,)"),
-        (np.ones(3, int), (0, 2), "w must have shape (V, d) with a row at least, got (0, 2)"),
+        (np.ones(3, int), (5,), "w must have shape (V, d) with V > 0, got (5,)"),
+        (np.ones(3, int), (0, 2), "w must have shape (V, d) with V > 0, got (0, 2)"),
     ],
 )
 def test_arguments_that_do_not_fit(ids, w, message):

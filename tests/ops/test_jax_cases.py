@@ -1,8 +1,8 @@
-"""What JAX's own tests ask of its functions, asked of ours of the same name, where they have it.
+"""JAX's own tests of its functions, applied to our functions of the same name.
 
-The inputs, regimes and tolerances of `tests/nn_test.py`, `lax_autodiff_test.py` and
-`lax_scipy_test.py` of JAX. Ours have no `where`, no `bias` or window of attention, no `b` in
-logsumexp, and at a corner the derivative to its right; those cases are left out.
+Inputs, regimes and tolerances are those of `tests/nn_test.py`, `lax_autodiff_test.py` and
+`lax_scipy_test.py` of JAX. Some cases are left out: our functions have no `where`, no `bias` or
+window of attention and no `b` in logsumexp, and at a corner they have the derivative to its right.
 """
 
 import itertools
@@ -84,7 +84,7 @@ def test_the_dtype_of_the_input(f, dtype):
 
 @pytest.mark.parametrize("f", [ops.elu, ops.hard_tanh])
 def test_tracing_makes_no_array(f):
-    """JAX pull request 1640: a tera-element input."""
+    """An input of 10¹² elements can be traced, as in JAX pull request 1640."""
     jax.make_jaxpr(lambda: f(jnp.ones(10**12)))()
 
 
@@ -167,7 +167,7 @@ POOLS = [
 @pytest.mark.parametrize(("shape", "window", "strides"), POOLS)
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
 def test_pooling(shape, window, strides, padding):
-    """Of integers that occur once, as `reduce_window` has it, to the last bit."""
+    """For distinct integers, the result equals that of `reduce_window` to the last bit."""
     x = jnp.asarray(RANDOM.permutation(np.prod(shape)).reshape(shape), float)
     options = {"window": window, "strides": strides, "padding": padding}
     whole = ((*window, 1), (*strides, 1), padding)

@@ -1,4 +1,4 @@
-"""What is particular to Layer Normalization and its relatives: large means, dtypes and errors."""
+"""Tests particular to Layer Normalization and its relatives: large means, dtypes and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def group(x):
 
 @pytest.mark.parametrize(("f", "axes"), [(layer, (-1,)), (group, (1, 3))])
 def test_a_large_mean_in_float32(f, axes):
-    """Value and gradient to float32's precision, where the one-pass variance has no digit left."""
+    """Value and gradient have float32 precision where a one-pass variance has no correct digit."""
     x = (RANDOM.standard_normal((5, 7, 32)) + 1e4).astype(np.float32)
     dy = RANDOM.standard_normal(x.shape).astype(np.float32)
     shape = x.shape if f is layer else (5, 7, 2, 16)
@@ -39,7 +39,7 @@ def test_a_large_mean_in_float32(f, axes):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_statistics_are_not_narrow(dtype):
-    """Squares above float16's largest number, 65504, and sums with more digits than bfloat16's."""
+    """Squares exceed 65504, the largest float16, and sums have more digits than bfloat16."""
     x = jnp.asarray(RANDOM.standard_normal((3, 512)) * 1000 + 2000, dtype)
     exact = np.asarray(x, np.float64)
     u = exact - exact.mean(-1, keepdims=True)
@@ -62,7 +62,7 @@ def test_group_norm_is_layer_norm_of_one_group():
 
 @pytest.mark.parametrize(("f", "groups"), [(layer, 1), (group, 2)])
 def test_the_gradient_is_orthogonal_to_shift_and_scale(f, groups):
-    """y does not change if a constant is added to x, nor (but for ε) if x is scaled."""
+    """y does not change if a constant is added to x or, except for ε, if x is scaled."""
     x = jnp.asarray(RANDOM.standard_normal((3, 8)) * 100)
     dx = jax.vjp(f, x)[1](jnp.asarray(RANDOM.standard_normal((3, 8))))[0]
     x, dx = x.reshape(3, groups, -1), dx.reshape(3, groups, -1)

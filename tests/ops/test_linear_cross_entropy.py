@@ -1,4 +1,4 @@
-"""What is particular to the output layer with its loss: memory, cotangents, ignored examples."""
+"""Tests particular to the linear cross entropy: memory, cotangents, ignored examples."""
 
 import functools
 
@@ -23,13 +23,13 @@ def gradients(loss, h=H, w=W):
 
 @pytest.mark.parametrize("at_once", [1, 15, 21, 1000])
 def test_the_chunks_do_not_matter(at_once):
-    """Of one row, or of rows that divide the batch or do not."""
+    """Chunks of one row, and of numbers of rows that do or do not divide the batch."""
     agrees_with_the_two_ops(W, at_once=at_once)
 
 
 @pytest.mark.parametrize("classes", [1024, 2048, 2051])
 def test_the_blocks_of_columns_do_not_matter(classes):
-    """One, two, or two and a rest."""
+    """One block, two blocks, or two and a remainder."""
     agrees_with_the_two_ops(RANDOM.standard_normal((4, classes)))
 
 
@@ -53,7 +53,7 @@ def test_no_array_of_all_logits(ignore):
 
 
 def test_a_mean_needs_three_products():
-    """One of the forward, two of the gradient: XLA sees that the cotangents of a mean are equal."""
+    """One in the forward, two in the gradient: XLA sees that a mean's cotangents are equal."""
 
     def products(weigh):
         loss = lambda h, w, *c: weigh(ops.linear_cross_entropy(h, w, T), *c)
@@ -65,14 +65,14 @@ def test_a_mean_needs_three_products():
 
 
 def test_equal_cotangents_are_a_factor_of_what_was_saved():
-    """Bit by bit: computed again from cotangents of 3, the sum would be rounded otherwise."""
+    """Equality is bit by bit; recomputing dw from cotangents of 3 would round differently."""
     loss = lambda h, w: ops.linear_cross_entropy(h, w, T)
     _, pull = jax.vjp(loss, jnp.asarray(H), jnp.asarray(W))
     np.testing.assert_array_equal(pull(jnp.full(6, 3.0))[1], 3 * pull(jnp.ones(6))[1])
 
 
 def test_cotangents_that_are_alike_or_not():
-    """Given at run time, so that both branches are there."""
+    """Cotangents are given at run time, so that the program contains both branches."""
 
     def pull(loss):
         return jax.jit(lambda d: jax.vjp(loss, jnp.asarray(H), jnp.asarray(W))[1](d))
@@ -86,7 +86,7 @@ def test_cotangents_that_are_alike_or_not():
 
 
 def test_the_examples_that_count_decide_whether_cotangents_are_alike():
-    weigh = np.array([1.0, 1.0, 1.0, 7.0, -7.0, 1.0])  # 7 and -7 where the label is 2
+    weigh = np.array([1.0, 1.0, 1.0, 7.0, -7.0, 1.0])  # 7 and −7 at label 2
     loss = lambda h, w: ops.linear_cross_entropy(h, w, T, ignore=2) @ weigh
     ones = lambda h, w: ops.linear_cross_entropy(h, w, T, ignore=2).sum()
     for a, b in zip(gradients(loss), gradients(ones), strict=True):
@@ -95,7 +95,7 @@ def test_the_examples_that_count_decide_whether_cotangents_are_alike():
 
 @pytest.mark.slow
 def test_second_derivative_where_all_cotangents_are_alike():
-    """Not that of the branch: two equal examples have equal losses, and other tangents."""
+    """It is not that of the branch: two equal examples have equal losses but different tangents."""
     h, t = np.stack([H[0], H[0]]), np.array([1, 1], np.int32)
     v = RANDOM.standard_normal(W.shape)
 
@@ -145,7 +145,7 @@ def test_the_cotangent_of_an_ignored_example_leaves_no_trace(bad, ignored):
 
 @pytest.mark.parametrize("n", [0, 6])
 def test_no_example_counts(n):
-    """No examples, or all ignored: zeros, and nothing infinite on the way."""
+    """An empty batch or only ignored examples give zeros, without infinite intermediates."""
     loss = lambda h, w: ops.linear_cross_entropy(h, w, np.full(n, 3), ignore=3)
     with jax.debug_nans(True), jax.debug_infs(True):
         out, back = jax.vjp(loss, jnp.asarray(H[:n]), jnp.asarray(W))
@@ -155,10 +155,10 @@ def test_no_example_counts(n):
 
 
 def test_a_label_to_ignore_that_no_label_can_be():
-    """-100, the habit of others, is no number of an unsigned dtype: nothing is ignored."""
+    """−100, common in other libraries, is outside unsigned dtypes, so nothing is ignored."""
     for dtype, ignore in ((np.uint8, -100), (np.uint32, -100), (np.int8, 356)):
         labels = T.astype(dtype)
-        labels[0] = ignore % 2 ** (8 * labels.itemsize)  # which wraps to it
+        labels[0] = ignore % 2 ** (8 * labels.itemsize)  # the label to which `ignore` would wrap
         loss = ops.linear_cross_entropy(H, W, labels, ignore=ignore)
         np.testing.assert_array_equal(loss, ops.linear_cross_entropy(H, W, labels))
 
@@ -171,7 +171,7 @@ def test_a_label_out_of_range_gives_nan(label):
 
 @pytest.mark.parametrize("offset", [1000.0, -1000.0])
 def test_a_common_offset_of_all_logits(offset):
-    """It changes no loss and no gradient; here all products are exact, so that nothing else can."""
+    """It changes neither loss nor gradient; all products are exact, so there is no other error."""
     h, w = (jnp.asarray(np.round(8 * a) / 8, jnp.float32) for a in (H, W))
     ones = jnp.ones((6, 1), jnp.float32)
     far = jnp.concatenate([h, ones], 1), jnp.concatenate([w, jnp.full((1, 7), offset, "f4")])
@@ -183,7 +183,7 @@ def test_a_common_offset_of_all_logits(offset):
 
 
 def test_a_confident_answer_has_a_gradient():
-    """As `softmax_cross_entropy`: 1 − p = e⁻⁴⁰ rounds to 0 in float32, and −log p with it."""
+    """As in `softmax_cross_entropy`; computed naively, 1 − p = e⁻⁴⁰ and −log p round to 0."""
     h, w = jnp.ones((1, 1), jnp.float32), jnp.array([[1040.0, 1000.0]], jnp.float32)
     t = jnp.zeros(1, jnp.int32)
     loss, back = jax.vjp(lambda w: ops.linear_cross_entropy(h, w, t), w)
@@ -197,7 +197,7 @@ def test_a_confident_answer_has_a_gradient():
 
 @pytest.mark.slow
 def test_narrow_inputs_have_wide_logits():
-    """In bfloat16, logits of 8 bits would be off by 0.4 % of 100, and the loss by far more."""
+    """In bfloat16, 8-bit logits would be off by 0.4 % of 100, and the loss by far more."""
     h, w = (jnp.asarray(a, jnp.bfloat16) for a in (30 * H, W))
     loss, back = jax.vjp(lambda h, w: ops.linear_cross_entropy(h, w, T), h, w)
     wide = lambda h, w: ops.softmax_cross_entropy(h.astype("f8") @ w.astype("f8"), T)
@@ -232,7 +232,7 @@ def test_wrong_arguments(h, w, labels, static, message):
     assert str(e.value) == f"linear_cross_entropy: {message}"
 
 
-# Over two devices, the labels sharded like h: the properties of `test_rules.py` keep them whole.
+# Two devices with labels sharded like h; in `test_rules.py` the labels are not sharded.
 H4, T4, DOUT = H[:4], T[:4], np.array([1.0, -2.0, 0.5, 1.0])
 
 
@@ -281,7 +281,7 @@ def test_sharded_jit(kind, w_spec):
 
 @pytest.mark.slow
 def test_export_of_any_batch():
-    """With a symbolic number of examples, and of chunks."""
+    """The number of examples, and so of chunks, is symbolic."""
     gradient = jax.jit(
         lambda h, w, t: jax.grad(
             lambda h, w: (ops.linear_cross_entropy(h, w, t, at_once=14) ** 2).sum(), (0, 1)

@@ -1,4 +1,4 @@
-"""What is particular to the linear recurrence: every length, zeros, depth, and errors."""
+"""Tests particular to the linear recurrence: all lengths, zeros, depth, and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def loop(a, b, h0, *, reverse):
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_every_number_of_steps(reverse):
-    """The levels of the algorithm are even and odd in many ways."""
+    """The lengths cover even and odd sizes at several levels of the algorithm."""
 
     def gradient(f, a, b, h0):
         h, back = jax.vjp(lambda *args: f(*args, reverse=reverse), a, b, h0)
@@ -41,7 +41,7 @@ def test_reverse_is_the_flipped_sequence(reverse):
 
 
 def test_a_factor_of_zero_is_exact():
-    """It forgets: h is b to the last bit, and no gradient passes; a itself has one."""
+    """a = 0 forgets: h equals b to the last bit, and no gradient passes; a has a gradient."""
     random = np.random.default_rng(0)
     a, b = (random.standard_normal((9, 2)).astype(np.float32) for _ in range(2))
     a[4] = 0
@@ -54,7 +54,7 @@ def test_a_factor_of_zero_is_exact():
 
 
 def test_all_factors_are_zero():
-    """Then the cotangent of a is dh ⊙ h of the step before, which division by a would not give."""
+    """The cotangent of a is dh ⊙ the previous h; an algorithm that divides by a would fail."""
     b, dh = normal(5, 2), jnp.asarray(normal(5, 2, seed=1))
     h, back = jax.vjp(lambda a: recurrence(a, b), jnp.zeros((5, 2)))
     (da,) = back(dh)
@@ -70,7 +70,7 @@ def test_factors_of_one_are_a_cumulative_sum():
 
 
 def test_a_narrow_sequence_is_computed_wide():
-    """Steps of 2⁻⁸ are lost if 1 + 2⁻⁸ is rounded to bfloat16 each time."""
+    """Steps of 2⁻⁸ would be lost if 1 + 2⁻⁸ were rounded to bfloat16 at each step."""
     a, b = jnp.ones((256, 1), jnp.bfloat16), jnp.full((256, 1), 2.0**-8, jnp.bfloat16)
     h = recurrence(a, b, jnp.ones(1, jnp.bfloat16))
     assert h.dtype == jnp.bfloat16

@@ -1,4 +1,4 @@
-"""The losses where something is tiny or infinite: second derivatives, and 0 · ∞ in gradients."""
+"""The losses at tiny and infinite values: second derivatives, and 0 · ∞ in gradients."""
 
 import functools
 
@@ -12,8 +12,8 @@ from funcnet import autodiff, ops
 
 mp.dps = 60
 LOGITS = [  # integers, so that differences are exact
-    [20, 0, 1],  # right and sure
-    [-30, 12, 7],  # wrong and sure
+    [20, 0, 1],  # correct and confident
+    [-30, 12, 7],  # wrong and confident
     [-60, -61, -85],
     [3, 3, -50],  # a tie
     [0, 1, 2],
@@ -21,7 +21,7 @@ LOGITS = [  # integers, so that differences are exact
 
 
 def logits_loss(form, x, t, dtype):
-    """The loss of one row of logits by one of its forms; class 0 is the label."""
+    """The loss of one row of logits with label 0, in one of its forms."""
     index = jnp.zeros((), jnp.int32)
     if form == "index":
         return ops.softmax_cross_entropy(x, index)
@@ -45,7 +45,7 @@ dtypes = pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 
 
 def near(actual, expected, dtype, ulps=16):
-    """Each element to some ulps of itself."""
+    """Asserts that each element is correct to `ulps` ulps of itself."""
     eps, tiny = float(jnp.finfo(dtype).eps), float(jnp.finfo(dtype).tiny)
     for a, e in zip(np.ravel(actual).tolist(), np.ravel(expected).tolist(), strict=True):
         assert abs(a - e) <= ulps * eps * abs(e) + tiny, (a, float(e))
@@ -55,7 +55,7 @@ def near(actual, expected, dtype, ulps=16):
 @dtypes
 @pytest.mark.parametrize("form", ["index", "smooth index", "probabilities", "linear"])
 def test_second_derivatives_by_logits(form, dtype, hessian):
-    """∂²L/∂x_j∂x_k = p_j (δ_jk − p_k), where 1 − p is a sum of the other p."""
+    """∂²L/∂x_j∂x_k = p_j (δ_jk − p_k), where 1 − p is computed as the sum of the other p."""
     t = jnp.array([1, 0, 0], dtype)
     compiled = jax.jit(hessian(lambda x: logits_loss(form, x, t, dtype)))
     for x in LOGITS:
@@ -95,7 +95,7 @@ def test_second_derivatives_of_the_binary_cross_entropy(label, dtype, hessian):
 @both
 @dtypes
 def test_second_derivatives_of_the_cross_entropy(dtype, hessian):
-    """∂²L/∂y² = t/y² and ∂²L/∂y∂t = −1/y, where y⁻² alone would overflow."""
+    """∂²L/∂y² = t/y² and ∂²L/∂y∂t = −1/y, although y⁻² alone would overflow."""
     y, t = (jnp.array(v, dtype) for v in ([1e-25, 1e-3, 0.9], [1e-25, 0.25, 0.75]))
     by_y, by_t = hessian(lambda args: ops.cross_entropy(*args))((y, t))[0]
     wide = [[mpf(float(v)) for v in a] for a in (y, t)]
@@ -115,7 +115,7 @@ def test_second_derivatives_of_the_divergence(dtype, hessian):
     near(by_t, np.diag([1 / mpf(float(v)) for v in t]), dtype)
 
 
-# 0 · ∞: an infinite loss, or −log of a probability of 0, in an example that has no weight.
+# 0 · ∞: an infinite loss, or −log of a probability of 0, in an example with weight 0.
 
 INF = np.inf
 ZERO_TIMES_INFINITY = {
@@ -140,7 +140,7 @@ def test_an_example_without_weight_has_no_gradient(name):
 
 @pytest.mark.parametrize("f", [ops.softmax_cross_entropy, ops.cross_entropy])
 def test_what_an_impossible_class_costs(f):
-    """With a weight, dt = −dL log p is ∞ there, and dL decides its sign."""
+    """With a nonzero weight, dt = −dL log p is infinite there, with the sign of dL."""
     y = jnp.array([0.0, -INF]) if f is ops.softmax_cross_entropy else jnp.array([1.0, 0.0])
     for weight in (2.0, -2.0):
         dt = jax.grad(lambda t, c=weight: c * f(y, t))(jnp.array([1.0, 0.0]))
@@ -149,7 +149,7 @@ def test_what_an_impossible_class_costs(f):
 
 @each_of_them
 def test_nothing_to_debug_in_the_gradient_by_logits(name):
-    """The cotangent of labels, which nobody asks for, may be infinite."""
+    """`debug_nans` does not raise, although the unused cotangent of the labels may be infinite."""
     y, t = map(jnp.asarray, ZERO_TIMES_INFINITY[name])
     f = getattr(ops, name.split()[0])
     weighed = lambda y: jnp.where(jnp.array(False), f(y, t), 0.0).sum()
@@ -158,7 +158,7 @@ def test_nothing_to_debug_in_the_gradient_by_logits(name):
 
 
 def test_the_second_derivative_at_the_optimum():
-    """Where L = 0, dL of L² is 0, and its derivative is not: no case must cut it off."""
+    """At L = 0, dL of L² is 0 but its derivative is not; a special case must not remove it."""
     y, t = jnp.array([0.0, -1.0, 0.5]), jnp.array([0.25, 0.5, 0.25])
     for f in (ops.softmax_cross_entropy, ops.kl_divergence, ops.cross_entropy):
         y_f = jax.nn.softmax(y) if f is ops.cross_entropy else y
@@ -174,7 +174,7 @@ def test_the_second_derivative_at_the_optimum():
 @pytest.mark.parametrize("label", [4, -1, -100, 1000])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_gradient_of_a_label_out_of_range(label, smoothing):
-    """It is nan in all classes of this example, as the loss is, and in no other example."""
+    """Loss and gradient are nan in all classes of this example and in no other example."""
     x, labels = jnp.ones((2, 4)), jnp.array([label, 1])
     f = functools.partial(ops.softmax_cross_entropy, label_smoothing=smoothing)
     for g in (f, ops.cross_entropy):
@@ -185,7 +185,7 @@ def test_the_gradient_of_a_label_out_of_range(label, smoothing):
 
 @pytest.mark.parametrize("f", [ops.softmax_cross_entropy, ops.cross_entropy])
 def test_a_label_out_of_range_that_the_caller_hides(f):
-    """`where(label < 0, 0, loss)` gives dL = 0, and no nan may come through it."""
+    """`where(label < 0, 0, loss)` gives dL = 0, so the gradient must be 0 and not nan."""
     labels = jnp.array([-100, 1])
     hidden = lambda x: jnp.where(labels < 0, 0.0, f(x, labels)).sum()
     x = jnp.full((2, 4), 0.25)
@@ -221,7 +221,7 @@ def test_errors_whose_squares_float16_does_not_hold(f):
 @pytest.mark.parametrize("f", [ops.mean_squared_error, ops.sum_squared_error, ops.huber])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, bool])
 def test_the_difference_of_two_integers(f, dtype):
-    """Two images in uint8: 3 − 5 is no 254."""
+    """For uint8 images, 3 − 5 must not be 254."""
     a, b = np.array([3, 1, 0]).astype(dtype), np.array([5, 0, 100]).astype(dtype)
     wide = lambda x: np.asarray(x, np.float64)
     np.testing.assert_array_equal(f(a, b), f(wide(a), wide(b)))
@@ -231,7 +231,7 @@ def test_the_difference_of_two_integers(f, dtype):
 
 
 def test_the_dtypes_of_a_squared_error():
-    """As those of y − t, but that integers have no part in it."""
+    """The loss has the dtype of y − t, except that integers do not affect it."""
     with jax.numpy_dtype_promotion("standard"):
         for f in (ops.mean_squared_error, ops.sum_squared_error):
             for y, t, expected in (("f2", "f4", "f4"), ("f4", "f2", "f4"), ("f2", "i4", "f2")):

@@ -1,4 +1,4 @@
-"""What is particular to losses: the source's scaling, labels of every form, and their errors."""
+"""Tests particular to losses: the source's scaling, all forms of labels, and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ T = np.eye(4)[INDEX]
 
 
 def test_the_scaled_form_of_the_source():
-    """Source A 3.3.7 and 3.3.8 scale the loss by 1/C: then dx = −t/(C x), and dX = (Y − T)/C."""
+    """Source A 3.3.7 and 3.3.8 scale the loss by 1/C, so dx = −t/(C x) and dX = (Y − T)/C."""
     y = np.asarray(ops.softmax(X))
     scaled = lambda loss: jax.grad(lambda x: (loss(x, T) / 4).sum())
     np.testing.assert_allclose(scaled(ops.cross_entropy)(jnp.asarray(y)), -T / (4 * y), atol=1e-15)
@@ -88,7 +88,7 @@ def test_labels_of_another_shape(f, labels):
     ("y", "t"), [((6, 4), (6,)), ((6, 1), (6,)), ((6, 4), (1, 4)), ((6, 4), ())], ids=str
 )
 def test_targets_of_another_shape(f, y, t):
-    """Among them the (n, 1) against (n,) trap, which would broadcast to (n, n)."""
+    """This includes (n, 1) with (n,), which would broadcast to (n, n)."""
     with pytest.raises(ValueError) as e:
         f(jnp.ones(y), jnp.ones(t))
     assert str(e.value) == f"{f.__name__}: t must have the shape of y, {y}, got {t}"
@@ -101,7 +101,7 @@ def test_targets_of_another_shape_for_the_divergence():
 
 
 def test_zero_times_log_zero():
-    """A class that is impossible, and said to be, costs nothing and has no gradient."""
+    """A class with t = 0 and probability 0 adds 0 to the loss and has gradient 0."""
     y, t = jnp.array([0.0, 1.0]), jnp.array([0.0, 1.0])
     loss, back = jax.vjp(ops.cross_entropy, y, t)
     assert loss == 0
@@ -113,14 +113,14 @@ def test_zero_times_log_zero():
 
 
 def test_what_is_nearly_impossible():
-    """Only where t = 0, not where it is tiny, has a class no part in the loss."""
+    """A class is left out of the loss only where t = 0, not where t is tiny."""
     tiny = np.finfo("f8").tiny
     y, t = jnp.array([0.0, 0.0, tiny, 0.5, 0.5]), jnp.array([1.0, tiny, tiny, 0.0, -0.5])
     assert jax.grad(ops.cross_entropy)(y, t).tolist() == [-np.inf, -np.inf, -1.0, 0.0, 1.0]
 
 
 def test_second_derivatives_of_zero_times_log_zero():
-    """∂²L/∂y² = t/y² and ∂²L/∂y∂t = −1/y, the former 0 where t = 0 even if y = 0."""
+    """∂²L/∂y² = t/y² and ∂²L/∂y∂t = −1/y; the former is 0 where t = 0, even if y = 0."""
     y, t = jnp.array([0.0, 0.5, 0.25]), jnp.array([0.0, 0.0, 1.0])
     by_y, by_t = (jnp.diag(h) for h in jax.hessian(ops.cross_entropy, (0, 1))(y, t)[0])
     assert by_y.tolist() == [0.0, 0.0, 16.0]
@@ -134,7 +134,7 @@ def test_an_impossible_label():
 
 @pytest.mark.parametrize("label_smoothing", [0.1, 0.9])
 def test_smoothing_of_every_form_of_labels(label_smoothing):
-    """A class index, a one-hot and the smoothed target itself are the same."""
+    """A class index, a one-hot label and the smoothed target give the same loss."""
     smooth = (1 - label_smoothing) * T + label_smoothing / 4
     expected, back = jax.vjp(lambda x: ops.softmax_cross_entropy(x, smooth), X)
     for labels in (INDEX, T, T.astype(np.int32)):
@@ -154,7 +154,7 @@ def test_no_smoothing_is_no_other_program():
 
 
 def test_smoothing_of_an_index_builds_no_targets():
-    """Besides the gradient there is one array of the size of the logits at most."""
+    """In addition to the gradient, at most one array of the size of the logits exists."""
     x = jnp.ones((64, 512), jnp.float32)
     loss = lambda x: ops.softmax_cross_entropy(x, jnp.zeros(64, "i4"), label_smoothing=0.1).sum()
     compiled = jax.jit(jax.value_and_grad(loss)).lower(x).compile()
@@ -162,7 +162,7 @@ def test_smoothing_of_an_index_builds_no_targets():
 
 
 def test_class_indices_of_any_batch_on_any_platform():
-    """A class index is handled differently on a CPU."""
+    """Class indices are handled differently on a CPU, so the export covers all platforms."""
     gradient = jax.jit(jax.grad(lambda x, t: (ops.softmax_cross_entropy(x, t) ** 2).sum()))
     (n,) = jax.export.symbolic_shape("n")
     symbolic = jax.ShapeDtypeStruct((n, 4), "f8"), jax.ShapeDtypeStruct((n,), "i4")
@@ -232,7 +232,7 @@ def test_the_huber_loss_is_smooth_where_its_parts_meet():
 
 
 def test_a_class_without_probability_in_the_divergence():
-    """It costs nothing, and has no gradient, also where the output excludes it."""
+    """A class with t = 0 adds 0 and has gradient 0, even if its log-probability is −∞."""
     log_p, t = jnp.array([[-jnp.inf, 0.0], [-1.0, -0.5]]), jnp.array([[0.0, 1.0], [0.0, 1.0]])
     loss, back = jax.vjp(ops.kl_divergence, log_p, t)
     assert loss.tolist() == [0.0, 0.5]
@@ -257,7 +257,7 @@ def test_a_loss_is_never_negative(labels):
 
 
 def test_a_network_of_the_book_in_numpy():
-    """Affine, ReLU, affine and softmax with loss, forward and backward, as the book's layers."""
+    """Affine, ReLU, affine and softmax-with-loss, forward and backward as in the book."""
     w1, b1 = RANDOM.standard_normal((4, 5)), RANDOM.standard_normal(5)
     w2, b2 = RANDOM.standard_normal((5, 4)), RANDOM.standard_normal(4)
     u = X @ w1 + b1

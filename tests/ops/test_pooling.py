@@ -1,4 +1,4 @@
-"""What is particular to pooling: who gets the gradient, what is saved, and bad arguments."""
+"""Tests particular to pooling: which element gets the gradient, residuals, bad arguments."""
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +76,7 @@ def test_the_last_place_of_a_large_window():
 
 
 def test_padding_that_does_not_count():
-    """The mean of ones is one everywhere, and with padding less at the ends."""
+    """The mean of ones is 1 everywhere; if padding counts, it is smaller at the ends."""
     x = jnp.ones((5, 1))
     pool = lambda **o: ops.avg_pool(x, window=(3,), strides=1, padding="SAME", **o).ravel().tolist()
     assert pool(count_include_pad=False) == [1, 1, 1, 1, 1]
@@ -85,13 +85,13 @@ def test_padding_that_does_not_count():
 
 def test_narrow_means_are_sums_in_float32():
     x = jnp.ones((1000, 1), jnp.bfloat16)
-    assert ops.avg_pool(x, window=(1000,)).item() == 1  # a sum in bfloat16 stops at 256
+    assert ops.avg_pool(x, window=(1000,)).item() == 1  # a bfloat16 sum stops at 256
     assert ops.global_avg_pool(x, spatial=1).item() == 1
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "bool"])
 def test_maxima_of_integers(dtype):
-    """Padding is the least of all; the dtype stays."""
+    """Padding is the smallest value of the dtype, and the dtype is preserved."""
     x = RANDOM.integers(-9, -1, (2, 5, 5, 3)).astype(dtype)
     least = np.iinfo(dtype).min if dtype != "bool" else False
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=least)

@@ -1,4 +1,4 @@
-"""What is particular to recurrent networks: time, lengths, the weights after the loop, errors."""
+"""Tests particular to recurrent networks: time, lengths, gradients of weights, errors."""
 
 import functools
 
@@ -37,7 +37,7 @@ every_network = pytest.mark.parametrize(
 
 
 def network(name, lengths=None, **static):
-    """The rule as a function of its floating arguments."""
+    """The rule as a function of its floating-point arguments."""
     return lambda *args: getattr(ops, name)(*args, lengths, **static)
 
 
@@ -56,7 +56,7 @@ def value_and_cotangents(f, args, seed=0):
 
 @most_variants
 def test_the_loop_is_the_unrolled_network(name, static):
-    """Step by step in Python, each step one autodiff of a network of one step."""
+    """The reference unrolls the steps in Python and uses autodiff of one-step networks."""
     f, one = network(name, **static), autodiff(network(name))
     count = 2 if name == "lstm" else 1  # states
 
@@ -75,7 +75,7 @@ def test_the_loop_is_the_unrolled_network(name, static):
 @every_variant
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_a_length_cuts_the_sequence(name, static, reverse):
-    """Value and gradient are those of the steps that count, whatever the others hold."""
+    """Value and gradient are those of the valid timesteps; the others may hold anything."""
     length, steps = 3, 5
     args = [jnp.asarray(a) for a in floats(name, 2, steps=steps)]
     dout = cotangents(network(name), args)
@@ -97,7 +97,7 @@ def test_a_length_cuts_the_sequence(name, static, reverse):
 
 @every_network
 def test_lengths_of_another_kind(name):
-    """0, below it, above T, and of a narrow or unsigned dtype."""
+    """Lengths of 0, below 0 and above T, with narrow and unsigned dtypes."""
     args = floats(name, 2, steps=3)
     f = lambda lengths: getattr(ops, name)(*args, lengths)
     for lengths in (np.array([0, 3], np.uint8), np.array([-2, 200], np.int16)):
@@ -121,7 +121,7 @@ def test_reverse_is_the_flipped_sequence(name, static):
 
 @most_variants
 def test_a_sequence_in_two_halves(name, static):
-    """The last states of the first half begin the second, and carry its gradient back."""
+    """The final states of the first half start the second and carry its gradient back."""
     f, args = network(name, **static), floats(name, 2, steps=4)
     count = 2 if name == "lstm" else 1
 
@@ -136,7 +136,7 @@ def test_a_sequence_in_two_halves(name, static):
 
 @most_variants
 def test_the_gradient_of_the_initial_state_alone(name, static):
-    """Only h_T counts: against central differences."""
+    """The gradient of a loss of h_T by h0 is compared with central differences."""
     args = [jnp.asarray(a) for a in floats(name, steps=6)]
     loss = jax.jit(lambda h0: jnp.sum(jnp.sin(network(name, **static)(args[0], h0, *args[2:])[1])))
     step = 1e-6 * np.eye(2)
@@ -145,7 +145,7 @@ def test_the_gradient_of_the_initial_state_alone(name, static):
 
 
 def carries(jaxpr):
-    """The shapes that the loops of a jaxpr carry, loop by loop."""
+    """The shapes of the carry of each loop of a jaxpr."""
     found = []
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "scan":
@@ -159,7 +159,7 @@ def carries(jaxpr):
 
 @every_variant
 def test_no_loop_carries_a_weight(name, static):
-    """The gradients of the weights are sums after the loop; autodiff adds them up inside."""
+    """The gradients of weights are computed after the loop; autodiff accumulates them inside."""
     args = [jnp.asarray(a) for a in floats(name, 3, steps=7, inputs=4, states=5)]
     state = (3, 5)
 
@@ -177,7 +177,7 @@ def test_no_loop_carries_a_weight(name, static):
     "z", [12.0, pytest.param(30.0, marks=SLOW), pytest.param(-30.0, marks=SLOW)]
 )
 def test_slopes_in_the_tails(z):
-    """The output gate, the candidate and the cell far in their tails, in float32, and mpmath."""
+    """Gates and candidates far in their tails, in float32 against mpmath."""
     with mpmath.workdps(60):
         sigmoid = lambda x: 1 / (1 + mpmath.exp(-x))
         slope = lambda x: sigmoid(x) * sigmoid(-x)
@@ -204,7 +204,7 @@ def test_slopes_in_the_tails(z):
 
 @every_network
 def test_saturated_gates_are_finite(name):
-    """Pre-activations of ±1000 and infinite ones: no nan in value, first and second derivative."""
+    """Pre-activations of ±1000 and ±∞ give finite first and second derivatives."""
     args = [jnp.asarray(a, jnp.float32) for a in floats(name, 2)]
     loss = lambda *a: network(name)(*a)[0].sum()
     gradient = jax.jit(jax.grad(loss, tuple(range(len(args)))))
@@ -220,7 +220,7 @@ def test_saturated_gates_are_finite(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["rnn", pytest.param("gru", marks=SLOW), "lstm"])
 def test_lengths_under_vmap_and_on_a_mesh(name):
-    """The lengths batched with the data, as an axis, by vmap, sharded, and in shard_map."""
+    """Lengths batched with the data: as an axis, by vmap, sharded, and in shard_map."""
     args, lengths = floats(name, 4, steps=3), ints(3, 1, 0, 2)
     count = 3 if name == "lstm" else 2  # arguments with a batch axis
     data, weights = (tuple(map(jnp.asarray, a)) for a in (args[:count], args[count:]))
@@ -250,7 +250,7 @@ def test_lengths_under_vmap_and_on_a_mesh(name):
 
 @every_network
 def test_narrow_sequences_keep_a_wide_state(name):
-    """200 steps in bfloat16 end where float32 does, to the rounding of the result."""
+    """200 steps in bfloat16 give the float32 result, up to rounding of the result."""
     args = [jnp.asarray(a, jnp.bfloat16) for a in floats(name, 2, steps=200, states=3)]
     narrow = network(name)(*args)
     wide = network(name)(*(a.astype(jnp.float32) for a in args))
@@ -316,7 +316,7 @@ def test_lengths_that_are_not_integers():
 
 
 def test_an_lstm_of_one_number():
-    """All weights 0 and no bias: the cell halves, and the output is half of its tanh."""
+    """With zero weights and biases, each step halves the cell, and h is half of its tanh."""
     w = jnp.zeros((1, 4))
     hs, _, c = ops.lstm(normal(3, 1), jnp.zeros(1), jnp.full(1, 8.0), w, w, jnp.zeros(4))
     np.testing.assert_allclose(hs[:, 0], np.tanh([4.0, 2.0, 1.0]) / 2, rtol=1e-15)
@@ -325,7 +325,7 @@ def test_an_lstm_of_one_number():
 
 @pytest.mark.parametrize("kind", [layers.LSTM, *slow(layers.RNN, layers.GRU)])
 def test_a_layer_on_a_mesh_with_explicit_axes(kind):
-    """Its states start as copies on each device, and its weights need not be placed."""
+    """The initial states are replicated, and the weights need not be placed on the mesh."""
     x, layer = normal(4, 2, 3), kind(3)
     params, _ = layer.init(jax.random.key(0), x)
     params = jax.tree.map(np.asarray, params)

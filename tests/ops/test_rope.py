@@ -1,4 +1,4 @@
-"""What is particular to rotary embeddings: relative positions, conventions, and large positions."""
+"""Tests particular to rotary embeddings: relative positions, conventions, large positions."""
 
 import functools
 
@@ -16,9 +16,9 @@ FAR = [0, 1, -1, 11, 22, 355, -355, 103_993, 10**6, 2**31 - 1, -(2**31) + 1]
 @pytest.mark.parametrize(
     ("dtype", "absolute", "relative"), [(jnp.float32, 0, 2), (jnp.float64, 2**31 * 2**-62, 2)]
 )
-@pytest.mark.parametrize("base", [1e4, 1e-3])  # with 1e-3 some turn more than once in a step
+@pytest.mark.parametrize("base", [1e4, 1e-3])  # with 1e-3, some pairs turn more than once per step
 def test_angles_at_any_position(dtype, absolute, relative, base):
-    """Cosine and sine against mpmath, in ulps; in float64 besides |p| 2⁻⁶²."""
+    """Cosine and sine are correct to 2 ulps, plus |p| 2⁻⁶² in float64, against mpmath."""
     d, eps = 8, float(jnp.finfo(dtype).eps)
     x = jnp.zeros((len(FAR), 1, d), dtype).at[..., : d // 2].set(1)
     rotate = jax.jit(functools.partial(ops.rope, base=base))

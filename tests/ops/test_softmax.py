@@ -1,4 +1,4 @@
-"""Softmax and logsumexp: the source's matrix form, slices without an answer, tails."""
+"""Tests particular to softmax and logsumexp: the source's matrix form, limits, tails."""
 
 import jax
 import jax.numpy as jnp
@@ -47,13 +47,13 @@ def test_probability_of_a_masked_entry():
 @pytest.mark.parametrize("f", [ops.logsumexp, ops.log_softmax, ops.softmax])
 @pytest.mark.parametrize("margin", [0.0, 5.0, 20.0, 40.0])
 def test_second_derivative_of_one_sure_class(f, margin, dtype):
-    """Each element of the Hessian, in both modes: p (1 − p) has its digits where p rounds to 1."""
+    """Each element of the Hessian is accurate in both modes, even where p rounds to 1."""
     mp.dps = 50
     x = np.asarray([margin, 0.0, -3.0], dtype)
     e = [mp.exp(float(v)) for v in x]
     p, n = [v / sum(e) for v in e], range(3)
     share = lambda q, r: p[q] * (p[0] + p[1] + p[2] - p[q] if q == r else -p[r])
-    derived = {  # of logsumexp, and of the first output of the others
+    derived = {  # Hessians of logsumexp, and of the first output of the others
         ops.logsumexp: share,
         ops.log_softmax: lambda q, r: -share(q, r),
         # y₀ (δ_0q − p_q), where 1 − p₀ = p₁ + p₂
@@ -67,7 +67,7 @@ def test_second_derivative_of_one_sure_class(f, margin, dtype):
 
 @pytest.mark.parametrize("f", [ops.logsumexp, autodiff(ops.logsumexp)], ids=["rule", "autodiff"])
 def test_a_slice_of_minus_infinity_has_no_gradient(f):
-    """Where `jax.nn.logsumexp` has nan: a masked row must not spoil the others' gradient."""
+    """The gradient of a fully masked row is 0; that of `jax.nn.logsumexp` is nan."""
     x = jnp.array([[-INF, -INF], [0.0, 0.0]])
     y, back = jax.vjp(f, x)
     assert y.tolist() == [-INF, np.log(2)]
@@ -100,7 +100,7 @@ def test_nan_and_infinity_are_not_hidden():
 
 @pytest.mark.parametrize("offset", [0.0, 1e4, -1e4, 1e30])
 def test_an_offset_costs_no_digit_of_the_gradient(offset):
-    """From y alone, as exp(x − y), its error would be that of y: 1e-3 at 1e4 in float32."""
+    """Computed as exp(x − y), the gradient would have the error of y: 1e-3 at 1e4 in float32."""
     gaps = np.array([0.0, -1.0, -2.0, -16.0]) if offset < 1e30 else np.zeros(4)
     x = jnp.asarray(offset + gaps, jnp.float32)
     dx = jax.grad(ops.logsumexp)(x)
@@ -108,7 +108,7 @@ def test_an_offset_costs_no_digit_of_the_gradient(offset):
 
 
 def test_all_axes():
-    """`axis=None` has a gradient too: the shares of one sum."""
+    """`axis=None` has the softmax over all elements as gradient."""
     x = jnp.arange(6.0).reshape(2, 3)
     for keepdims in (False, True):
         dx = jax.grad(lambda x, k=keepdims: ops.logsumexp(x, axis=None, keepdims=k).sum())(x)

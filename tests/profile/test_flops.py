@@ -1,4 +1,4 @@
-"""The counter of floating-point operations: loops by their passes, calls by their bodies."""
+"""Tests of the FLOP counter, which counts all passes of loops and the bodies of calls."""
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +30,8 @@ def loop(times):
         (lambda x, w: loop(3)(loop(7)(x, w), w), 10 * PRODUCT),
         (lambda x, w: lax.fori_loop(0, 5, lambda i, x: loop(7)(x, w), x), 35 * PRODUCT),
         (lambda x, w: lax.cond(True, lambda: x, lambda: x @ w), PRODUCT),
-        (lambda x, w: (x, jnp.sin(x @ w))[0], 0),  # nothing depends on it
-        (lambda x, w: jnp.arange(100) * 2, 0),  # no floating numbers
+        (lambda x, w: (x, jnp.sin(x @ w))[0], 0),  # dead code
+        (lambda x, w: jnp.arange(100) * 2, 0),  # no floating-point numbers
         (lambda x, w: x.at[jnp.zeros(3, jnp.int32)].add(jnp.ones((3, 4), jnp.float32)), 12),
         (lambda x, w: lax.reduce_window(x, 0.0, lax.add, (2, 1), (2, 1), "VALID"), 4 * 4 * 2),
         (

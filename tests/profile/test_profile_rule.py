@@ -1,4 +1,4 @@
-"""`profile_rule` and `assert_residuals`: bytes that can be counted, and times that are there."""
+"""Tests of `profile_rule` and `assert_residuals`: exact bytes, and existence of times."""
 
 import jax
 import jax.numpy as jnp
@@ -38,12 +38,38 @@ def test_columns():
     assert p.to_dict()["hand"]["residual_bytes"] == X.nbytes
 
 
-@pytest.mark.slow
 def test_growth_is_that_of_a_chain_of_layers():
-    """Each layer keeps the product that its cube is taken of."""
-    w = jnp.eye(64, dtype=jnp.float32)
-    p = profile_rule(lambda x, w: cube(x @ w), X, w, rounds=1)
+    """Each layer x ← f(x W) keeps the input of its product and the residuals of f."""
+    p = profile_rule(cube, X, against={"sum": jnp.sum}, rounds=1, accuracy=False)
     assert X.nbytes <= p.hand.growth_bytes <= 2.1 * X.nbytes
+    assert np.isnan(p.against["sum"].growth_bytes)
+
+
+def test_against():
+    """Other implementations become columns of the table, with errors if output types agree."""
+    others = {"jnp": lambda x: x**3, "sum": jnp.sum}
+    p = profile_rule(cube, X, against=others, rounds=3)
+    assert list(p.columns) == ["hand", "autodiff", "autodiff + checkpoint", "jnp", "sum"]
+    assert p.against["jnp"].kept_bytes == X.nbytes
+    assert 0 < p.against["jnp"].rms_ulp < 2
+    assert np.isnan(p.against["sum"].rms_ulp)
+    low, median, high = p.against["jnp"].hand_ratio
+    assert 0 < low <= median <= high
+    assert p.hand.hand_ratio == (1, 1, 1)
+    assert p.to_dict()["against"]["jnp"]["kept_bytes"] == X.nbytes
+    assert "jnp" in str(p).split("\n")[1]
+
+
+def test_argnums_are_the_arguments_that_are_differentiated():
+    """Without the cotangent of the labels, neither program keeps the predictions for it."""
+    t = X[::-1]
+    one, both = (
+        profile_rule(ops.kl_divergence, X, t, argnums=n, rounds=1, accuracy=False)
+        for n in (0, (0, 1))
+    )
+    assert one.arguments == both.arguments
+    assert one.hand.flops < both.hand.flops
+    assert one.autodiff.kept_bytes < both.autodiff.kept_bytes
 
 
 @pytest.mark.slow
@@ -53,7 +79,7 @@ def test_no_chain_where_shapes_differ():
 
 
 def test_flops_are_those_of_all_passes():
-    """XLA counts one pass of a loop, however many there are."""
+    """All passes of a loop count, whereas XLA counts only one."""
 
     def powers(times):
         return lambda x: jax.lax.scan(lambda x, _: (cube(0.9 * x), None), x, length=times)[0]
@@ -90,7 +116,7 @@ def test_residual_budget():
     with pytest.raises(CheckFailed, match=r"cube keeps 8,192 bytes .* float32\[32,64\] \(8,192\)"):
         assert_residuals(cube, X, at_most=X.nbytes - 1)
     shape = jax.ShapeDtypeStruct((1000, 1000), jnp.float32)
-    assert_residuals(ops.relu, shape, at_most=1_000_000)  # a byte for each element
+    assert_residuals(ops.relu, shape, at_most=1_000_000)  # one byte per element
     assert_residuals(lambda x, *, n: x * n, X, n=3, at_most=0)
 
 
@@ -99,6 +125,10 @@ def test_residual_budget():
     [
         (lambda: profile_rule(cube, X, rounds=0), "profile_rule: rounds must .* at least 1, got 0"),
         (lambda: profile_rule(cube, X, rounds=2.5), "profile_rule: rounds must be .*, got 2.5"),
+        (lambda: profile_rule(cube, X, seconds=0), "profile_rule: seconds must be .*, got 0"),
+        (lambda: profile_rule(cube, X, argnums=1), "profile_rule: argnums must be .*, got 1"),
+        (lambda: profile_rule(cube, X, against={"hand": cube}), "profile_rule: against must have"),
+        (lambda: profile_rule(cube, X, against={"a": 3}), "profile_rule: against must .*'a': 3"),
         (lambda: assert_residuals(cube, X, at_most=float("nan")), "assert_residuals: at_most must"),
     ],
 )
