@@ -11,7 +11,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
+from jaxtyping import AbstractArray
 
 from funcnet._arguments import as_number, check_array, check_bool, check_int, describe, kind
 
@@ -55,14 +57,26 @@ def annotations(f: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
+NUMBERS = {bool, int, float, complex, np.bool_, np.number}  # those in `jax.typing.ArrayLike`
+
+
+def _is_array_type(hint: Any) -> bool:
+    """Whether a hint is `jax.Array`, or one of jaxtyping such as `Float[Array, "n m"]`."""
+    return hint is jax.Array or (isinstance(hint, type) and issubclass(hint, AbstractArray))
+
+
 def check_annotation(name: str, argument: str, value: Any, hint: Any) -> None:
-    """Checks a value annotated as array, bool, int or float; ignores other annotations."""
+    """Checks a value annotated as array, bool, int or float; ignores other annotations.
+
+    Shapes and dtypes of jaxtyping are not checked: each rule does that, with its own message.
+    """
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     hints = set(typing.get_args(hint)) if union else {hint}
     if value is None and type(None) in hints:
         return
     hints -= {type(None)}
-    if hints == {jax.Array}:
+    arrays = set(filter(_is_array_type, hints))
+    if arrays and hints - arrays <= NUMBERS:
         check_array(name, argument, value)
     elif hints == {bool}:
         check_bool(name, argument, value)

@@ -105,8 +105,8 @@ def rule(
     three functions receive them. A leaf without a floating or complex dtype (labels, a PRNG key)
     has no cotangent: `bwd` may return `None` for it, and any other value is discarded.
 
-    Calls check annotations: an argument annotated as `jax.Array` must be a single array; an option
-    annotated as `bool`, `int` or `float` must have that type.
+    Calls check annotations: an argument annotated as `jax.Array`, or as an array of jaxtyping, must
+    be a single array; an option annotated as `bool`, `int` or `float` must have that type.
 
     The function is compiled: a call outside `jax.jit` runs one program, and calls with the same
     types are traced only once, also inside other functions.

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "command": {"check", "profile", "rule"},
     "__main__": {"command"},
 }
-THIRD_PARTY = {"jax", "optax", "numpy"}
+THIRD_PARTY = {"jax", "jaxtyping", "optax", "numpy"}
 
 PUBLIC = {
     ops: "step identity sigmoid tanh relu softmax log_softmax affine batch_norm dropout "

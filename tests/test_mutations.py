@@ -145,7 +145,7 @@ EQUIVALENT = {
 }
 
 # Declarations and meshes: other tests cover them.
-ELSEWHERE = {"_elementwise"}
+ELSEWHERE = {"_elementwise", "_types"}
 OF_MESHES = ("explicit_sharding", "placed_like", "batch_like", "batches_alike")
 
 SWAPS = {

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 
@@ -14,9 +14,23 @@ State = Any  # a pytree of arrays updated without gradients, such as running sta
 Shaped = Any  # a jax.Array or a jax.ShapeDtypeStruct
 
 
+class Init(Protocol):
+    """The type of `Layer.init`."""
+
+    def __call__(self, key: Any, x: Shaped) -> tuple[Params, State]: ...  # noqa: D102
+
+
+class Apply(Protocol):
+    """The type of `Layer.apply`."""
+
+    def __call__(  # noqa: D102
+        self, params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
+    ) -> tuple[jax.Array, State]: ...
+
+
 class _Fields(NamedTuple):
-    init: Callable[[Any, Shaped], tuple[Params, State]]
-    apply: Callable[..., tuple[jax.Array, State]]
+    init: Init
+    apply: Apply
     name: str
     parts: tuple["Layer", ...] = ()
 

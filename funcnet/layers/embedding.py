@@ -40,8 +40,13 @@ def Embedding(
     vocabulary = check_int("Embedding", "vocabulary", vocabulary, at_least=1)
     width = check_int("Embedding", "width", width, at_least=1)
     check_functions("Embedding", w_init=w_init)
+    wrong = "Embedding: dtype must be a floating dtype, got"
+    try:
+        dtype = jnp.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"{wrong} {dtype!r}") from None
     if not jnp.issubdtype(dtype, jnp.inexact):
-        raise TypeError(f"Embedding: dtype must be a floating dtype, got {jnp.dtype(dtype)}")
+        raise TypeError(f"{wrong} {dtype}")
     name = f"Embedding({vocabulary}, {width})"
     shape = vocabulary, width
 

@@ -97,7 +97,7 @@ def finite(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(x), x, 0)
 
 
-def not_finite(x: jax.Array, by: float = 1) -> jax.Array:
+def not_finite(x: jax.Array, by: int | float = 1) -> jax.Array:
     """Whether any element of `by` times x along the last axis is nan or infinite.
 
     If so, the dot product with zeros is nan. XLA:CPU computes that product several times faster

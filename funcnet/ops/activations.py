@@ -1,18 +1,24 @@
 """Element-wise activation functions."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Inexact
 
 from funcnet._arrays import widen
 from funcnet.ops._elementwise import elementwise, has_derivative, ordered
+from funcnet.ops._types import Num, Real
 
 
-def _bell_slope(x: jax.Array) -> jax.Array:
+def _bell_slope(x: Array) -> Array:
     return -bell(x) * jnp.tanh(0.5 * x)  # s(x) s(−x) (s(−x) − s(x))
 
 
 @has_derivative(_bell_slope)
-def bell(x: jax.Array) -> jax.Array:
+def bell(x: Array) -> Array:
     """The product s(x) s(−x) of the sigmoid s, to full relative accuracy.
 
         s(x) s(−x) = e / (1 + e)²,   e = exp(−|x|)
@@ -28,7 +34,7 @@ def bell(x: jax.Array) -> jax.Array:
 
 
 @elementwise(saves=lambda _: (), dx=lambda _, dy: dy)
-def identity(x: jax.Array) -> jax.Array:
+def identity(x: Num[ArrayLike, "*shape"]) -> Num[Array, "*shape"]:
     """The identity function, the activation of an output layer in regression.
 
         y = x,   dx = dy.
@@ -46,11 +52,11 @@ def identity(x: jax.Array) -> jax.Array:
     >>> float(identity(3.0))
     3.0
     """
-    return x
+    return jnp.asarray(x)
 
 
 @elementwise(saves=lambda _: (), dx=lambda _, dy: jnp.zeros_like(dy))
-def step(x: jax.Array) -> jax.Array:
+def step(x: Real[ArrayLike, "*shape"]) -> Real[Array, "*shape"]:
     """The step function, 1 where the neuron fires and 0 elsewhere.
 
         y = 1 if x ≥ 0, else 0.
@@ -80,7 +86,7 @@ def step(x: jax.Array) -> jax.Array:
     dx=lambda x, dy: (widen(dy) * bell(widen(x))).astype(dy.dtype),
     inexact=("x",),
 )
-def sigmoid(x: jax.Array) -> jax.Array:
+def sigmoid(x: Num[ArrayLike, "*shape"]) -> Inexact[Array, "*shape"]:
     """The logistic sigmoid.
 
         y = s(x) = 1 / (1 + e⁻ˣ)
@@ -115,7 +121,7 @@ def sigmoid(x: jax.Array) -> jax.Array:
     dx=lambda x, dy: (4 * widen(dy) * bell(widen(x) + widen(x))).astype(dy.dtype),
     inexact=("x",),
 )
-def tanh(x: jax.Array) -> jax.Array:
+def tanh(x: Num[ArrayLike, "*shape"]) -> Inexact[Array, "*shape"]:
     """The hyperbolic tangent.
 
         y = tanh x = 2 s(2x) − 1,   where s is the sigmoid
@@ -145,7 +151,7 @@ def tanh(x: jax.Array) -> jax.Array:
     saves=lambda x: ~(x < jnp.zeros_like(x)),
     dx=lambda on, dy: jnp.where(on, dy, jnp.zeros_like(dy)),
 )
-def relu(x: jax.Array) -> jax.Array:
+def relu(x: Real[ArrayLike, "*shape"]) -> Real[Array, "*shape"]:
     """The rectified linear unit.
 
         y = 0 if x < 0, else x;   dx = 0 if x < 0, else dy.

@@ -1,30 +1,35 @@
 """Exponential linear units."""
 
-import jax
+from __future__ import annotations
+
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from funcnet._arguments import check_number
 from funcnet._arrays import widen
 from funcnet.ops._elementwise import recomputed
+from funcnet.ops._types import Real
 
 SELU_ALPHA = 1.6732632423543772
 SELU_SCALE = 1.0507009873554805
 
 
-def _elu(x: jax.Array, scale: float, alpha: float) -> jax.Array:
+def _elu(x: ArrayLike, scale: float, alpha: float) -> Array:
     x = jnp.asarray(x)
     wide = widen(x)
     below = jnp.where(wide > 0, jnp.zeros_like(wide), wide)  # so that autodiff does not overflow
     return (scale * jnp.where(wide > 0, wide, alpha * jnp.expm1(below))).astype(x.dtype)
 
 
-def _elu_slope(x: jax.Array, scale: float, alpha: float) -> jax.Array:
+def _elu_slope(x: Array, scale: float, alpha: float) -> Array:
     below = jnp.where(x > 0, jnp.zeros_like(x), x)
     return scale * jnp.where(x > 0, jnp.ones_like(x), alpha * jnp.exp(below))
 
 
 @recomputed(lambda x, *, alpha: _elu_slope(x, 1.0, alpha))
-def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
+def elu(x: Real[ArrayLike, "*shape"], *, alpha: float = 1.0) -> Float[Array, "*shape"]:
     """The exponential linear unit.
 
         y = x if x > 0, else α (eˣ − 1);   dx = dy if x > 0, else dy α eˣ.
@@ -51,7 +56,7 @@ def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
 
 
 @recomputed(lambda x: _elu_slope(x, SELU_SCALE, SELU_ALPHA))
-def selu(x: jax.Array) -> jax.Array:
+def selu(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """The scaled exponential linear unit, for which mean 0 and variance 1 are a fixed point.
 
         y = λ x if x > 0, else λ α (eˣ − 1);   dx = λ dy if x > 0, else λ α eˣ dy,

@@ -1,18 +1,25 @@
 """Gated linear units: an activation of one half of the features multiplies the other half."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from funcnet._arrays import widen
+from funcnet.ops._types import Real
 from funcnet.ops.activations_smooth import gelu, gelu_slope, silu, silu_slope
 from funcnet.rule import rule
 
-Activation = Callable[[jax.Array], jax.Array]
+Activation = Callable[[Array], Array]
 
 
-def _gated(f: str, activation: Activation, gate: jax.Array, up: jax.Array) -> jax.Array:
+def _gated(f: str, activation: Activation, gate: ArrayLike, up: ArrayLike) -> Array:
+    gate, up = jnp.asarray(gate), jnp.asarray(up)
     if gate.shape != up.shape:
         raise ValueError(f"{f}: up must have the shape {gate.shape} of gate, got {up.shape}")
     y = activation(widen(gate)) * widen(up)
@@ -20,7 +27,10 @@ def _gated(f: str, activation: Activation, gate: jax.Array, up: jax.Array) -> ja
 
 
 @rule(real=("gate", "up"))
-def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
+def swiglu(
+    gate: Real[ArrayLike, "*shape"],
+    up: Real[ArrayLike, "*shape"],
+) -> Float[Array, "*shape"]:
     """The gated linear unit with `silu` as the activation of the gate.
 
         y = silu(a) ⊙ b,   silu(a) = a s(a)
@@ -70,7 +80,12 @@ swiglu.defvjp(swiglu_fwd, swiglu_bwd)
 
 
 @rule(real=("gate", "up"))
-def geglu(gate: jax.Array, up: jax.Array, *, approximate: bool = True) -> jax.Array:
+def geglu(
+    gate: Real[ArrayLike, "*shape"],
+    up: Real[ArrayLike, "*shape"],
+    *,
+    approximate: bool = True,
+) -> Float[Array, "*shape"]:
     """The gated linear unit with `gelu` as the activation of the gate.
 
         y = gelu(a) ⊙ b,   gelu(a) = a Φ(a)

@@ -3,37 +3,42 @@
 At a kink the derivative is the one from the right, as it is for `relu`.
 """
 
-import jax
+from __future__ import annotations
+
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from funcnet._arguments import check_number
 from funcnet._arrays import widen
 from funcnet.ops._elementwise import elementwise, ordered, recomputed
+from funcnet.ops._types import Real
 
 
-def _bounds(x: jax.Array, low: float, high: float) -> tuple[jax.Array, jax.Array]:
+def _bounds(x: Array, low: int, high: int) -> tuple[Array, Array]:
     """Both bounds in the dtype of x; a negative bound becomes 0 if it would wrap around."""
     if x.dtype == jnp.bool_ or jnp.issubdtype(x.dtype, jnp.unsignedinteger):
         low = max(low, 0)
     return jnp.full_like(x, low), jnp.full_like(x, high)
 
 
-def _clipped(x: jax.Array, low: float, high: float) -> jax.Array:
+def _clipped(x: Array, low: int, high: int) -> Array:
     """Clips x to [low, high]; at a bound, autodiff gives the derivative from the right."""
     least, most = _bounds(x, low, high)
     return jnp.where(x < least, least, jnp.where(x >= most, most, x))
 
 
-def _is_between(x: jax.Array, low: float, high: float) -> jax.Array:
+def _is_between(x: Array, low: int, high: int) -> Array:
     least, most = _bounds(x, low, high)
     return ~((x < least) | (x >= most))  # True for nan
 
 
-def _where(inside: jax.Array, dy: jax.Array) -> jax.Array:
+def _where(inside: Array, dy: Array) -> Array:
     return jnp.where(inside, dy, jnp.zeros_like(dy))
 
 
-def _scaled(factor: float, x: jax.Array) -> jax.Array:
+def _scaled(factor: float, x: Array) -> Array:
     """The product `factor` · x, where the factor is not rounded to a narrow dtype."""
     return (factor * widen(x)).astype(x.dtype)
 
@@ -43,7 +48,11 @@ def _scaled(factor: float, x: jax.Array) -> jax.Array:
     dx=lambda negative, dy, *, negative_slope: jnp.where(negative, _scaled(negative_slope, dy), dy),
     real=("x",),
 )
-def leaky_relu(x: jax.Array, *, negative_slope: float = 0.01) -> jax.Array:
+def leaky_relu(
+    x: Real[ArrayLike, "*shape"],
+    *,
+    negative_slope: float = 0.01,
+) -> Float[Array, "*shape"]:
     """The rectified linear unit with a slope for negative x as well.
 
         y = x if x ≥ 0, else a x;   dx = dy if x ≥ 0, else a dy.
@@ -69,7 +78,7 @@ def leaky_relu(x: jax.Array, *, negative_slope: float = 0.01) -> jax.Array:
 
 
 @elementwise(saves=lambda x: _is_between(x, 0, 6), dx=_where, real=("x",))
-def relu6(x: jax.Array) -> jax.Array:
+def relu6(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """The rectified linear unit, clipped at 6.
 
         y = min(max(x, 0), 6);   dx = dy if 0 ≤ x < 6, else 0.
@@ -92,7 +101,7 @@ def relu6(x: jax.Array) -> jax.Array:
 
 
 @elementwise(saves=lambda x: _is_between(x, -1, 1), dx=_where)
-def hard_tanh(x: jax.Array) -> jax.Array:
+def hard_tanh(x: Real[ArrayLike, "*shape"]) -> Real[Array, "*shape"]:
     """The hard tanh: the identity, clipped to [−1, 1].
 
         y = min(max(x, −1), 1);   dx = dy if −1 ≤ x < 1, else 0.
@@ -119,7 +128,7 @@ def hard_tanh(x: jax.Array) -> jax.Array:
     dx=lambda inside, dy: _where(inside, _scaled(1 / 6, dy)),
     real=("x",),
 )
-def hard_sigmoid(x: jax.Array) -> jax.Array:
+def hard_sigmoid(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """The hard sigmoid, which consists of three straight lines.
 
         y = min(max(x + 3, 0), 6) / 6;   dx = dy / 6 if −3 ≤ x < 3, else 0.
@@ -142,14 +151,14 @@ def hard_sigmoid(x: jax.Array) -> jax.Array:
     return ((_clipped(widen(x), -3, 3) + 3) / 6).astype(x.dtype)
 
 
-def _hard_silu_slope(x: jax.Array) -> jax.Array:
+def _hard_silu_slope(x: Array) -> Array:
     inner = (2 * x + 3) / 6
     right = jnp.where(x >= 3, jnp.ones_like(x), inner)
     return jnp.where(x < -3, jnp.zeros_like(x), right)
 
 
 @recomputed(_hard_silu_slope)
-def hard_silu(x: jax.Array) -> jax.Array:
+def hard_silu(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """The hard SiLU, or hard swish: x times `hard_sigmoid`, a parabola between two straight lines.
 
         y = x h(x),   h(x) = min(max(x + 3, 0), 6) / 6

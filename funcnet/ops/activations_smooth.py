@@ -1,5 +1,7 @@
 """Smooth variants of the rectifier, which tend to max(x, 0) as x → ±∞, and the log-sigmoid."""
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable
@@ -7,9 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from funcnet._arrays import widen
 from funcnet.ops._elementwise import has_derivative, recomputed
+from funcnet.ops._types import Real
 from funcnet.ops.activations import bell
 
 FAR = 1000.0
@@ -17,7 +23,7 @@ FAR = 1000.0
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def near(x: jax.Array, above: float = FAR) -> jax.Array:
+def near(x: Array, above: float = FAR) -> Array:
     """Clips x to [−FAR, above].
 
     Outside this interval the cotangent is replaced by 0, even if it is ∞ · 0. Where x is nan, the
@@ -33,7 +39,7 @@ def _near_jvp(above, primals, tangents):
     return near(x, above), jnp.where((x < -FAR) | (x > above), jnp.zeros_like(dx), dx)
 
 
-def _up_to(last: float, f: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+def _up_to(last: float, f: Callable[[Array], Array], x: ArrayLike) -> Array:
     """f(x) for x ≤ `last`, and x itself above, where f(x) rounds to x in every dtype.
 
     For x up to `last`, the square of f's denominator and the inverse of this square must be normal
@@ -51,14 +57,14 @@ With h = e^(x/2), XLA would replace k (h · h) by k eˣ, but it leaves (k h) · 
 """
 
 
-def _times_sigmoid(x: jax.Array, u: jax.Array) -> jax.Array:
+def _times_sigmoid(x: Array, u: Array) -> Array:
     """The product x s(2u) = x h² / (1 + h²), where h = eᵘ."""
     h = jnp.exp(u)
     n = (_K * h) * h
     return x * n / (n + _K)
 
 
-def _times_sigmoid_slope(x: jax.Array, u: jax.Array, rise: jax.Array) -> jax.Array:
+def _times_sigmoid_slope(x: Array, u: Array, rise: Array) -> Array:
     """The derivative of x s(2u), which is s(2u) + x 2u′ s(2u) s(−2u); `rise` is x 2u′."""
     h = jnp.exp(u)
     kh = _K * h
@@ -67,7 +73,7 @@ def _times_sigmoid_slope(x: jax.Array, u: jax.Array, rise: jax.Array) -> jax.Arr
     return (n + kh * (rise * (kh / d))) / d
 
 
-def _times_sigmoid_curvature(x: jax.Array, u: jax.Array, du: Any, ddu: Any) -> jax.Array:
+def _times_sigmoid_curvature(x: Array, u: Array, du: Any, ddu: Any) -> Array:
     """The second derivative of x s(2u), where u has the sign of x, du = u′ and ddu = u″.
 
     From s′(v) = s(v) s(−v) and s″(v) = −s′(v) tanh(v/2),
@@ -80,20 +86,20 @@ def _times_sigmoid_curvature(x: jax.Array, u: jax.Array, du: Any, ddu: Any) -> j
     return w * (w * (4 * du + 2 * x * (ddu - 2 * (du * du) * jnp.tanh(u))))
 
 
-def _silu_curvature(x: jax.Array) -> jax.Array:
+def _silu_curvature(x: Array) -> Array:
     t = near(x)
     return _times_sigmoid_curvature(t, 0.5 * t, 0.5, 0.0)
 
 
 @has_derivative(_silu_curvature)
-def silu_slope(x: jax.Array) -> jax.Array:
+def silu_slope(x: Array) -> Array:
     """The derivative of `silu`, for x in float32 or a wider dtype."""
     t = near(x, 44.0)  # the derivative is 1 from there on, in every dtype
     return _times_sigmoid_slope(t, 0.5 * t, t)
 
 
 @recomputed(silu_slope)
-def silu(x: jax.Array) -> jax.Array:
+def silu(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """The sigmoid linear unit, also called swish.
 
         y = x s(x),   s(x) = 1 / (1 + e⁻ˣ)
@@ -127,7 +133,7 @@ _LINEAR = math.sqrt(2 / math.pi)  # the coefficient of x in u
 _CUBIC = 0.044715 * _LINEAR  # the coefficient of x³ in u
 
 
-def _gelu_curvature(x: jax.Array, *, approximate: bool) -> jax.Array:
+def _gelu_curvature(x: Array, *, approximate: bool) -> Array:
     t = near(x)
     square = t * t
     if approximate:
@@ -138,7 +144,7 @@ def _gelu_curvature(x: jax.Array, *, approximate: bool) -> jax.Array:
 
 
 @has_derivative(_gelu_curvature)
-def gelu_slope(x: jax.Array, *, approximate: bool) -> jax.Array:
+def gelu_slope(x: Array, *, approximate: bool) -> Array:
     """The derivative of `gelu`, for x in float32 or a wider dtype."""
     t = near(x, 9.0)  # the derivative is 1 from there on, in every dtype
     if approximate:
@@ -150,14 +156,14 @@ def gelu_slope(x: jax.Array, *, approximate: bool) -> jax.Array:
     return 0.5 * jax.lax.erfc(z) + t * density
 
 
-def _gelu(x: jax.Array, *, approximate: bool) -> jax.Array:
+def _gelu(x: Array, *, approximate: bool) -> Array:
     if approximate:
         return _times_sigmoid(x, x * (_LINEAR + _CUBIC * (x * x)))
     return x * (0.5 * jax.lax.erfc(-_ROOT_HALF * x))
 
 
 @recomputed(gelu_slope)
-def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
+def gelu(x: Real[ArrayLike, "*shape"], *, approximate: bool = True) -> Float[Array, "*shape"]:
     """The Gaussian error linear unit.
 
         y = x Φ(x),   Φ(x) = ½ erfc(−x/√2)
@@ -193,14 +199,14 @@ def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
     return _up_to(last, lambda t: _gelu(t, approximate=approximate), x)
 
 
-def _mish(x: jax.Array) -> jax.Array:
+def _mish(x: Array) -> Array:
     h = jnp.exp(0.5 * x)
     kw = (_K * h) * h
     n = kw * ((1 / _K) * kw + 2)
     return x * n / (n + 2 * _K)
 
 
-def _mish_curvature(x: jax.Array) -> jax.Array:
+def _mish_curvature(x: Array) -> Array:
     """The second derivative of `mish`, 2τ′ + x τ″, computed from e = e^(−|x|).
 
     For x > 0 the code divides the numerator and the denominator below by their highest power of w,
@@ -212,7 +218,7 @@ def _mish_curvature(x: jax.Array) -> jax.Array:
     h = jnp.exp(-0.5 * jnp.abs(t))
     e, below = h * h, t < 0
 
-    def polynomial(*c: float) -> jax.Array:  # from the highest power to the lowest
+    def polynomial(*c: float) -> Array:  # from the highest power to the lowest
         of_e = lambda c: functools.reduce(lambda p, k: p * e + k, c[1:], jnp.full_like(e, c[0]))
         return jnp.where(below, of_e(c), of_e(c[::-1]))
 
@@ -222,7 +228,7 @@ def _mish_curvature(x: jax.Array) -> jax.Array:
 
 
 @has_derivative(_mish_curvature)
-def _mish_slope(x: jax.Array) -> jax.Array:
+def _mish_slope(x: Array) -> Array:
     t = near(x, 25.0)  # the derivative is 1 from there on, in every dtype
     h = jnp.exp(0.5 * t)
     kw = (_K * h) * h
@@ -233,7 +239,7 @@ def _mish_slope(x: jax.Array) -> jax.Array:
 
 
 @recomputed(_mish_slope)
-def mish(x: jax.Array) -> jax.Array:
+def mish(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """The Mish activation, the self-regularised rectifier of Misra.
 
         y = x τ(x),   τ(x) = tanh(log(1 + eˣ)) = (w² + 2w) / (w² + 2w + 2),   w = eˣ
@@ -262,12 +268,12 @@ def mish(x: jax.Array) -> jax.Array:
 
 
 @has_derivative(bell)
-def _sigmoid(x: jax.Array) -> jax.Array:
+def _sigmoid(x: Array) -> Array:
     return jax.lax.logistic(x)
 
 
 @recomputed(_sigmoid)
-def softplus(x: jax.Array) -> jax.Array:
+def softplus(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """The softplus, a smooth approximation of max(x, 0).
 
         y = log(1 + eˣ) = max(x, 0) + log(1 + e^(−|x|))
@@ -296,7 +302,7 @@ def softplus(x: jax.Array) -> jax.Array:
 
 
 @recomputed(lambda x: _sigmoid(-x))
-def log_sigmoid(x: jax.Array) -> jax.Array:
+def log_sigmoid(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """The logarithm of the sigmoid, −softplus(−x).
 
         y = log s(x) = min(x, 0) − log(1 + e^(−|x|))

@@ -1,14 +1,22 @@
 """The affine layer."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from funcnet._arrays import cast_cotangent, explicit_sharding
+from funcnet.ops._types import AnyArray, Num
 from funcnet.rule import rule
 
 
 @rule
-def affine(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
+def affine(
+    x: Num[AnyArray, "*batch n"],
+    w: Num[AnyArray, "n m"],
+    b: Num[AnyArray, "m"] | None = None,
+) -> Num[Array, "*batch m"]:
     """Affine map of the last axis: a matrix product plus a bias.
 
         Y = X · W + 1 b,   y_ij = Σ_α x_iα w_αj + b_j
@@ -34,7 +42,7 @@ def affine(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
     return y if b is None else y + jnp.expand_dims(b, tuple(range(y.ndim - 1)))
 
 
-def _check_affine(x: jax.Array, w: jax.Array, b: jax.Array | None) -> None:
+def _check_affine(x: AnyArray, w: AnyArray, b: AnyArray | None) -> None:
     if w.ndim != 2:
         raise ValueError(f"affine: w must have shape (n, m), got {w.shape}")
     if x.ndim == 0 or x.shape[-1] != w.shape[0]:
@@ -71,8 +79,8 @@ def affine_bwd(residuals, dy):
 
 
 def _contract(
-    left: jax.Array, right: jax.Array, i: tuple[int, ...], j: tuple[int, ...], *, like: jax.Array
-) -> jax.Array:
+    left: Array, right: Array, i: tuple[int, ...], j: tuple[int, ...], *, like: Array
+) -> Array:
     """Contracts axes i of left with j of right; the result has dtype and sharding of `like`."""
     dtype = jnp.result_type(left, right)
     product = jax.lax.dot_general(

@@ -1,11 +1,16 @@
 """Scaled dot-product attention whose memory grows linearly with the sequence length."""
 
+from __future__ import annotations
+
 import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Integer
 
 from funcnet._arguments import check_number
 from funcnet._arrays import batches_alike, sum_products, widen
@@ -20,21 +25,22 @@ from funcnet.ops._attention_tiles import (
     visibility,
     zeros,
 )
+from funcnet.ops._types import AnyArray
 from funcnet.rule import rule
 
 
 @rule
 def dot_product_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: jax.Array | None = None,
-    lengths: jax.Array | None = None,
+    q: Float[AnyArray, "*batch T H d"],
+    k: Float[AnyArray, "*batch U K d"],
+    v: Float[AnyArray, "*batch U K e"],
+    mask: Bool[ArrayLike, "..."] | None = None,
+    lengths: Integer[ArrayLike, "*batch"] | None = None,
     *,
     causal: bool = False,
     scale: float | None = None,
     implementation: str | None = None,
-) -> jax.Array:
+) -> Float[Array, "*batch T H e"]:
     """Scaled dot-product attention: a mean of the values, weighted by how well keys fit a query.
 
         S = α q kᵀ,   P = softmax(S) by rows, over the keys that the query sees,   y = P v
@@ -179,11 +185,11 @@ class _Arguments:
         self.hides = self.tiles.causal or mask is not None or lengths is not None
         self.clean = finite if self.hides else lambda x: x
 
-    def by_head(self, x: jax.Array) -> jax.Array:
+    def by_head(self, x: Array) -> Array:
         """Reshapes a tile (..., t, H, c) to (..., K, g, t, c); all queries would be copied."""
         return jnp.moveaxis(x.reshape(*x.shape[:-2], *self.heads, x.shape[-1]), -4, -2)
 
-    def at(self, i: Any, j: Any, flaws: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    def at(self, i: Any, j: Any, flaws: tuple[Array, ...]) -> tuple[Array, Array]:
         """α q (..., K, g, t, d) and Sᵀ (..., K, u, g, t) of a tile.
 
         At masked keys S is the lowest finite number, whose exp is 0. S is transposed so that dk and
@@ -203,7 +209,7 @@ class _Arguments:
             scores = jnp.where(jnp.moveaxis(seen, -1, -3), scores, _lowest(scores))
         return q, scores
 
-    def flaws(self) -> tuple[jax.Array, ...]:
+    def flaws(self) -> tuple[Array, ...]:
         """Marks queries and keys with elements that are not finite; a value counts for its key."""
         if not self.hides:
             return ()

@@ -1,16 +1,21 @@
 """Batch Normalization."""
 
+from __future__ import annotations
+
 import math
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
 
 from funcnet._arrays import widen
 from funcnet.ops._moments import check_norm, moments, row
+from funcnet.ops._types import AnyArray, Real
 from funcnet.rule import rule
 
 
-def _check_columns(f: str, x: jax.Array, eps: float, **vectors: jax.Array) -> None:
+def _check_columns(f: str, x: Array, eps: float, **vectors: Array) -> None:
     if x.ndim < 2:
         raise ValueError(f"{f}: x must have shape (..., c) with a batch axis, got {x.shape}")
     check_norm(f, x, eps, **vectors)
@@ -18,8 +23,12 @@ def _check_columns(f: str, x: jax.Array, eps: float, **vectors: jax.Array) -> No
 
 @rule(real=("x", "scale", "bias"))
 def batch_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float = 1e-5
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x: Real[AnyArray, "*batch c"],
+    scale: Real[AnyArray, "c"],
+    bias: Real[AnyArray, "c"],
+    *,
+    eps: float = 1e-5,
+) -> tuple[Float[Array, "*batch c"], Float[Array, "c"], Float[Array, "c"]]:
     """Standardises each column with the statistics of this batch, then scales and shifts it.
 
         μ = ⟨x⟩,   σ² = ⟨(x − μ)²⟩,   z = (x − μ) / √(σ² + ε),   y = γ ⊙ z + β
@@ -112,14 +121,14 @@ batch_norm.defvjp(batch_norm_fwd, batch_norm_bwd)
 
 @rule(real=("x", "scale", "bias", "mean", "var"))
 def batch_norm_inference(
-    x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    mean: jax.Array,
-    var: jax.Array,
+    x: Real[AnyArray, "*batch c"],
+    scale: Real[AnyArray, "c"],
+    bias: Real[AnyArray, "c"],
+    mean: Real[AnyArray, "c"],
+    var: Real[AnyArray, "c"],
     *,
     eps: float = 1e-5,
-) -> jax.Array:
+) -> Float[Array, "*batch c"]:
     """Standardises each column with given statistics, then scales and shifts it.
 
         z = (x − μ) / √(σ² + ε),   y = γ ⊙ z + β

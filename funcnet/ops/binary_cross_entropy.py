@@ -1,16 +1,24 @@
 """Sigmoid and binary cross entropy as one rule."""
 
-import jax
+from __future__ import annotations
+
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from funcnet._arguments import check_real
 from funcnet._arrays import widen
 from funcnet.ops._labels import finite_if_zero, label_cotangent
+from funcnet.ops._types import Real
 from funcnet.rule import rule
 
 
 @rule(real=("logits",))
-def sigmoid_binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def sigmoid_binary_cross_entropy(
+    logits: Real[ArrayLike, "*shape"],
+    labels: Real[ArrayLike, "*shape"],
+) -> Float[Array, "*shape"]:
     """The binary cross entropy between sigmoid(logits) and the labels, element by element.
 
         L = −y log s(z) − (1 − y) log s(−z),   s(z) = 1 / (1 + e⁻ᶻ)
@@ -34,6 +42,7 @@ def sigmoid_binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Ar
     >>> round(float(sigmoid_binary_cross_entropy(jnp.array(0.0), jnp.array(1.0))), 4)
     0.6931
     """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     check_real("sigmoid_binary_cross_entropy", "labels", labels)
     if logits.shape != labels.shape:
         raise ValueError(
@@ -44,7 +53,7 @@ def sigmoid_binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Ar
     return (up * z + jnp.log1p(e)).astype(logits.dtype)
 
 
-def _sides(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
+def _sides(logits: Array, labels: Array) -> tuple[Array, ...]:
     """z, the coefficients of the larger and the smaller sigmoid in (1), and e = exp(−|z|).
 
     At z = 0 both branches give the right value, but only a single branch throughout gives the right

@@ -1,5 +1,7 @@
 """Dense and grouped convolution, and transposed convolution."""
 
+from __future__ import annotations
+
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -7,8 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from funcnet._arrays import explicit_sharding
+from funcnet.ops._types import AnyArray, Num
 from funcnet.ops._windows import (
     Ints,
     Padding,
@@ -36,7 +40,7 @@ class Correlation(NamedTuple):
     groups: int = 1
 
 
-def correlate(x: jax.Array, w: jax.Array, c: Correlation) -> jax.Array:
+def correlate(x: Array, w: Array, c: Correlation) -> Array:
     """Computes y, shape (b, *out, c_out), for w of shape (*kernel, c_in / groups, c_out)."""
     s, dtype = AXES[: w.ndim - 2], jnp.result_type(x, w)
     return jax.lax.conv_general_dilated(
@@ -51,22 +55,22 @@ def correlate(x: jax.Array, w: jax.Array, c: Correlation) -> jax.Array:
     )
 
 
-def shifted(y: jax.Array, b: jax.Array | None) -> jax.Array:
+def shifted(y: Array, b: AnyArray | None) -> Array:
     """Adds the bias b, one number per channel, to y."""
     return y if b is None else y + jnp.expand_dims(b, range(y.ndim - 1))
 
 
 @rule
 def conv(
-    x: jax.Array,
-    w: jax.Array,
-    b: jax.Array | None = None,
+    x: Num[AnyArray, "... c_in"],
+    w: Num[AnyArray, "*kernel c_in//{groups} c_out"],
+    b: Num[AnyArray, "c_out"] | None = None,
     *,
     strides: Ints = 1,
     padding: Padding = "SAME",
     dilation: Ints = 1,
     groups: int = 1,
-) -> jax.Array:
+) -> Num[Array, "... c_out"]:
     """Convolution over 1 to 3 spatial axes, channels last.
 
         y_oj = Σ_t Σ_i x_(o·s + t·d − low, i) w_tij + b_j
@@ -101,11 +105,12 @@ def conv(
     >>> conv(x, w, padding="VALID").ravel().tolist()
     [12.0, 24.0]
     """
+    x, w = jnp.asarray(x), jnp.asarray(w)
     c = _of_conv(x, w, b, strides, padding, dilation, groups)
     return shifted(unfold(correlate(fold(x, w.ndim - 2), w, c), x), b)
 
 
-def _check_kernel(f: str, x: jax.Array, w: jax.Array, b: jax.Array | None, groups: int) -> None:
+def _check_kernel(f: str, x: Array, w: Array, b: Array | None, groups: int) -> None:
     axes = w.ndim - 2
     if axes not in (1, 2, 3) or 0 in w.shape[:-2]:
         raise ValueError(
@@ -162,9 +167,7 @@ def _backward(x, w, b, dy, c):
     return unfold(dx, x), dw, db
 
 
-def correlate_bwd(
-    x: jax.Array, w: jax.Array, dy: jax.Array, c: Correlation
-) -> tuple[jax.Array, jax.Array]:
+def correlate_bwd(x: Array, w: Array, dy: Array, c: Correlation) -> tuple[Array, Array]:
     """The cotangents of x and w for y = correlate(x, w, c), which are correlations too.
 
     Let s be the stride and g the gap (1 in `conv`), and let dỹ have s − 1 zeros between the
@@ -200,7 +203,7 @@ def correlate_bwd(
         out_sharding=explicit_sharding(x, dy),
     )
 
-    def correlation(x: jax.Array, dy: jax.Array, order: Any, out: Any) -> jax.Array:  # (2)
+    def correlation(x: Array, dy: Array, order: Any, out: Any) -> Array:  # (2)
         return jax.lax.conv_general_dilated(
             x,
             dy,
@@ -215,10 +218,10 @@ def correlate_bwd(
 
     own = explicit_sharding(w, dy)
 
-    def as_they_are(x: jax.Array, dy: jax.Array) -> jax.Array:
+    def as_they_are(x: Array, dy: Array) -> Array:
         return correlation(x, dy, (f"C{s}N", f"I{s}O", f"{s}NC"), own)
 
-    def transposed(x: jax.Array, dy: jax.Array) -> jax.Array:
+    def transposed(x: Array, dy: Array) -> Array:
         # On a CPU, x and dy are copied to the axis order of `conv`. Inside a loop (`jax.lax.scan`)
         # XLA has no fast kernel there for another order, which is what autodiff emits. Without the
         # barrier XLA would turn this back into `as_they_are`.
@@ -226,7 +229,7 @@ def correlate_bwd(
         out = own and own.update(spec=(own.spec[-2], *own.spec[:-2], own.spec[-1]))
         return jnp.moveaxis(correlation(x, dy, (f"N{s}C", f"{s}IO", f"N{s}C"), out), 0, -2)
 
-    def products(x: jax.Array, dy: jax.Array) -> jax.Array:
+    def products(x: Array, dy: Array) -> Array:
         # For three spatial axes, and for a kernel of one tap, XLA:CPU has no fast kernel in any
         # order. There (2) is a matrix product of dy with the elements of x that each tap reads.
         at = Windows(x.shape[1:-1], kernel, c.strides, c.dilation, c.padding)
@@ -234,7 +237,7 @@ def correlate_bwd(
         out = own and own.update(spec=own.spec[:-3:-1])
         dims = ((tuple(range(1, x.ndim)), tuple(range(x.ndim - 1))), ((), ()))
 
-        def product(t: jax.Array) -> jax.Array:
+        def product(t: Array) -> Array:
             return jax.lax.dot_general(dyT, tap(x, at, t), dims, out_sharding=out)
 
         # Loop over taps so that not all patches are in memory at once.
@@ -252,7 +255,7 @@ def correlate_bwd(
     return cotangent(dx, x), cotangent(dw, w)
 
 
-def cotangent(d: jax.Array, x: jax.Array) -> jax.Array:
+def cotangent(d: Array, x: Array) -> Array:
     """Casts the cotangent d to the dtype of x; takes the real part of a complex d if x is real."""
     return (d if jnp.iscomplexobj(x) else jnp.real(d)).astype(x.dtype)
 
@@ -262,14 +265,14 @@ conv.defvjp(conv_fwd, conv_bwd)
 
 @rule
 def conv_transpose(
-    x: jax.Array,
-    w: jax.Array,
-    b: jax.Array | None = None,
+    x: Num[AnyArray, "... c_in"],
+    w: Num[AnyArray, "*kernel c_in c_out"],
+    b: Num[AnyArray, "c_out"] | None = None,
     *,
     strides: Ints = 1,
     padding: Padding = "SAME",
     dilation: Ints = 1,
-) -> jax.Array:
+) -> Num[Array, "... c_out"]:
     """Transposed convolution: a stride of s makes an axis about s times as long.
 
         y_oj = Σ_t Σ_i x̃_(o + t·d − low, i) w_tij + b_j,   x̃_(p·s) = x_p, else 0
@@ -303,6 +306,7 @@ def conv_transpose(
     >>> conv_transpose(x, w, strides=2, padding="VALID").ravel().tolist()
     [1.0, 10.0, 2.0, 20.0]
     """
+    x, w = jnp.asarray(x), jnp.asarray(w)
     c = _of_transpose(x, w, b, strides, padding, dilation)
     return shifted(unfold(correlate(fold(x, w.ndim - 2), w, c), x), b)
 

@@ -1,13 +1,17 @@
 """Depthwise convolution: one kernel per channel."""
 
+from __future__ import annotations
+
 import functools
 import math
 import operator
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from funcnet._arrays import wide_dtype, widen
+from funcnet.ops._types import AnyArray, Num
 from funcnet.ops._windows import (
     Ints,
     Padding,
@@ -29,14 +33,14 @@ LONGEST_RUN = 32  # elements summed in one run
 
 @rule
 def depthwise_conv(
-    x: jax.Array,
-    w: jax.Array,
-    b: jax.Array | None = None,
+    x: Num[AnyArray, "... c"],
+    w: Num[AnyArray, "*kernel c"],
+    b: Num[AnyArray, "c"] | None = None,
     *,
     strides: Ints = 1,
     padding: Padding = "SAME",
     dilation: Ints = 1,
-) -> jax.Array:
+) -> Num[Array, "... c"]:
     """Convolution over 1 to 3 spatial axes of each channel separately.
 
         y_oc = Σ_t x_(o·s + t·d − low, c) w_tc + b_c
@@ -68,6 +72,7 @@ def depthwise_conv(
     >>> depthwise_conv(x, w, padding="VALID").tolist()
     [[12.0, 15.0]]
     """
+    x, w = jnp.asarray(x), jnp.asarray(w)
     at = _windows(x, w, b, strides, padding, dilation)
     folded, dtype = fold(x, len(at.sizes)), jnp.result_type(x, w)
     if math.prod(at.window) > MOST_TAPS:
@@ -78,6 +83,7 @@ def depthwise_conv(
     y = unfold(functools.reduce(operator.add, terms), x)
     if b is None:
         return y.astype(dtype)
+    b = jnp.asarray(b)
     wide_b = widen(b) if jnp.issubdtype(b.dtype, jnp.inexact) else b
     return shifted(y, wide_b).astype(jnp.result_type(dtype, b))
 
@@ -99,12 +105,12 @@ def _windows(x, w, b, strides, padding, dilation) -> Windows:
     return slide(f, x, w.shape[:-1], strides=strides, padding=padding, dilation=dilation)
 
 
-def _dense(w: jax.Array) -> jax.Array:
+def _dense(w: Array) -> Array:
     """The kernel in the shape that `correlate` takes: one input channel per group."""
     return w[..., None, :]
 
 
-def _correlation(at: Windows, w: jax.Array) -> Correlation:
+def _correlation(at: Windows, w: Array) -> Correlation:
     return Correlation(at.strides, at.padding, (1,) * len(at.sizes), at.dilation, w.shape[-1])
 
 

@@ -1,15 +1,26 @@
 """Dropout."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Inexact, PRNGKeyArray
 
 from funcnet._arguments import check_key, check_number
 from funcnet._arrays import explicit_sharding
+from funcnet.ops._types import Num
 from funcnet.rule import rule
 
 
 @rule(inexact=("x",))
-def dropout(x: jax.Array, key: jax.Array, *, rate: float) -> jax.Array:
+def dropout(
+    x: Num[ArrayLike, "*shape"],
+    key: PRNGKeyArray,
+    *,
+    rate: float,
+) -> Inexact[Array, "*shape"]:
     """Sets each element to 0 with probability p and scales the others to preserve the mean.
 
         y = r ⊙ x / (1 − p),   r_ij = 0 with probability p, else 1, independently
@@ -37,7 +48,7 @@ def dropout(x: jax.Array, key: jax.Array, *, rate: float) -> jax.Array:
     return dropout_fwd(x, key, rate=rate)[0]
 
 
-def _draw(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
+def _draw(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
     """The mask r, True with probability 1 − p.
 
     Each 32-bit random word is used for two elements, because random bits are the largest cost of
@@ -49,7 +60,7 @@ def _draw(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
     return (halves >= round(rate * 2**16)).reshape(shape)
 
 
-def _apply(r: jax.Array, x: jax.Array, rate: float) -> jax.Array:
+def _apply(r: Array, x: Array, rate: float) -> Array:
     """Computes r ⊙ x / (1 − p), both for x in the forward and for dy in the backward pass."""
     return jnp.where(r, x / (1 - rate), jnp.zeros_like(x))
 

@@ -1,15 +1,23 @@
 """Embedding: lookup of rows of a table."""
 
-import jax
+from __future__ import annotations
+
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
+from jaxtyping import Inexact, Integer
 
 from funcnet._arrays import explicit_sharding, widen
+from funcnet.ops._types import AnyArray, Num
 from funcnet.rule import rule
 
 
 @rule(inexact=("w",))
-def embedding(ids: jax.Array, w: jax.Array) -> jax.Array:
+def embedding(
+    ids: Integer[ArrayLike, "*batch"],
+    w: Num[AnyArray, "V d"],
+) -> Inexact[Array, "*batch d"]:
     """Looks up one row of a table per id.
 
         y_i = w_(ids_i)
@@ -33,20 +41,21 @@ def embedding(ids: jax.Array, w: jax.Array) -> jax.Array:
     >>> embedding(jnp.array([2, 0, -1]), jnp.array([[1.0], [2.0], [3.0]])).ravel().tolist()
     [3.0, 1.0, 3.0]
     """
+    ids, w = jnp.asarray(ids), jnp.asarray(w)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(f"embedding: ids must be integers, got {ids.dtype}")
     if w.ndim != 2 or w.shape[0] == 0:
         raise ValueError(f"embedding: w must have shape (V, d) with V > 0, got {w.shape}")
-    rows = jnp.asarray(w).at[_wide(ids)]
+    rows = w.at[_wide(ids)]
     return rows.get(mode="fill", fill_value=jnp.nan, out_sharding=_of_rows(ids, w))
 
 
-def _wide(ids: jax.Array) -> jax.Array:
+def _wide(ids: AnyArray) -> Array:
     """Converts the ids to a dtype that can hold V."""
     return jnp.asarray(ids, jnp.int32) if jnp.dtype(ids.dtype).itemsize < 4 else jnp.asarray(ids)
 
 
-def _of_rows(ids: jax.Array, w: jax.Array) -> NamedSharding | None:
+def _of_rows(ids: Array, w: Array) -> NamedSharding | None:
     """The sharding of y on a mesh with explicit axes, else None.
 
     Its leading axes are sharded like those of ids, and its last axis like the last axis of w.

@@ -1,8 +1,11 @@
 """The gated recurrent unit (GRU)."""
 
-import jax
+from __future__ import annotations
+
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
+from jaxtyping import Float, Integer
 
 from funcnet._arrays import batch_like
 from funcnet.ops._time_loop import (
@@ -20,6 +23,7 @@ from funcnet.ops._time_loop import (
     valid_steps,
     widen_alike,
 )
+from funcnet.ops._types import AnyArray, Real
 from funcnet.rule import rule
 
 
@@ -54,17 +58,17 @@ def _run(args, lengths, *, reverse, save):
 
 @rule
 def gru(
-    x: jax.Array,
-    h0: jax.Array,
-    w_x: jax.Array,
-    w_h: jax.Array,
-    b: jax.Array,
-    b_h: jax.Array,
-    lengths: jax.Array | None = None,
+    x: Real[AnyArray, "*batch T I"],
+    h0: Real[AnyArray, "*batch H"],
+    w_x: Real[AnyArray, "I 3*H"],
+    w_h: Real[AnyArray, "H 3*H"],
+    b: Real[AnyArray, "3*H"],
+    b_h: Real[AnyArray, "3*H"],
+    lengths: Integer[ArrayLike, "*batch"] | None = None,
     *,
     reverse: bool = False,
     recompute: bool = False,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float[Array, "*batch T H"], Float[Array, "*batch H"]]:
     """Gated recurrent unit (GRU), run over a sequence.
 
         (p_r p_z p_n) = x_t W_x + b,   (q_r q_z q_n) = h_{t−1} W_h + b_h,   t = 1 … T

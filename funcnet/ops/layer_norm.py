@@ -1,26 +1,31 @@
 """Layer, RMS and group normalization: each example is normalized by its own statistics."""
 
+from __future__ import annotations
+
 import math
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
 
 from funcnet._arrays import explicit_sharding, sum_products, widen
 from funcnet.ops._moments import check_norm, moments, row
+from funcnet.ops._types import AnyArray, Real
 from funcnet.rule import rule
 
 
-def _check(f: str, x: jax.Array, eps: float, **vectors: jax.Array) -> None:
+def _check(f: str, x: Array, eps: float, **vectors: Array) -> None:
     if x.ndim < 1 or x.shape[-1] == 0:
         raise ValueError(f"{f}: x must have shape (..., c) with c of at least 1, got {x.shape}")
     check_norm(f, x, eps, **vectors)
 
 
-def _mean(a: jax.Array) -> jax.Array:
+def _mean(a: Array) -> Array:
     return a.mean(-1, keepdims=True)
 
 
-def _products(rows: jax.Array, vector: jax.Array, like: jax.Array) -> jax.Array:
+def _products(rows: Array, vector: Array, like: Array) -> Array:
     """The product of each row with a vector, shape (..., 1), sharded like `like`.
 
     XLA:CPU sums a matrix product as it reads the arrays; it would store γ ⊙ dy before summing it.
@@ -30,7 +35,13 @@ def _products(rows: jax.Array, vector: jax.Array, like: jax.Array) -> jax.Array:
 
 
 @rule(real=("x", "scale", "bias"))
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float = 1e-5) -> jax.Array:
+def layer_norm(
+    x: Real[AnyArray, "*batch c"],
+    scale: Real[AnyArray, "c"],
+    bias: Real[AnyArray, "c"],
+    *,
+    eps: float = 1e-5,
+) -> Float[Array, "*batch c"]:
     """Standardises each row with its own statistics, then scales and shifts it.
 
         μ = ⟨x⟩,   σ² = ⟨(x − μ)²⟩,   z = (x − μ) / √(σ² + ε),   y = γ ⊙ z + β
@@ -106,7 +117,12 @@ layer_norm.defvjp(layer_norm_fwd, layer_norm_bwd)
 
 
 @rule(real=("x", "scale"))
-def rms_norm(x: jax.Array, scale: jax.Array, *, eps: float = 1e-6) -> jax.Array:
+def rms_norm(
+    x: Real[AnyArray, "*batch c"],
+    scale: Real[AnyArray, "c"],
+    *,
+    eps: float = 1e-6,
+) -> Float[Array, "*batch c"]:
     """Divides each row by its root mean square, then scales it.
 
         z = x / √(⟨x²⟩ + ε),   y = γ ⊙ z
@@ -163,8 +179,13 @@ rms_norm.defvjp(rms_norm_fwd, rms_norm_bwd)
 
 @rule(real=("x", "scale", "bias"))
 def group_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, *, groups: int, eps: float = 1e-5
-) -> jax.Array:
+    x: Real[AnyArray, "n *spatial c"],
+    scale: Real[AnyArray, "c"],
+    bias: Real[AnyArray, "c"],
+    *,
+    groups: int,
+    eps: float = 1e-5,
+) -> Float[Array, "n *spatial c"]:
     """Standardises the channels of each example in groups, then scales and shifts each channel.
 
         z = (x − μ) / √(σ² + ε),   y = γ ⊙ z + β
@@ -196,12 +217,12 @@ def group_norm(
     return group_norm_fwd(x, scale, bias, groups=groups, eps=eps)[0]
 
 
-def _grouped(x: jax.Array, groups: int) -> jax.Array:
+def _grouped(x: Array, groups: int) -> Array:
     """Reshapes (..., c) to (..., groups, c/groups)."""
     return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
 
 
-def _group_mean(a: jax.Array) -> jax.Array:
+def _group_mean(a: Array) -> Array:
     """The mean over positions and channels of a group, for a of shape (n, ..., groups, c/groups).
 
     The mean over positions comes first, because its sums run along whole rows of channels.

@@ -1,15 +1,21 @@
 """The output layer and its loss as one rule, which never materialises all logits."""
 
+from __future__ import annotations
+
 import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Integer
 
 from funcnet._arguments import check_int
 from funcnet._arrays import explicit_sharding, wide_dtype, widen
 from funcnet.ops._labels import put_by_mask
+from funcnet.ops._types import AnyArray, Real
 from funcnet.ops.softmax_cross_entropy import of_index, of_index_bwd
 from funcnet.rule import rule
 
@@ -18,13 +24,13 @@ COLUMNS = 1024  # of w per matrix product
 
 @rule(real=("h", "w"))
 def linear_cross_entropy(
-    h: jax.Array,
-    w: jax.Array,
-    labels: jax.Array,
+    h: Real[AnyArray, "*batch d"],
+    w: Real[AnyArray, "d V"],
+    labels: Integer[ArrayLike, "*batch"],
     *,
     ignore: int | None = None,
     at_once: int = 3 * 2**22,
-) -> jax.Array:
+) -> Float[Array, "*batch"]:
     """The cross entropy between softmax(h w) and the labels, for each example.
 
         L_n = −log p_n[t_n],   p_n = softmax(h_n w)
@@ -215,7 +221,7 @@ def _add_products(dw, h, dx, w):
     return add(sums, classes - rest, rest) if rest else sums
 
 
-def _check(h: jax.Array, w: jax.Array, labels: jax.Array, at_once: int) -> None:
+def _check(h: Array, w: Array, labels: Array, at_once: int) -> None:
     f = "linear_cross_entropy"
     if w.ndim != 2 or w.shape[1] == 0:
         raise ValueError(f"{f}: w must have shape (d, V) with V > 0, got {w.shape}")

@@ -1,14 +1,16 @@
 """Linear recurrence with elementwise factors."""
 
-import jax
+from __future__ import annotations
+
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from funcnet._arrays import batch_like, cast_cotangent, wide_dtype
+from funcnet.ops._types import AnyArray, Num
 from funcnet.rule import rule
 
 
-def _check(a: jax.Array, b: jax.Array, h0: jax.Array | None) -> None:
+def _check(a: Array, b: Array, h0: Array | None) -> None:
     if b.ndim < 2:
         raise ValueError(f"linear_recurrence: b must have shape (..., T, C), got {b.shape}")
     if a.shape != b.shape:
@@ -20,11 +22,11 @@ def _check(a: jax.Array, b: jax.Array, h0: jax.Array | None) -> None:
         )
 
 
-def _at(x: jax.Array, start: int | None, stop: int | None = None, stride: int = 1) -> jax.Array:
+def _at(x: Array, start: int | None, stop: int | None = None, stride: int = 1) -> Array:
     return x[..., start:stop:stride, :]
 
 
-def _scan(a: jax.Array, b: jax.Array, *, reverse: bool) -> jax.Array:
+def _scan(a: Array, b: Array, *, reverse: bool) -> Array:
     """Runs h_t = a_t h_{t−1} + b_t from 0, in logarithmic depth.
 
     A pair of steps composes to one step h ↦ a₂(a₁h + b₁) + b₂. So a recurrence of half the length
@@ -56,20 +58,24 @@ def _scan(a: jax.Array, b: jax.Array, *, reverse: bool) -> jax.Array:
     return spread(h1, i) + spread(h2, j)
 
 
-def _shift(x: jax.Array, first: jax.Array, *, reverse: bool) -> jax.Array:
+def _shift(x: Array, first: Array, *, reverse: bool) -> Array:
     """Shifts x by one step and inserts `first`, which has one step."""
     return jnp.concatenate([_at(x, 1), first] if reverse else [first, _at(x, 0, -1)], -2)
 
 
-def _first(x: jax.Array, *, reverse: bool) -> jax.Array:
+def _first(x: Array, *, reverse: bool) -> Array:
     """The step where the recurrence begins; empty if x has no steps."""
     return _at(x, -1) if reverse else _at(x, 0, 1)
 
 
 @rule
 def linear_recurrence(
-    a: jax.Array, b: jax.Array, h0: jax.Array | None = None, *, reverse: bool = False
-) -> jax.Array:
+    a: Num[AnyArray, "*batch T C"],
+    b: Num[AnyArray, "*batch T C"],
+    h0: Num[AnyArray, "*batch C"] | None = None,
+    *,
+    reverse: bool = False,
+) -> Num[Array, "*batch T C"]:
     """Elementwise linear recurrence, computed in logarithmic depth.
 
         h_t = a_t ⊙ h_{t−1} + b_t,   t = 1 … T

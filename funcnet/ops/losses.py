@@ -1,9 +1,14 @@
 """Losses per example, computed over the last axis. The caller takes the mean over examples."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Integer
 
 from funcnet._arguments import check_number, check_real
 from funcnet._arrays import wide_dtype, widen
@@ -18,36 +23,40 @@ from funcnet.ops._labels import (
     label_cotangent,
     one_hot,
 )
+from funcnet.ops._types import AnyArray, Real
 from funcnet.rule import rule
 
 
-def _check_same(f: str, y: jax.Array, t: jax.Array, name: str = "y") -> None:
+def _check_same(f: str, y: Array, t: Array, name: str = "y") -> None:
     check_classes(f, name, y)
     check_real(f, "t", t)
     if y.shape != t.shape:
         raise ValueError(f"{f}: t must have the shape of {name}, {y.shape}, got {t.shape}")
 
 
-def _loss_dtype(y: jax.Array, t: jax.Array) -> Any:
+def _loss_dtype(y: Array, t: Array) -> Any:
     """The dtype that y and t promote to; integer targets do not affect it."""
     is_floating = jnp.issubdtype(t.dtype, jnp.floating)
     return jnp.promote_types(y.dtype, t.dtype) if is_floating else y.dtype
 
 
-def _difference(y: jax.Array, t: jax.Array, dtype: Any) -> jax.Array:
+def _difference(y: Array, t: Array, dtype: Any) -> Array:
     """The error y − t in `dtype`, or in float32 if `dtype` is narrower."""
     wide = wide_dtype(dtype)
     return y.astype(wide) - t.astype(wide)
 
 
-def _again(residuals: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+def _again(residuals: tuple[Array, ...]) -> tuple[Array, ...]:
     """The arguments, behind a barrier if any is narrow, so that XLA does not keep y − t for bwd."""
     narrow = any(x.dtype.itemsize < 4 for x in residuals)
     return jax.lax.optimization_barrier(residuals) if narrow else residuals
 
 
 @rule(real=("y",))
-def mean_squared_error(y: jax.Array, t: jax.Array) -> jax.Array:
+def mean_squared_error(
+    y: Real[AnyArray, "*batch C"],
+    t: Real[AnyArray, "*batch C"],
+) -> Float[Array, "*batch"]:
     """The mean squared error of each example.
 
         L = (1/C) ‖y − t‖²
@@ -67,6 +76,7 @@ def mean_squared_error(y: jax.Array, t: jax.Array) -> jax.Array:
     >>> float(mean_squared_error(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])))
     2.0
     """
+    y, t = jnp.asarray(y), jnp.asarray(t)
     _check_same("mean_squared_error", y, t)
     dtype = _loss_dtype(y, t)
     return (_difference(y, t, dtype) ** 2).mean(-1).astype(dtype)
@@ -94,7 +104,10 @@ mean_squared_error.defvjp(mean_squared_error_fwd, mean_squared_error_bwd)
 
 
 @rule(real=("y",))
-def sum_squared_error(y: jax.Array, t: jax.Array) -> jax.Array:
+def sum_squared_error(
+    y: Real[AnyArray, "*batch C"],
+    t: Real[AnyArray, "*batch C"],
+) -> Float[Array, "*batch"]:
     """Half the sum of the squared errors of each example.
 
         L = ½ Σ_k (y_k − t_k)²
@@ -114,6 +127,7 @@ def sum_squared_error(y: jax.Array, t: jax.Array) -> jax.Array:
     >>> float(sum_squared_error(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])))
     2.0
     """
+    y, t = jnp.asarray(y), jnp.asarray(t)
     _check_same("sum_squared_error", y, t)
     dtype = _loss_dtype(y, t)
     return ((_difference(y, t, dtype) ** 2).sum(-1) / 2).astype(dtype)
@@ -142,7 +156,10 @@ sum_squared_error.defvjp(sum_squared_error_fwd, sum_squared_error_bwd)
 
 
 @rule(real=("y",))
-def cross_entropy(y: jax.Array, t: jax.Array) -> jax.Array:
+def cross_entropy(
+    y: Real[AnyArray, "*batch C"],
+    t: Real[AnyArray, "*batch C"] | Integer[ArrayLike, "*batch"],
+) -> Float[Array, "*batch"]:
     """The cross entropy of each example, computed from probabilities.
 
         L = −Σ_j t_j log y_j,   where 0 · log 0 = 0
@@ -168,6 +185,7 @@ def cross_entropy(y: jax.Array, t: jax.Array) -> jax.Array:
     >>> round(float(cross_entropy(jnp.array([0.5, 0.5]), jnp.array([1.0, 0.0]))), 4)
     0.6931
     """
+    y, t = jnp.asarray(y), jnp.asarray(t)
     if is_index("cross_entropy", "y", y, t):
         return -jnp.log(widen(at(y, t))).astype(y.dtype)
     wide = widen(y)
@@ -205,7 +223,7 @@ def cross_entropy_bwd(residuals, dloss):
 
 
 @jax.custom_jvp
-def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
+def _ratio(a: Array, b: Array) -> Array:
     """The ratio a / b, which is 0 where a = 0."""
     return a / above_zero_if_zero(b, a)
 
@@ -222,7 +240,12 @@ cross_entropy.defvjp(cross_entropy_fwd, cross_entropy_bwd)
 
 
 @rule(real=("y",))
-def huber(y: jax.Array, t: jax.Array, *, delta: float = 1.0) -> jax.Array:
+def huber(
+    y: Real[AnyArray, "*batch C"],
+    t: Real[AnyArray, "*batch C"],
+    *,
+    delta: float = 1.0,
+) -> Float[Array, "*batch"]:
     """The Huber loss of each example: quadratic for small errors, linear for large ones.
 
         L = (1/C) Σ_j ρ(y_j − t_j),   ρ(u) = q (|u| − q/2),   q = min(|u|, δ)
@@ -246,6 +269,7 @@ def huber(y: jax.Array, t: jax.Array, *, delta: float = 1.0) -> jax.Array:
     >>> float(huber(jnp.array([1.0, 2.0]), jnp.array([1.0, 5.0])))
     1.25
     """
+    y, t = jnp.asarray(y), jnp.asarray(t)
     _check_same("huber", y, t)
     check_number("huber", "delta", delta, above=0)
     u = jnp.abs(_difference(y, t, y.dtype))
@@ -275,7 +299,10 @@ huber.defvjp(huber_fwd, huber_bwd)
 
 
 @rule(real=("log_p",))
-def kl_divergence(log_p: jax.Array, t: jax.Array) -> jax.Array:
+def kl_divergence(
+    log_p: Real[AnyArray, "*batch C"],
+    t: Real[AnyArray, "*batch C"],
+) -> Float[Array, "*batch"]:
     """The Kullback-Leibler divergence of the target t from the output p, for each example.
 
         L = Σ_j t_j (log t_j − log p_j),   where 0 · log 0 = 0
@@ -300,12 +327,13 @@ def kl_divergence(log_p: jax.Array, t: jax.Array) -> jax.Array:
     >>> float(kl_divergence(jnp.log(jnp.array([0.5, 0.5])), jnp.array([0.5, 0.5])))
     0.0
     """
+    log_p, t = jnp.asarray(log_p), jnp.asarray(t)
     _check_same("kl_divergence", log_p, t, "log_p")
     zero, log_ratio, t = _log_ratio(log_p, t)
     return jnp.where(zero, jnp.zeros_like(t), t * log_ratio).sum(-1).astype(log_p.dtype)
 
 
-def _log_ratio(log_p: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _log_ratio(log_p: Array, t: Array) -> tuple[Array, Array, Array]:
     """The mask t = 0, log t − log p (0 where t = 0), and t, in float32 or a wider dtype."""
     log_p = widen(log_p)
     t = t.astype(log_p.dtype)

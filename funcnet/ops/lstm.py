@@ -1,8 +1,11 @@
 """The long short-term memory (LSTM)."""
 
-import jax
+from __future__ import annotations
+
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
+from jaxtyping import Float, Integer
 
 from funcnet._arrays import batch_like
 from funcnet.ops._time_loop import (
@@ -20,6 +23,7 @@ from funcnet.ops._time_loop import (
     valid_steps,
     widen_alike,
 )
+from funcnet.ops._types import AnyArray, Real
 from funcnet.rule import rule
 
 
@@ -48,17 +52,17 @@ def _run(args, lengths, *, reverse, save):
 
 @rule
 def lstm(
-    x: jax.Array,
-    h0: jax.Array,
-    c0: jax.Array,
-    w_x: jax.Array,
-    w_h: jax.Array,
-    b: jax.Array,
-    lengths: jax.Array | None = None,
+    x: Real[AnyArray, "*batch T I"],
+    h0: Real[AnyArray, "*batch H"],
+    c0: Real[AnyArray, "*batch H"],
+    w_x: Real[AnyArray, "I 4*H"],
+    w_h: Real[AnyArray, "H 4*H"],
+    b: Real[AnyArray, "4*H"],
+    lengths: Integer[ArrayLike, "*batch"] | None = None,
     *,
     reverse: bool = False,
     recompute: bool = False,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[Float[Array, "*batch T H"], Float[Array, "*batch H"], Float[Array, "*batch H"]]:
     """Long short-term memory (LSTM), run over a sequence.
 
         (z_i z_f z_g z_o) = x_t W_x + h_{t−1} W_h + b,   t = 1 … T

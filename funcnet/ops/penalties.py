@@ -1,33 +1,38 @@
 """Penalties on the size of the parameters, to be added to the loss."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
-from funcnet._arguments import check_array, check_real
+from funcnet._arguments import check_real
+from funcnet.ops._types import Real
 from funcnet.rule import rule
 
 
-def l1_gradient(p: jax.Array, rate: jax.Array) -> jax.Array:
+def l1_gradient(p: Array, rate: Array) -> Array:
     """The gradient of the L1 penalty: ∂/∂p λ Σ|p| = λ sign(p), where sign(0) = 0."""
     return rate * jnp.sign(p)
 
 
-def l2_gradient(p: jax.Array, rate: jax.Array) -> jax.Array:
+def l2_gradient(p: Array, rate: Array) -> Array:
     """The gradient of the L2 penalty: ∂/∂p (λ/2) Σp² = λ p."""
     return rate * p
 
 
-def elastic_net_gradient(p: jax.Array, l1_rate: jax.Array, l2_rate: jax.Array) -> jax.Array:
+def elastic_net_gradient(p: Array, l1_rate: Array, l2_rate: Array) -> Array:
     """The gradient of the elastic net: ∂/∂p (λ₁ Σ|p| + (λ₂/2) Σp²) = λ₁ sign(p) + λ₂ p."""
     return l1_gradient(p, l1_rate) + l2_gradient(p, l2_rate)
 
 
 @rule
-def l1_penalty(params: Any, rate: ArrayLike) -> jax.Array:
+def l1_penalty(params: Any, rate: Real[ArrayLike, ""]) -> Float[Array, ""]:
     """The L1 penalty (lasso): λ times the sum of the absolute values over all leaves.
 
         y = λ Σ|p|
@@ -82,7 +87,7 @@ l1_penalty.defvjp(l1_penalty_fwd, l1_penalty_bwd)
 
 
 @rule
-def l2_penalty(params: Any, rate: ArrayLike) -> jax.Array:
+def l2_penalty(params: Any, rate: Real[ArrayLike, ""]) -> Float[Array, ""]:
     """The L2 penalty (ridge): λ times half the sum of the squares over all leaves.
 
         y = (λ/2) Σp²
@@ -136,7 +141,11 @@ l2_penalty.defvjp(l2_penalty_fwd, l2_penalty_bwd)
 
 
 @rule
-def elastic_net_penalty(params: Any, l1_rate: ArrayLike, l2_rate: ArrayLike) -> jax.Array:
+def elastic_net_penalty(
+    params: Any,
+    l1_rate: Real[ArrayLike, ""],
+    l2_rate: Real[ArrayLike, ""],
+) -> Float[Array, ""]:
     """The elastic net: the sum of the L1 and the L2 penalty.
 
         y = λ₁ Σ|p| + (λ₂/2) Σp²
@@ -199,7 +208,7 @@ elastic_net_penalty.defvjp(elastic_net_penalty_fwd, elastic_net_penalty_bwd)
 
 
 @jax.custom_jvp
-def _abs(p: jax.Array) -> jax.Array:
+def _abs(p: Array) -> Array:
     """|p| with the derivative 0 at 0, whereas that of `jnp.abs` in JAX is 1."""
     return jnp.abs(p)
 
@@ -207,7 +216,7 @@ def _abs(p: jax.Array) -> jax.Array:
 _abs.defjvps(lambda dp, _, p: dp * jnp.sign(p))
 
 
-def _square(p: jax.Array) -> jax.Array:
+def _square(p: Array) -> Array:
     return p * p
 
 
@@ -215,7 +224,7 @@ def _is_float(x: Any) -> bool:
     return jnp.issubdtype(jax.typeof(x).dtype, jnp.floating)
 
 
-def _sum(f: Callable[[jax.Array], jax.Array], params: Any) -> jax.Array:
+def _sum(f: Callable[[Array], Array], params: Any) -> Array:
     """The sum Σf(p) over all floating leaves, in the widest of their dtypes and float32."""
     leaves = [jnp.asarray(p) for p in jax.tree.leaves(params) if _is_float(p)]
     dtypes = [jnp.dtype("float32"), *(p.dtype for p in leaves)]
@@ -223,12 +232,12 @@ def _sum(f: Callable[[jax.Array], jax.Array], params: Any) -> jax.Array:
     return sum((f(p.astype(widest)).sum() for p in leaves), start=jnp.zeros((), widest))
 
 
-def _cotangent(x: Any, dx: jax.Array) -> jax.Array | None:
+def _cotangent(x: Any, dx: Array) -> Array | None:
     """`dx` in the dtype of x, or None if that dtype is not floating."""
     return dx.astype(jax.typeof(x).dtype) if _is_float(x) else None
 
 
-def _cotangents(dp: Callable[[jax.Array], jax.Array], params: Any, dy: jax.Array) -> Any:
+def _cotangents(dp: Callable[[Array], Array], params: Any, dy: Array) -> Any:
     """The pytree of the cotangents dp(p), computed in the dtype of dy."""
     return jax.tree.map(
         lambda p: _cotangent(p, dp(jnp.asarray(p, dy.dtype))) if _is_float(p) else None, params
@@ -242,7 +251,6 @@ def _check(function: str, params: Any, **rates: ArrayLike) -> None:
         if jnp.issubdtype(jax.typeof(p).dtype, jnp.complexfloating):
             check_real(function, f"params{jax.tree_util.keystr(path)}", p)
     for argument, rate in rates.items():
-        check_array(function, argument, rate)
         check_real(function, argument, rate)
         if jnp.shape(rate):
             raise ValueError(

@@ -1,5 +1,7 @@
 """Max and average pooling, over sliding windows or over all positions."""
 
+from __future__ import annotations
+
 import functools
 import math
 import operator
@@ -8,8 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Inexact
 
 from funcnet._arrays import widen
+from funcnet.ops._types import AnyArray, Num, Real
 from funcnet.ops._windows import (
     MOST_TERMS,
     Ints,
@@ -47,12 +52,12 @@ def _whole(at: Windows) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 @rule
 def max_pool(
-    x: jax.Array,
+    x: Real[AnyArray, "... c"],
     *,
     window: Ints,
     strides: Ints | None = None,
     padding: Padding = "VALID",
-) -> jax.Array:
+) -> Real[Array, "... c"]:
     """Max pooling: the maximum of each channel in windows that slide over 1 to 3 spatial axes.
 
         y_oc = max_t x_(o·s + t − low, c),   t ∈ window
@@ -90,7 +95,7 @@ def place_dtype(places: int) -> Any:
     return jnp.uint8 if places <= 2**8 else jnp.uint16 if places <= 2**16 else jnp.int32
 
 
-def _lowest(f: str, x: jax.Array) -> np.ndarray:
+def _lowest(f: str, x: AnyArray) -> np.ndarray:
     """The lowest number of the dtype of x, which is used as padding."""
     if jnp.iscomplexobj(x):
         raise TypeError(f"{f}: x must be real, got {x.dtype}")
@@ -154,13 +159,13 @@ max_pool.defvjp(max_pool_fwd, max_pool_bwd)
 
 @rule(inexact=("x",))
 def avg_pool(
-    x: jax.Array,
+    x: Num[AnyArray, "... c"],
     *,
     window: Ints,
     strides: Ints | None = None,
     padding: Padding = "VALID",
     count_include_pad: bool = True,
-) -> jax.Array:
+) -> Inexact[Array, "... c"]:
     """Average pooling: the mean of each channel in windows that slide over 1 to 3 spatial axes.
 
         y_oc = (1/n_o) Σ_t x_(o·s + t − low, c),   t ∈ window
@@ -188,6 +193,7 @@ def avg_pool(
     >>> avg_pool(jnp.array([[1.0], [5.0], [2.0], [4.0]]), window=(2,)).ravel().tolist()
     [3.0, 3.0]
     """
+    x = jnp.asarray(x)
     at = _windows("avg_pool", x, window, strides, padding)
     total = widen(fold(x, len(at.sizes)))
     for stage in stages(at):
@@ -195,7 +201,7 @@ def avg_pool(
     return unfold(total / _counts(at, count_include_pad, total.dtype), x).astype(x.dtype)
 
 
-def _window_sums(x: jax.Array, at: Windows) -> jax.Array:
+def _window_sums(x: Array, at: Windows) -> Array:
     if math.prod(at.window) <= MOST_TERMS:
         return functools.reduce(operator.add, taps(x, at))
     pads = ((0, 0), *at.padding, (0, 0))
@@ -243,7 +249,7 @@ def avg_pool_bwd(empty, dy, *, window, strides, padding, count_include_pad):
 avg_pool.defvjp(avg_pool_fwd, avg_pool_bwd)
 
 
-def _spatial(f: str, x: jax.Array, spatial: int) -> tuple[int, ...]:
+def _spatial(f: str, x: AnyArray, spatial: int) -> tuple[int, ...]:
     """The spatial axes, which come before the channel axis."""
     if spatial < 1 or x.ndim < spatial + 1:
         raise ValueError(
@@ -256,7 +262,7 @@ def _spatial(f: str, x: jax.Array, spatial: int) -> tuple[int, ...]:
 
 
 @rule(inexact=("x",))
-def global_avg_pool(x: jax.Array, *, spatial: int = 2) -> jax.Array:
+def global_avg_pool(x: Num[AnyArray, "... c"], *, spatial: int = 2) -> Inexact[Array, "... c"]:
     """Global average pooling: the mean of each channel over all positions.
 
         y_c = (1/n) Σ_p x_pc,   n the number of positions
@@ -276,6 +282,7 @@ def global_avg_pool(x: jax.Array, *, spatial: int = 2) -> jax.Array:
     >>> global_avg_pool(jnp.array([[[1.0], [3.0]], [[2.0], [6.0]]])).tolist()
     [3.0]
     """
+    x = jnp.asarray(x)
     return widen(x).mean(_spatial("global_avg_pool", x, spatial)).astype(x.dtype)
 
 
@@ -296,7 +303,7 @@ def global_avg_pool_bwd(empty, dy, *, spatial):
     return (_everywhere(dx.astype(dy.dtype), empty, axes),)  # (1)
 
 
-def _everywhere(y: jax.Array, empty: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def _everywhere(y: Array, empty: Array, axes: tuple[int, ...]) -> Array:
     return jnp.broadcast_to(jnp.expand_dims(y, axes), (*empty.shape[:-1], y.shape[-1]))
 
 
@@ -304,7 +311,7 @@ global_avg_pool.defvjp(global_avg_pool_fwd, global_avg_pool_bwd)
 
 
 @rule
-def global_max_pool(x: jax.Array, *, spatial: int = 2) -> jax.Array:
+def global_max_pool(x: Real[AnyArray, "... c"], *, spatial: int = 2) -> Real[Array, "... c"]:
     """Global max pooling: the maximum of each channel over all positions.
 
         y_c = max_p x_pc
@@ -354,7 +361,7 @@ def global_max_pool_fwd(x, *, spatial):
     return y, (place, x[..., :0])
 
 
-def _at(m: jax.Array, i: jax.Array, axis: int) -> jax.Array:
+def _at(m: Array, i: Array, axis: int) -> Array:
     """Selects index i of m along an axis, per channel; i has no spatial axes."""
     index = jnp.expand_dims(i, tuple(range(axis, m.ndim - 1)))
     return jnp.take_along_axis(m, index, axis).squeeze(axis)

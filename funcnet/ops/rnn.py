@@ -1,7 +1,11 @@
 """The simple recurrent network."""
 
-import jax
+from __future__ import annotations
+
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Integer
 
 from funcnet._arrays import batch_like
 from funcnet.ops._time_loop import (
@@ -18,6 +22,7 @@ from funcnet.ops._time_loop import (
     valid_steps,
     widen_alike,
 )
+from funcnet.ops._types import AnyArray, Real
 from funcnet.rule import rule
 
 
@@ -41,15 +46,15 @@ def _run(args, lengths, *, reverse, save):
 
 @rule
 def rnn(
-    x: jax.Array,
-    h0: jax.Array,
-    w_x: jax.Array,
-    w_h: jax.Array,
-    b: jax.Array,
-    lengths: jax.Array | None = None,
+    x: Real[AnyArray, "*batch T I"],
+    h0: Real[AnyArray, "*batch H"],
+    w_x: Real[AnyArray, "I H"],
+    w_h: Real[AnyArray, "H H"],
+    b: Real[AnyArray, "H"],
+    lengths: Integer[ArrayLike, "*batch"] | None = None,
     *,
     reverse: bool = False,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float[Array, "*batch T H"], Float[Array, "*batch H"]]:
     """Simple (Elman) recurrent network with tanh, run over a sequence.
 
         h_t = tanh(x_t W_x + h_{t−1} W_h + b),   t = 1 … T

@@ -1,5 +1,7 @@
 """Rotary position embedding."""
 
+from __future__ import annotations
+
 import decimal
 import functools
 import math
@@ -7,9 +9,12 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float, Integer
 
 from funcnet._arguments import check_number
 from funcnet._arrays import wide_dtype, widen
+from funcnet.ops._types import AnyArray, Real
 from funcnet.rule import rule
 
 PI = "3.14159265358979323846264338327950288419716939937510582097494"
@@ -17,8 +22,12 @@ PI = "3.14159265358979323846264338327950288419716939937510582097494"
 
 @rule(real=("x",))
 def rope(
-    x: jax.Array, positions: jax.Array, *, base: float = 10000.0, interleaved: bool = False
-) -> jax.Array:
+    x: Real[AnyArray, "*batch T H d"],
+    positions: Integer[AnyArray, "T"] | Integer[AnyArray, "*batch T"],
+    *,
+    base: float = 10000.0,
+    interleaved: bool = False,
+) -> Float[Array, "*batch T H d"]:
     """Rotates pairs of features by angles proportional to the position.
 
         (y_a, y_b) = (x_a cos φ − x_b sin φ, x_b cos φ + x_a sin φ),   φ = p θ_i,   θ_i = b^(−2i/d)
@@ -73,7 +82,7 @@ def rope_bwd(positions, dy, *, base, interleaved):
 rope.defvjp(rope_fwd, rope_bwd)
 
 
-def _check(x: jax.Array, positions: jax.Array, base: float) -> None:
+def _check(x: Array, positions: Array, base: float) -> None:
     if x.ndim < 3 or x.shape[-1] % 2:
         raise ValueError(f"rope: x must have shape (..., T, H, d) with even d, got {x.shape}")
     if positions.shape not in (x.shape[-3:-2], x.shape[:-2]):
@@ -86,7 +95,7 @@ def _check(x: jax.Array, positions: jax.Array, base: float) -> None:
     check_number("rope", "base", base, above=0)
 
 
-def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array, interleaved: bool) -> jax.Array:
+def _rotate(x: Array, cos: Array, sin: Array, interleaved: bool) -> Array:
     """Rotates each pair of features in the last axis."""
     wide, half = widen(x), x.shape[-1] // 2
     if interleaved:
@@ -98,7 +107,7 @@ def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array, interleaved: bool) -> 
     return y.astype(x.dtype)
 
 
-def _cos_sin(x: jax.Array, positions: jax.Array, base: float) -> tuple[jax.Array, jax.Array]:
+def _cos_sin(x: Array, positions: AnyArray, base: float) -> tuple[Array, Array]:
     """The cosine and sine of φ, of shape (..., T, 1, d/2), both to full relative accuracy.
 
     φ/2π modulo 1 is the fraction (hi + lo/2³²)/2³², in 32-bit words whose products wrap around.
@@ -120,7 +129,7 @@ def _cos_sin(x: jax.Array, positions: jax.Array, base: float) -> tuple[jax.Array
     return cos, jnp.where((quadrant >= 2) ^ (p < 0), -sin, sin)
 
 
-def _high_word(a: jax.Array, b: jax.Array) -> jax.Array:
+def _high_word(a: Array, b: Array) -> Array:
     """The upper 32 bits of the product of two uint32."""
     a1, a0, b1, b0 = a >> 16, a & 0xFFFF, b >> 16, b & 0xFFFF
     cross, other = a1 * b0, a0 * b1

@@ -1,24 +1,30 @@
 """Softmax, its logarithm, and the logarithm of its denominator."""
 
+from __future__ import annotations
+
 import functools
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from funcnet._arguments import check_axis
 from funcnet._arrays import widen
+from funcnet.ops._types import Real
 from funcnet.rule import rule
 
 Axis = int | tuple[int, ...] | None
 
 
-def maximum(x: jax.Array, axis: Axis) -> jax.Array:
+def maximum(x: Array, axis: Axis) -> Array:
     """The maximum m with the axis kept; m has no derivative, because it cancels from the result."""
     return jax.lax.stop_gradient(x.max(axis, keepdims=True, initial=-jnp.inf))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def centred_maximum(x: jax.Array, axis: Axis) -> jax.Array:
+def centred_maximum(x: Array, axis: Axis) -> Array:
     """The maximum m with the derivative of logsumexp.
 
     It is for the residuals, which `jax.hessian` differentiates. p = exp(x − m) / Σ exp(x − m) does
@@ -42,7 +48,7 @@ def _centred_maximum_jvp(axis, primals, tangents):
 
 
 @rule(real=("x",))
-def softmax(x: jax.Array, *, axis: Axis = -1) -> jax.Array:
+def softmax(x: Real[ArrayLike, "*shape"], *, axis: Axis = -1) -> Float[Array, "*shape"]:
     """Turns real numbers into a probability distribution along an axis.
 
         y_j = exp(x_j) / Σ_k exp(x_k)
@@ -106,7 +112,7 @@ softmax.defvjp(softmax_fwd, softmax_bwd)
 
 
 @rule(real=("x",))
-def log_softmax(x: jax.Array, *, axis: Axis = -1) -> jax.Array:
+def log_softmax(x: Real[ArrayLike, "*shape"], *, axis: Axis = -1) -> Float[Array, "*shape"]:
     """The logarithm of `softmax`, computed without underflow.
 
         y_j = z_j − log Σ_k exp(z_k),   z = x − max x
@@ -167,7 +173,12 @@ log_softmax.defvjp(log_softmax_fwd, log_softmax_bwd)
 
 
 @rule(real=("x",))
-def logsumexp(x: jax.Array, *, axis: Axis = -1, keepdims: bool = False) -> jax.Array:
+def logsumexp(
+    x: Real[ArrayLike, "*shape"],
+    *,
+    axis: Axis = -1,
+    keepdims: bool = False,
+) -> Float[Array, "..."]:
     """The logarithm of the sum of exponentials, a smooth maximum.
 
         y = log Σ_k exp(x_k) = m + log Σ_k exp(x_k − m),   m = max x

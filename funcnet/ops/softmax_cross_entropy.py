@@ -1,7 +1,12 @@
 """Softmax and cross entropy as one rule."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Integer
 
 from funcnet._arguments import check_number
 from funcnet._arrays import placed_like, widen
@@ -15,13 +20,17 @@ from funcnet.ops._labels import (
     put,
     put_by_mask,
 )
+from funcnet.ops._types import AnyArray, Real
 from funcnet.rule import rule
 
 
 @rule(real=("logits",))
 def softmax_cross_entropy(
-    logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
-) -> jax.Array:
+    logits: Real[AnyArray, "*batch C"],
+    labels: Real[AnyArray, "*batch C"] | Integer[ArrayLike, "*batch"],
+    *,
+    label_smoothing: float = 0.0,
+) -> Float[Array, "*batch"]:
     """The cross entropy between softmax(logits) and the labels, for each example.
 
         L = −Σ_j t_j log p_j,   p_j = exp(x_j) / Σ_k exp(x_k)
@@ -108,7 +117,7 @@ def of_index(x, labels, a, put):
 
 
 @jax.custom_jvp
-def _below(x: jax.Array, m: jax.Array, index: jax.Array | None = None) -> jax.Array:
+def _below(x: Array, m: Array, index: Array | None = None) -> Array:
     """The difference z = x − m, for all classes or one index per row; m is the row's maximum."""
     return x - m if index is None else at(x, index) - m.squeeze(-1)
 
@@ -130,7 +139,7 @@ def _below_jvp(primals, tangents):
     return _below(x, m, index), dz if index is None else at(dz, index)
 
 
-def _smooth(t: jax.Array, a: float) -> jax.Array:
+def _smooth(t: Array, a: float) -> Array:
     """The smoothed labels (1 − a) t + a/C."""
     return (1 - a) * t + a / t.shape[-1] if a else t
 

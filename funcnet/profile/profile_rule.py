@@ -145,6 +145,8 @@ def profile_rule(
     plain = twin(s.outputs)
     own = {"hand": s.outputs, "autodiff": plain, "checkpoint": jax.checkpoint(plain)}
     others = {}
+    if not isinstance(against or {}, Mapping):
+        raise TypeError(f"{caller}: against must be a dict of functions, got {describe(against)}")
     for name, g in (against or {}).items():
         if not callable(g) or name in own:
             raise TypeError(
