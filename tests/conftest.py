@@ -6,10 +6,13 @@ import zlib
 from pathlib import Path
 
 import jax
+import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_num_cpu_devices", 4)  # for shard_map and sharded jit
+
+from cases import FIRST_OF_FAMILY  # noqa: E402  (arrays of cases need x64)
 
 
 def pytest_addoption(parser):
@@ -31,8 +34,20 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects slow tests
 def pytest_collection_modifyitems(config, items):
-    """Deselects slow tests that are not in the sample."""
+    """Marks tests slow that `few` and `by_family` leave out; deselects those not in the sample."""
+    tried = set()
+    for item in items:
+        test = item.path, item.function if hasattr(item, "function") else item.name
+        is_slow = item.get_closest_marker("slow") is not None
+        if item.get_closest_marker("few") and not is_slow:
+            is_slow = test in tried
+            tried.add(test)
+        if item.get_closest_marker("by_family"):
+            is_slow |= item.callspec.params["name"] not in FIRST_OF_FAMILY
+        if is_slow:
+            item.add_marker("slow")
     if not config.option.sample:
         return
     count, seed = config.option.sample.split(":")

@@ -15,6 +15,7 @@ ROWS = accuracy_table.rows()
 EPS = 2.0**-23
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: f"{r.rule}, {r.regime}")
 def test_row(row):
     """The hand-written rule has only rounding error; autodiff's is `gain` times larger."""
@@ -40,6 +41,7 @@ def test_derivative_over_the_range(f, truth):
     assert errors.max() <= 4 * EPS
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("margin", [0, 1e-3, 1, 5, 10, 20, 40, 80])
 @pytest.mark.parametrize("offset", [0, 1000, -1000])
 @pytest.mark.parametrize("label", [0, 1])

@@ -107,6 +107,7 @@ def test_what_is_saved_and_printed(tiny, tmp_path, capsys, monkeypatch):
     assert text.endswith("|\n<!-- compared: end -->\nb\n")
 
 
+@pytest.mark.slow
 def test_patterns_targets_and_scale(tiny, tmp_path, capsys):
     assert run(tmp_path, "--cases", "*_cross_entropy*", "--targets", "--scale", "0.5") == 0
     (row,) = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["cases"]
@@ -162,6 +163,7 @@ def test_nothing_is_measured_in_vain(program, wrong, message, tmp_path, capsys, 
     assert re.search(f"^{program.__name__}: .*{message}", err)
 
 
+@pytest.mark.few
 @pytest.mark.parametrize(
     ("time", "temporary", "reached"),
     [

@@ -64,6 +64,7 @@ def test_no_implicit_rank_promotion(name, case):
         jax.make_jaxpr(pulled(g))(values, cotangents(g, values))
 
 
+@pytest.mark.by_family
 @pytest.mark.parametrize(("name", "case"), EVERY)
 def test_nothing_to_debug_in_a_finite_case(name, case):
     """A user looking for a nan calls the rule uncompiled with `debug_nans` and `debug_infs` on."""
@@ -133,6 +134,7 @@ def arrays(name, case):
     return [i for i, (argument, *_) in enumerate(floats) if hints[argument.idx] is not typing.Any]
 
 
+@pytest.mark.by_family
 @pytest.mark.parametrize("kind", ["uint8", *slow("int32", "bool")])
 @pytest.mark.parametrize(("name", "case"), EVERY)
 def test_integers(name, case, kind):
@@ -169,6 +171,7 @@ def without_integers(g, values, dout):
     return pulled(of_floats)(tuple(values[i] for i in floats), dout)
 
 
+@pytest.mark.by_family
 @pytest.mark.parametrize(("name", "case"), EVERY)
 def test_complex_numbers(name, case):
     """With one or all arguments complex, the rule gives autodiff's gradient or a one-line error."""
@@ -188,6 +191,7 @@ def test_complex_numbers(name, case):
         equal(jax.tree.map(part, hand), jax.tree.map(part, auto))
 
 
+@pytest.mark.by_family
 @pytest.mark.parametrize(("name", "case"), WITH_A_BATCH)
 def test_an_empty_batch(name, case):
     """With an empty batch, the gradients of shared arguments are zeros."""
@@ -201,6 +205,7 @@ def test_an_empty_batch(name, case):
         assert not np.any(h)
 
 
+@pytest.mark.by_family
 @pytest.mark.parametrize("dtype", ["float16", *slow("float32", "bfloat16")])
 @pytest.mark.parametrize(("name", "case"), [p for p in EVERY if not p.marks[1:]])
 def test_finite_in_narrow_dtypes(name, case, dtype):

@@ -50,6 +50,7 @@ FIELD = [
 ]
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("name", FIELD)
 @pytest.mark.parametrize("shape", [(400, 300), (300, 400), (3, 5, 60, 100), (7, 200, 80)])
 def test_variance_is_that_of_jax_under_the_same_name(name, shape):
@@ -144,6 +145,7 @@ def trained(init):
     return start.params[0]["w"], train_state.params[0]["w"]
 
 
+@pytest.mark.slow
 def test_equal_neurons_stay_equal_and_random_ones_do_not():
     """With constant weights all neurons have the same gradient, so the symmetry is never broken.
 
@@ -156,6 +158,7 @@ def test_equal_neurons_stay_equal_and_random_ones_do_not():
     assert (after.max(1) - after.min(1)).min() > 1e-2
 
 
+@pytest.mark.few
 @pytest.mark.parametrize(
     ("init", "activation", "gain"),
     [(xavier, ops.identity, 1.0), (he, ops.relu, 1.0), (xavier, ops.relu, 0.5)],

@@ -87,6 +87,7 @@ def test_jit_changes_nothing(net):
     close(jax.jit(train)(params, x), train(params, x))
 
 
+@pytest.mark.few
 @nets
 def test_rules_and_autodiff_agree(net):
     x = normal(7, 4)
@@ -168,6 +169,7 @@ def test_dense_starts_with_xavier_weights_and_zero_biases():
 # Batch Normalization --------------------------------------------------------------------------
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("shape", [(8, 3), (2, 3, 4, 3)])
 @pytest.mark.parametrize("momentum", [0.9, 0.25, 0.0, 1.0])
 def test_batch_norm_follows_the_statistics_of_the_batches(momentum, shape):

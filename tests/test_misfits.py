@@ -181,6 +181,10 @@ def test_a_table_that_does_not_fit():
             lambda: Embedding(5, 3, dtype=jnp.int32),
             "Embedding: dtype must be a floating dtype, got int32",
         ),
+        (
+            lambda: Embedding(5, 3, dtype="float33"),
+            "Embedding: dtype must be a floating dtype, got 'float33'",
+        ),
     ],
 )
 def test_what_it_says(make, message):

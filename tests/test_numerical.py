@@ -145,6 +145,7 @@ def f_tree(x):
     return total * jnp.cos(wide["scalar"])
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("method", METHODS)
 def test_trees(method):
     key = jax.random.key(0)
@@ -238,6 +239,7 @@ def test_a_function_that_jax_cannot_differentiate(vmap_method):
 # Transformations and cost
 
 
+@pytest.mark.slow
 def test_jit_vmap_and_derivatives():
     f = lambda x: jnp.sum(jnp.sin(x) * jnp.roll(x, 1))
     x = jax.random.normal(jax.random.key(2), (3, 4))
@@ -283,6 +285,7 @@ def test_memory_is_bounded():
     assert compiled.memory_analysis().temp_size_in_bytes < 16 * 4 * 10**6
 
 
+@pytest.mark.few
 @pytest.mark.parametrize(("method", "count"), list(zip(METHODS, [6, 6, 10, 20, 30], strict=True)))
 def test_number_of_evaluations(method, count):
     calls = []

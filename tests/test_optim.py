@@ -310,6 +310,7 @@ def run_formula(formula, lr, **options):
     )
 
 
+@pytest.mark.few
 @pytest.mark.parametrize(
     "name", [n if n in ("sgd", "adam", "adamw") else slow(n)[0] for n in CASES]
 )
@@ -391,6 +392,7 @@ def test_adamw_decays_by_a_factor_where_l2_in_adam_steps_by_the_sign():
         np.testing.assert_allclose(updates, -0.2 * jnp.sign(params), rtol=1e-14)
 
 
+@pytest.mark.slow
 def test_adamw_differs_from_adam_with_l2_and_sgd_does_not():
     decoupled, _ = jax.jit(partial(run, optim.adamw(0.02, weight_decay=0.3)))(PARAMS)
     coupled = optax.chain(optim.l2(0.3), optim.adam(0.02))
@@ -510,6 +512,7 @@ def test_narrow_parameters_get_the_float32_update_rounded(name):
         states = *narrow_state, *wide_state
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_narrow_gradients_make_a_step_in_the_dtype_of_the_parameter(name):
     """A step of 1e-8, which is 0 in float16, survives in the dtype of the parameter."""
@@ -579,6 +582,7 @@ def loss_after_training(optimizer, params, noise):
     return sum(jax.tree.leaves(losses))
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("name", [n if n in ("adam", "rmsprop") else slow(n)[0] for n in CASES])
 def test_gradients_through_an_optimizer_are_those_of_differences(name):
     """First and second derivatives match differences, also where gradients are 0.
@@ -634,6 +638,7 @@ SLOPES = {  # of the first step at a gradient of 0, with learning rate 1 and ε 
 }
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("name", SLOPES)
 def test_slope_of_the_first_step_at_a_gradient_of_zero(name):
     optimizer, slope = SLOPES[name]
@@ -643,6 +648,7 @@ def test_slope_of_the_first_step_at_a_gradient_of_zero(name):
     assert float(jax.jit(jax.grad(jax.grad(step)))(0.0)) == 0.0
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("b", [0.0, 0.5])
 def test_gradient_with_respect_to_the_decay_rates_of_adam(b):
     def final(optimizer, b):
@@ -725,6 +731,7 @@ def test_nan_in_a_gradient_stays_for_ever(name):
         assert np.isnan(updates).tolist() == [True, False]
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("switch", ["jax_debug_nans", "jax_debug_infs"])
 def test_debugging_switches_find_nothing(switch):
     params, grads = jnp.ones(2), jnp.array([0.0, 0.5])

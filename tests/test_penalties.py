@@ -63,6 +63,7 @@ def test_the_gradient_at_zero_is_zero_by_the_rule_and_by_autodiff(name):
         np.testing.assert_array_equal(jax.grad(f)(zeros, *RATES[name]), np.zeros(2))
 
 
+@pytest.mark.few
 @each
 def test_hessian_in_all_arguments_is_that_of_autodiff(name):
     flat, unravel = jax.flatten_util.ravel_pytree((PARAMS, *RATES[name]))
@@ -86,6 +87,7 @@ def test_leaves_that_are_no_floats_do_not_count(name):
     EXACT(dparams["w"], dw)
 
 
+@pytest.mark.few
 @each
 def test_mixed_dtypes_are_computed_in_the_widest(name):
     dtypes = ["bfloat16", "float16", "float32", "float64"]
@@ -148,6 +150,7 @@ def test_the_change_adds_the_gradient_of_the_sources(name):
     )
 
 
+@pytest.mark.few
 @each
 def test_both_forms_train_alike(name):
     """Adding the penalty to the loss, or its gradient to the gradient, trains the same network."""

@@ -135,6 +135,7 @@ def test_a_rule_wrong_by_a_thousandth_is_refuted(name, index):
             equal(wrong, m.auto)
 
 
+@pytest.mark.by_family
 @pytest.mark.parametrize(("name", "index", "dtype"), NARROW)
 def test_gradient_in_narrow_dtypes(name, index, dtype):
     """Tests the accuracy: the error is that of rounding, or at most that of autodiff."""
@@ -145,6 +146,7 @@ def test_gradient_in_narrow_dtypes(name, index, dtype):
     assert ratio <= 1 or ratio <= error_ratio(g, values, dout, dtype, by_autodiff(values, dout))
 
 
+@pytest.mark.by_family
 @pytest.mark.parametrize(("name", "case"), FIRST)
 def test_not_less_accurate_than_autodiff(name, case):
     """Over 8 seeds in float32: RMS error within 5 %, maximum within a factor of 2, ± one ulp."""
@@ -216,6 +218,7 @@ def in_vmap(pullback):
     return run
 
 
+@pytest.mark.by_family
 @pytest.mark.parametrize(("name", "case"), FIRST)
 def test_gradient_inside_a_transformation(name, case):
     """Pullbacks inside jit, scan, cond and vmap; one program, so that it compiles once."""

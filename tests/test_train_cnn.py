@@ -31,6 +31,7 @@ def test_both_train_the_same_network(tmp_path, capsys):
     assert json.loads((tmp_path / "history.json").read_text())["config"]["channels"] == [2, 3]
 
 
+@pytest.mark.slow
 def test_all_rules_are_ours():
     """The traced network and loss contain exactly these rules; with autodiff, none."""
     model, x = train_cnn.make_model(train_cnn.Config()), jnp.zeros((2, 28, 28), jnp.uint8)

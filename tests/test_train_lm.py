@@ -225,6 +225,7 @@ def test_pieces_of_text():
     assert x.dtype == labels.dtype == jnp.int32
 
 
+@pytest.mark.slow
 def test_every_piece_can_be_drawn_and_each_step_draws_others():
     config, text = train_lm.Config(context=3, batch_size=50), jnp.arange(9, dtype=jnp.uint8)
     state = TrainState((), (), (), jax.random.key(0), jnp.zeros((), jnp.int32))

@@ -85,6 +85,7 @@ def test_what_is_printed(printed_and_out):
         assert Path(line.split(maxsplit=1)[1]).is_file()
 
 
+@pytest.mark.slow
 def test_what_is_saved(trained):
     assert sorted(os.listdir(trained)) == ["curves.png", "history.json", "model.npz"]
     assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -125,6 +126,7 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     assert os.listdir(tmp_path) == ["model.npz"]
 
 
+@pytest.mark.slow
 def test_autodiff_trains_the_same_network(trained, tmp_path):
     """In float64 within 1e-8: the rules round differently, and Adam amplifies (see `compare`)."""
     assert train_mnist.main(options(tmp_path, rules="autodiff")) == 0
@@ -154,6 +156,7 @@ def test_the_largest_difference_is_over_all_leaves():
     assert largest_difference(a, a) == 0
 
 
+@pytest.mark.few
 @pytest.mark.parametrize(
     "name",
     [

@@ -111,6 +111,7 @@ def test_accuracy_of_indices_is_that_of_one_hot():
     assert accuracy(y, jax.nn.one_hot(labels, 2)).tolist() == [1, 0, 1, 1]
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16])
 def test_accuracy_does_not_hide_nan(dtype):
     """argmax returns the position of a nan, which would count as correct for that label."""
@@ -134,6 +135,7 @@ def test_accuracy_under_the_debugging_switches():
         assert accuracy(y, labels).tolist() == [1, 0]
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_the_record_is_in_float32(dtype):
     """Loss and metrics are float32; parameters stay in their dtype.
@@ -157,6 +159,7 @@ def test_the_record_is_in_float32(dtype):
     assert measured["loss"] == np.float32(dtype(300)) + 1
 
 
+@pytest.mark.slow
 def test_a_penalty_is_a_term_of_the_loss():
     """With SGD, adding λ/2 Σp² to the loss is the same as adding λp to the gradient."""
     x, labels = examples()
@@ -207,6 +210,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.few
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -227,6 +231,7 @@ def test_any_optimizer_learns(optimizer):
     assert losses[-1] < losses[0] / 3
 
 
+@pytest.mark.slow
 def test_hand_rules_and_autodiff_train_alike():
     """Both agree over 10 epochs in float64 with momentum.
 
@@ -243,6 +248,7 @@ def test_hand_rules_and_autodiff_train_alike():
     close(hand, auto, 1e-10)
 
 
+@pytest.mark.slow
 def test_data_parallel_step_is_the_same():
     """With examples sharded over four devices, statistics are still those of the whole batch."""
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -259,6 +265,7 @@ def test_data_parallel_step_is_the_same():
 # An epoch -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [5, *slow(1, 6, 24)])
 def test_an_epoch_visits_each_example_at_most_once_and_leaves_out_a_remainder(batch_size):
     x, _ = examples()
@@ -344,6 +351,7 @@ def test_a_seed_decides_everything():
     assert all(jax.tree.leaves(differ))
 
 
+@pytest.mark.slow
 def test_an_epoch_compiles_once_and_takes_over_the_buffers():
     traces = []
 
@@ -394,6 +402,7 @@ def trained():
     return train_state.params, train_state.state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "batch_size"), [(7, 1), *slow((1, 10), (7, 7), (24, 6), (24, 10))])
 def test_evaluation_is_the_mean_over_all_examples(n, batch_size):
     x, labels = examples(n, seed=3)
@@ -414,6 +423,7 @@ def test_evaluation_needs_no_key_and_drops_nothing():
     np.testing.assert_allclose(means["x"], np.mean(x[:, 0]), RTOL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [5, *slow(1, 7, 100)])
 def test_evaluation_of_places_and_of_means(batch_size):
     """A metric has one value per example, one per position, or one per batch (a mean)."""
@@ -439,6 +449,7 @@ def test_evaluation_of_places_and_of_means(batch_size):
         np.testing.assert_allclose(measured[name], value, 1e-6)
 
 
+@pytest.mark.slow
 def test_evaluation_in_bfloat16_is_that_of_its_outputs():
     x, labels = examples(300, seed=3)
     net = mlp(8, CLASSES, batch_norm=True)

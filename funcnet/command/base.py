@@ -27,6 +27,11 @@ def command(program: str) -> Callable[[Main], Callable[..., int]]:
         @functools.wraps(main)
         def guarded(argv: Sequence[str] | None = None) -> int:
             try:
+                jax.devices()  # raises what is wrong with JAX_PLATFORMS
+            except RuntimeError as e:
+                say(program, str(e))
+                return USAGE
+            try:
                 status = main(argv)
                 sys.stdout.flush()
             except BrokenPipeError:

@@ -50,6 +50,7 @@ PROBLEMS = [
 ]
 
 
+@pytest.mark.few
 @pytest.mark.parametrize(
     "args", [*(pytest.param(p, marks=pytest.mark.slow) for p in PROBLEMS[:-1]), PROBLEMS[-1]]
 )
@@ -60,6 +61,7 @@ def test_agrees_with_autodiff_and_with_the_rules(reference, args):
     np.testing.assert_allclose(error(*args), reference(*args), rtol=1e-12)
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("args", PROBLEMS[:2])
 def test_agrees_with_numerical_differentiation(args):
     """five_point has errors of about 1e-12 of E ≤ 100; the largest entries are above 0.1."""
@@ -156,6 +158,7 @@ def test_parameters_that_do_not_fit(change, y_i, message):
     assert str(caught.value) == f"forward: {message}"
 
 
+@pytest.mark.slow
 def test_no_implicit_rank_promotion():
     params, y_i, t_k = problem(3, 4, 2, (5, 2))
     with jax.numpy_rank_promotion("raise"):

@@ -14,6 +14,7 @@ POINTS = [(0, 0), (0, 1), (1, 0), (1, 1)]
 TABLES = {and_gate: [0, 0, 0, 1], or_gate: [0, 1, 1, 1], xor_gate: [0, 1, 1, 0]}
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("gate", TABLES)
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.int32, jnp.bfloat16, np.float32, np.float64])
 def test_truth_table(gate, dtype):
@@ -22,6 +23,7 @@ def test_truth_table(gate, dtype):
     np.testing.assert_array_equal(z, TABLES[gate])
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("gate", TABLES)
 def test_shapes_and_transformations(gate):
     x, z = jnp.array(POINTS), jnp.array(TABLES[gate], float)

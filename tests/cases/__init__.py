@@ -18,6 +18,7 @@ CASES: dict[str, list[Case]] = {}
 ORACLES: dict[str, Any] = {}
 RESIDUAL_BYTES: dict[str, int] = {}
 MEASURED: dict[str, Measured] = {}
+FIRST_OF_FAMILY: set[str] = set()  # one rule of each file
 
 for module in pkgutil.iter_modules(__path__, "cases."):
     family = importlib.import_module(module.name)
@@ -27,3 +28,4 @@ for module in pkgutil.iter_modules(__path__, "cases."):
         ORACLES[name] = family.ORACLES[name]
         RESIDUAL_BYTES[name] = family.RESIDUAL_BYTES[name]
     MEASURED.update(getattr(family, "MEASURED", {}))
+    FIRST_OF_FAMILY.update([*getattr(family, "CASES", ())][:1])

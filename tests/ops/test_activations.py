@@ -36,6 +36,7 @@ def test_relu_passes_nan_on():
     assert derivative(ops.relu, [jnp.nan]).tolist() == [1]
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("f", [ops.sigmoid, ops.tanh])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_infinities_have_slope_zero(f, dtype):

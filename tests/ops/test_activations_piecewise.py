@@ -29,6 +29,7 @@ def slope(f, x):
     return jax.vjp(f, x)[1](jnp.ones_like(x))[0]
 
 
+@pytest.mark.few
 @pytest.mark.parametrize(("f", "peer", "kink", "own", "peers"), KINKS)
 def test_slope_at_a_kink(f, peer, kink, own, peers):
     """The slope is that to the right of the kink. The docstrings give the slope of jax.nn."""

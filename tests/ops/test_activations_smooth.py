@@ -26,6 +26,7 @@ TRUTH = {  # rule, exact function, and the range where all results are normal fl
 }
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", [*TRUTH, "swiglu", "geglu"])
 def test_value_and_derivatives_over_the_range(name, dtype):
@@ -51,6 +52,7 @@ def test_value_and_derivatives_over_the_range(name, dtype):
             assert abs(mpf(float(actual[i])) - value) <= allowed, (order, at)
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("name", TRUTH)
 def test_autodiff_over_the_range(name):
     """Autodiff of the forward does not overflow either, although it squares a denominator."""
@@ -59,6 +61,7 @@ def test_autodiff_over_the_range(name):
     np.testing.assert_allclose(auto, hand, atol=2e-5)
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("f", [ops.silu, ops.gelu, EXACT_GELU, ops.mish, ops.softplus])
 def test_limits(f, dtype):
@@ -77,6 +80,7 @@ def test_limits_of_log_sigmoid():
     assert back(jnp.ones_like(y))[0].tolist() == [1, 0]
 
 
+@pytest.mark.few
 @pytest.mark.parametrize(
     ("f", "peer"),
     [

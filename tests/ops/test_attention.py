@@ -44,6 +44,7 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(_attention_tiles, "KEYS", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("t", "u"), [(7, 7), *slow((4, 9), (9, 4))])
 @pytest.mark.parametrize("restricted", [*slow(False), True])
 @pytest.mark.usefixtures("small_tiles")
@@ -75,6 +76,7 @@ def test_one_tile_needs_no_loop():
     assert "scan" in str(jax.make_jaxpr(f)(*qkv(t=257, u=257)))
 
 
+@pytest.mark.slow
 def test_a_query_that_sees_no_key_gives_zero_and_takes_no_part():
     q, k, v = qkv(2, t=3, u=4)
     mask = jnp.ones((3, 4), bool).at[1].set(False)
@@ -112,6 +114,7 @@ def spoil(x, where, bad):
     return jnp.where(where[..., None], bad, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [np.nan, *slow(np.inf, -np.inf, 1.7e308)])
 @pytest.mark.parametrize("scale", [None, *slow(8.0)])
 @pytest.mark.usefixtures("small_tiles")
@@ -143,6 +146,7 @@ def test_what_is_hidden_has_no_influence(bad, scale):
     assert not np.any(dv[hidden])
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("which", [0, 1, *slow(2)])
 @pytest.mark.usefixtures("small_tiles")
 def test_nan_that_is_seen_reaches_those_who_see_it(which):
@@ -249,6 +253,7 @@ OPTIONS = [  # the default run has all three at once
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("causal", "masked", "cut"), OPTIONS)
 def test_jax_nn_computes_the_same(causal, masked, cut):
     """Grouped heads, with and without `implementation`; softmax of jax.nn is always in float32."""
@@ -273,6 +278,7 @@ def close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.few
 @pytest.mark.parametrize(
     "mask",
     [
@@ -387,6 +393,7 @@ def test_bad_options_and_arguments(changed, message):
     assert str(e.value) == f"dot_product_attention: {message}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placed", [0, *slow(1)])
 @pytest.mark.usefixtures("small_tiles")
 def test_explicit_meshes_with_some_arguments_on_them(placed):

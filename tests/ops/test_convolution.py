@@ -70,6 +70,7 @@ def test_on_a_cpu_convolutions_have_one_order_of_axes():
     assert set(convolutions(autodiff(ops.conv))) != {order}
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("f", [ops.conv, ops.conv_transpose])
 def test_weights_that_are_not_on_the_mesh_of_the_images(f):
     """The gradient of unplaced weights, for which autodiff requires a sharding, is replicated."""

@@ -15,6 +15,7 @@ def mask(rate, shape, seed=0):
     return np.asarray(ops.dropout(jnp.ones(shape), jax.random.key(seed), rate=rate)) > 0
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("rate", [0.01, *slow(0.2, 0.5), 0.9])
 @pytest.mark.parametrize("shape", [(N,), (N // 10, 10), (N // 5, 5), (N, 1)])
 def test_each_element_is_dropped_with_the_rate(rate, shape):

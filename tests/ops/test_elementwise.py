@@ -19,6 +19,7 @@ def test_numbers_of_python(rule):
         assert jax.grad(f)(x) == jax.grad(f)(jnp.asarray(x))
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("rule", DECLARED, ids=lambda rule: rule.name)
 def test_nan_passes_and_infinity_makes_none(rule, dtype):
@@ -32,6 +33,7 @@ def test_nan_passes_and_infinity_makes_none(rule, dtype):
 KEPT = {"identity", "step", "relu", "hard_tanh"}  # as in jax.nn
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("dtype", ["int32", "uint8", "bool"])
 @pytest.mark.parametrize("rule", DECLARED, ids=lambda rule: rule.name)
 def test_dtype_of_integers(rule, dtype):

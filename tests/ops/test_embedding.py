@@ -25,6 +25,7 @@ def test_ids_out_of_range_are_nan_and_have_no_gradient():
     assert dw.sum(1).tolist() == [0, 3, 0, 0, 0]
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("dtype", [jnp.int8, jnp.int16, jnp.uint8, jnp.uint32, jnp.int64])
 def test_any_integers(dtype):
     """V = 300 does not fit in one byte, but negative ids still count from the end."""
@@ -44,6 +45,7 @@ def test_narrow_sums_are_float32(dtype):
     assert dw.ravel().tolist() == [float(dtype(5000)), 0]  # a narrow sum stops at 256 or 2048
 
 
+@pytest.mark.few
 @pytest.mark.parametrize(
     ("of_ids", "of_w"),
     [(P(), P()), (P(), P("d")), (P(), P(None, "d")), (P("d"), P()), (P("d"), P("d"))],

@@ -20,6 +20,7 @@ def group(x):
     return ops.group_norm(x, jnp.ones(c, x.dtype), jnp.zeros(c, x.dtype), groups=2)
 
 
+@pytest.mark.few
 @pytest.mark.parametrize(("f", "axes"), [(layer, (-1,)), (group, (1, 3))])
 def test_a_large_mean_in_float32(f, axes):
     """Value and gradient have float32 precision where a one-pass variance has no correct digit."""
@@ -51,6 +52,7 @@ def test_statistics_are_not_narrow(dtype):
     np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=eps)
 
 
+@pytest.mark.slow
 def test_group_norm_is_layer_norm_of_one_group():
     x = jnp.asarray(RANDOM.standard_normal((4, 6)))
     scale, bias = jnp.arange(1.0, 7.0), jnp.arange(6.0)
@@ -60,6 +62,7 @@ def test_group_norm_is_layer_norm_of_one_group():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), of_layer, of_group)
 
 
+@pytest.mark.few
 @pytest.mark.parametrize(("f", "groups"), [(layer, 1), (group, 2)])
 def test_the_gradient_is_orthogonal_to_shift_and_scale(f, groups):
     """y does not change if a constant is added to x or, except for ε, if x is scaled."""

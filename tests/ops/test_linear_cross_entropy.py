@@ -21,12 +21,14 @@ def gradients(loss, h=H, w=W):
     return jax.jit(jax.grad(loss, (0, 1)))(jnp.asarray(h), jnp.asarray(w))
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("at_once", [1, 15, 21, 1000])
 def test_the_chunks_do_not_matter(at_once):
     """Chunks of one row, and of numbers of rows that do or do not divide the batch."""
     agrees_with_the_two_ops(W, at_once=at_once)
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("classes", [1024, 2048, 2051])
 def test_the_blocks_of_columns_do_not_matter(classes):
     """One block, two blocks, or two and a remainder."""
@@ -64,6 +66,7 @@ def test_a_mean_needs_three_products():
     assert products(lambda loss, c: (c * loss).sum()) > 3
 
 
+@pytest.mark.slow
 def test_equal_cotangents_are_a_factor_of_what_was_saved():
     """Equality is bit by bit; recomputing dw from cotangents of 3 would round differently."""
     loss = lambda h, w: ops.linear_cross_entropy(h, w, T)
@@ -128,6 +131,7 @@ def test_an_ignored_example_leaves_no_trace(f, bad):
     assert not dh[3:5].any()
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("ignored", [[3, 4], [0, 1, 2, 3, 4, 5]], ids=["some", "all"])
 def test_the_cotangent_of_an_ignored_example_leaves_no_trace(bad, ignored):
@@ -143,6 +147,7 @@ def test_the_cotangent_of_an_ignored_example_leaves_no_trace(bad, ignored):
     assert not dh[np.array(ignored)].any()
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("n", [0, 6])
 def test_no_example_counts(n):
     """An empty batch or only ignored examples give zeros, without infinite intermediates."""
@@ -169,6 +174,7 @@ def test_a_label_out_of_range_gives_nan(label):
     assert np.isnan(loss).tolist() == [False, False, True, False, False, False]
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("offset", [1000.0, -1000.0])
 def test_a_common_offset_of_all_logits(offset):
     """It changes neither loss nor gradient; all products are exact, so there is no other error."""
@@ -182,6 +188,7 @@ def test_a_common_offset_of_all_logits(offset):
     np.testing.assert_allclose(dh_far[:, :4], dh, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_confident_answer_has_a_gradient():
     """As in `softmax_cross_entropy`; computed naively, 1 − p = e⁻⁴⁰ and −log p round to 0."""
     h, w = jnp.ones((1, 1), jnp.float32), jnp.array([[1040.0, 1000.0]], jnp.float32)

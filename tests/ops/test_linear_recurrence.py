@@ -20,6 +20,7 @@ def loop(a, b, h0, *, reverse):
     return jax.lax.scan(step, h0, (a, b), reverse=reverse)[1]
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_every_number_of_steps(reverse):
     """The lengths cover even and odd sizes at several levels of the algorithm."""

@@ -51,6 +51,7 @@ def near(actual, expected, dtype, ulps=16):
         assert abs(a - e) <= ulps * eps * abs(e) + tiny, (a, float(e))
 
 
+@pytest.mark.few
 @both
 @dtypes
 @pytest.mark.parametrize("form", ["index", "smooth index", "probabilities", "linear"])
@@ -65,6 +66,7 @@ def test_second_derivatives_by_logits(form, dtype, hessian):
         near(compiled(jnp.array(x, dtype)), np.array(expected), dtype)
 
 
+@pytest.mark.few
 @both
 @dtypes
 def test_second_derivatives_by_logits_and_probabilities(dtype, hessian):
@@ -92,6 +94,7 @@ def test_second_derivatives_of_the_binary_cross_entropy(label, dtype, hessian):
         near(compiled(jnp.array(z, dtype)), np.array(1 / (2 + mp.exp(z) + mp.exp(-z))), dtype)
 
 
+@pytest.mark.few
 @both
 @dtypes
 def test_second_derivatives_of_the_cross_entropy(dtype, hessian):
@@ -105,6 +108,7 @@ def test_second_derivatives_of_the_cross_entropy(dtype, hessian):
     near(by_index[0, 0], np.array(mpf(1e-25) / wide[0][0] ** 2), dtype)
 
 
+@pytest.mark.few
 @both
 @dtypes
 def test_second_derivatives_of_the_divergence(dtype, hessian):
@@ -129,6 +133,7 @@ ZERO_TIMES_INFINITY = {
 each_of_them = pytest.mark.parametrize("name", ZERO_TIMES_INFINITY)
 
 
+@pytest.mark.few
 @each_of_them
 def test_an_example_without_weight_has_no_gradient(name):
     y, t = map(jnp.asarray, ZERO_TIMES_INFINITY[name])
@@ -138,6 +143,7 @@ def test_an_example_without_weight_has_no_gradient(name):
         np.testing.assert_array_equal(d, 0)
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("f", [ops.softmax_cross_entropy, ops.cross_entropy])
 def test_what_an_impossible_class_costs(f):
     """With a nonzero weight, dt = −dL log p is infinite there, with the sign of dL."""
@@ -157,6 +163,7 @@ def test_nothing_to_debug_in_the_gradient_by_logits(name):
         jax.grad(weighed)(y)
 
 
+@pytest.mark.slow
 def test_the_second_derivative_at_the_optimum():
     """At L = 0, dL of L² is 0 but its derivative is not; a special case must not remove it."""
     y, t = jnp.array([0.0, -1.0, 0.5]), jnp.array([0.25, 0.5, 0.25])
@@ -171,6 +178,7 @@ def test_the_second_derivative_at_the_optimum():
 # Labels out of range.
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("label", [4, -1, -100, 1000])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_gradient_of_a_label_out_of_range(label, smoothing):
@@ -183,6 +191,7 @@ def test_the_gradient_of_a_label_out_of_range(label, smoothing):
         np.testing.assert_array_equal(np.isnan(back(jnp.ones(2))[0]), [[True] * 4, [False] * 4])
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("f", [ops.softmax_cross_entropy, ops.cross_entropy])
 def test_a_label_out_of_range_that_the_caller_hides(f):
     """`where(label < 0, 0, loss)` gives dL = 0, so the gradient must be 0 and not nan."""
@@ -205,6 +214,7 @@ def test_a_label_that_another_dtype_would_wrap(f, label):
 # Narrow dtypes, integers.
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("f", [ops.mean_squared_error, ops.sum_squared_error, ops.huber])
 def test_errors_whose_squares_float16_does_not_hold(f):
     y, t = jnp.array([300.0, 1.0, 0.0, 0.0], jnp.float16), jnp.zeros(4, jnp.float16)
@@ -218,6 +228,7 @@ def test_errors_whose_squares_float16_does_not_hold(f):
         np.testing.assert_allclose(wide(d), e, rtol=2.0**-10)
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("f", [ops.mean_squared_error, ops.sum_squared_error, ops.huber])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, bool])
 def test_the_difference_of_two_integers(f, dtype):
@@ -230,6 +241,7 @@ def test_the_difference_of_two_integers(f, dtype):
     np.testing.assert_array_equal(f(y, b), f(y, wide(b).astype(np.float32)))
 
 
+@pytest.mark.slow
 def test_the_dtypes_of_a_squared_error():
     """The loss has the dtype of y − t, except that integers do not affect it."""
     with jax.numpy_dtype_promotion("standard"):

@@ -25,6 +25,7 @@ def test_the_scaled_form_of_the_source():
     )
 
 
+@pytest.mark.slow
 def test_the_combination_is_the_composition():
     both = lambda x: ops.cross_entropy(ops.softmax(x), T).sum()
     one = lambda x: ops.softmax_cross_entropy(x, T).sum()
@@ -38,6 +39,7 @@ def test_sum_of_squares_of_the_source():
     np.testing.assert_allclose(dy, X - T, atol=1e-16)
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("f", [ops.cross_entropy, ops.softmax_cross_entropy])
 @pytest.mark.parametrize(
     "labels", [T, T.astype(np.float32), T.astype(np.int32), T.astype(bool), INDEX,
@@ -51,6 +53,7 @@ def test_every_form_of_labels_is_the_same(f, labels):
     np.testing.assert_allclose(back(value)[0], expected_back(value)[0], atol=1e-14)
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("f", [ops.cross_entropy, ops.softmax_cross_entropy])
 def test_more_classes_than_the_label_dtype_counts(f):
     y = np.full((2, 300), 1 / 300)

@@ -54,6 +54,7 @@ def value_and_cotangents(f, args, seed=0):
     return jax.jit(run)(args, cotangents(f, args, seed))
 
 
+@pytest.mark.few
 @most_variants
 def test_the_loop_is_the_unrolled_network(name, static):
     """The reference unrolls the steps in Python and uses autodiff of one-step networks."""
@@ -107,6 +108,7 @@ def test_lengths_of_another_kind(name):
     np.testing.assert_array_equal(h[0], args[1][0])
 
 
+@pytest.mark.few
 @most_variants
 def test_reverse_is_the_flipped_sequence(name, static):
     args = floats(name, 2, steps=4)
@@ -119,6 +121,7 @@ def test_reverse_is_the_flipped_sequence(name, static):
     equal(value_and_cotangents(reverse, args), value_and_cotangents(flipped, args), ulps=256)
 
 
+@pytest.mark.few
 @most_variants
 def test_a_sequence_in_two_halves(name, static):
     """The final states of the first half start the second and carry its gradient back."""
@@ -134,6 +137,7 @@ def test_a_sequence_in_two_halves(name, static):
     equal(value_and_cotangents(f, args), value_and_cotangents(halves, args), ulps=256)
 
 
+@pytest.mark.few
 @most_variants
 def test_the_gradient_of_the_initial_state_alone(name, static):
     """The gradient of a loss of h_T by h0 is compared with central differences."""
@@ -173,6 +177,7 @@ def test_no_loop_carries_a_weight(name, static):
     assert any((5, GATES[name] * 5) in carry for carry in loops(autodiff(f)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "z", [12.0, pytest.param(30.0, marks=SLOW), pytest.param(-30.0, marks=SLOW)]
 )
@@ -202,6 +207,7 @@ def test_slopes_in_the_tails(z):
     np.testing.assert_allclose(db[2], n_slope, rtol=2e-5)
 
 
+@pytest.mark.slow
 @every_network
 def test_saturated_gates_are_finite(name):
     """Pre-activations of ±1000 and ±∞ give finite first and second derivatives."""
@@ -248,6 +254,7 @@ def test_lengths_under_vmap_and_on_a_mesh(name):
     equal(gradient(shared)(data, lengths, weights), expected, ulps=256)
 
 
+@pytest.mark.slow
 @every_network
 def test_narrow_sequences_keep_a_wide_state(name):
     """200 steps in bfloat16 give the float32 result, up to rounding of the result."""

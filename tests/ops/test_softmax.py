@@ -43,6 +43,7 @@ def test_probability_of_a_masked_entry():
     assert dx.tolist() == [0.0, 0.0]
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("f", [ops.logsumexp, ops.log_softmax, ops.softmax])
 @pytest.mark.parametrize("margin", [0.0, 5.0, 20.0, 40.0])
@@ -65,6 +66,7 @@ def test_second_derivative_of_one_sure_class(f, margin, dtype):
         np.testing.assert_allclose(jax.jit(hessian)(x), expected, rtol=12 * np.finfo(dtype).eps)
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("f", [ops.logsumexp, autodiff(ops.logsumexp)], ids=["rule", "autodiff"])
 def test_a_slice_of_minus_infinity_has_no_gradient(f):
     """The gradient of a fully masked row is 0; that of `jax.nn.logsumexp` is nan."""
@@ -76,6 +78,7 @@ def test_a_slice_of_minus_infinity_has_no_gradient(f):
     assert jnp.isnan(peer[0]).all()
 
 
+@pytest.mark.slow
 def test_a_slice_of_minus_infinity_has_no_second_derivative():
     gradient = jax.grad(lambda x: ops.logsumexp(x).sum())
     curvature = jax.grad(lambda x: jnp.sin(gradient(x))[..., 0].sum())

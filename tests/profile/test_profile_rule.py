@@ -78,6 +78,7 @@ def test_no_chain_where_shapes_differ():
     assert np.isnan(p.hand.growth_bytes)
 
 
+@pytest.mark.slow
 def test_flops_are_those_of_all_passes():
     """All passes of a loop count, whereas XLA counts only one."""
 
@@ -92,6 +93,7 @@ def test_flops_are_those_of_all_passes():
     assert "~" not in str(often)
 
 
+@pytest.mark.slow
 def test_a_loop_of_unknown_length_is_marked():
     def repeated(x, n):
         return cube(jax.lax.stop_gradient(jax.lax.fori_loop(0, n, lambda i, x: 0.9 * x, x)) * x)
@@ -128,6 +130,7 @@ def test_residual_budget():
         (lambda: profile_rule(cube, X, seconds=0), "profile_rule: seconds must be .*, got 0"),
         (lambda: profile_rule(cube, X, argnums=1), "profile_rule: argnums must be .*, got 1"),
         (lambda: profile_rule(cube, X, against={"hand": cube}), "profile_rule: against must have"),
+        (lambda: profile_rule(cube, X, against=[cube]), "profile_rule: against must be a dict .*"),
         (lambda: profile_rule(cube, X, against={"a": 3}), "profile_rule: against must .*'a': 3"),
         (lambda: assert_residuals(cube, X, at_most=float("nan")), "assert_residuals: at_most must"),
     ],
