@@ -12,7 +12,7 @@ An experiment is a module that explains itself. It consists of
 - `run(config) -> Result`: the computation, pure and compiled;
 - `plot(result) -> Figure`;
 - `claims(result) -> list[Claim]`: the statements of the source, whether they hold in this run, and
-  the numbers that decide it.
+  the numbers that decide it. The first one answers the question; README.md shows it.
 """
 
 NAMES = (

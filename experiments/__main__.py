@@ -3,10 +3,11 @@
     python -m experiments                    lists the experiments
     python -m experiments NAME [--options]   runs one; --help lists its options
     python -m experiments all                runs all with the options of the book
+    python -m experiments all --docs         also writes the gallery of experiments/README.md
 
 Each experiment writes NAME.png and NAME.json into the folder --out (default: runs/experiments);
-`all` also writes index.html. The exit status is 0 if all claims hold, 1 if a claim is false, and 2
-for bad usage.
+`all` also writes index.html. The gallery is written only if all claims hold. The exit status is 0
+if all claims hold, 1 if a claim is false, and 2 for bad usage.
 """
 
 import dataclasses
@@ -28,8 +29,8 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from experiments import NAMES, style
-from experiments.gallery import Entry, page, title
+from experiments import NAMES, docs, style
+from experiments.page import Entry, page, title
 from funcnet._arguments import check_int, check_number
 from scripts.command_line import command, cpu, make_folder, parse, write
 
@@ -53,11 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in (*NAMES, "all"):
         raise ValueError(f"no experiment {name!r}; there are: {', '.join((*NAMES, 'all'))}")
     out, options = split_out(options)
-    make_folder(out)
     if name == "all":
-        if options:
-            raise ValueError(f"all takes no option except --out, got {options[0]}")
-        return run_all(out)
+        return run_all(out, options)
+    make_folder(out)
     module = importlib.import_module(f"experiments.{name}")
     config = configure(name, module.Config, options)
     try:
@@ -118,8 +117,21 @@ def split_out(options: Sequence[str]) -> tuple[Path, list[str]]:
     return out, rest
 
 
-def run_all(out: Path) -> int:
-    """Runs all experiments with their defaults and writes the page; returns the exit status."""
+def run_all(out: Path, options: Sequence[str] = ()) -> int:
+    """Runs all experiments with their defaults and writes the page; returns the exit status.
+
+    Args:
+      out: The folder of figures, numbers and page.
+      options: `["--docs"]` also writes the gallery.
+
+    Raises:
+      ValueError: If there are other options, or the gallery or the folder cannot be written.
+    """
+    for option in options:
+        if option != "--docs":
+            raise ValueError(f"all takes no option except --docs and --out, got {option}")
+        docs.check_gallery(docs.HERE)
+    make_folder(out)
     entries = []
     for name in tqdm(NAMES, desc="experiments", unit="", disable=None):
         module = importlib.import_module(f"experiments.{name}")
@@ -132,7 +144,11 @@ def run_all(out: Path) -> int:
     held = sum(c.holds for c in claims)
     print(f"{held} of {len(claims)} claims hold; {sum(e.seconds for e in entries):.0f} s")
     print(out / "index.html")
-    return HELD if held == len(claims) else FALSE
+    if held < len(claims):
+        return FALSE
+    if options:
+        docs.write_gallery(entries, docs.HERE)
+    return HELD
 
 
 def run(name: str, config: Any, out: Path) -> Entry:

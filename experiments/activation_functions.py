@@ -90,7 +90,7 @@ def run(config: Config) -> Result:
 
 def plot(result: Result) -> Figure:
     """Plots each function with its derivative, and softmax of small and of large logits."""
-    figure, axes = style.panels(2, 3, height=6)
+    figure, axes = style.panels(2, 3, height=5)
     for ax, (i, name) in zip(axes.flat, enumerate(FUNCTIONS), strict=False):
         ax.plot(result.x, result.y[name], label="f(x)", **style.line(0))
         ax.plot(result.x, result.dy[name], label="f′(x), by the rule", **style.line(1))

@@ -97,7 +97,7 @@ def plot(result: Result) -> Figure:
     """Plots one row of histograms per activation and scale, one per layer, as in the book."""
     layers = next(iter(result.stds.values())).shape[1]
     rows = [(name, i) for name in ACTIVATIONS for i in range(len(result.scales))]
-    figure, axes = style.panels(len(rows), layers, height=1.15 * len(rows), sharex="row")
+    figure, axes = style.panels(len(rows), layers, height=0.72 * len(rows), sharex="row")
     for (name, i), row in zip(rows, axes, strict=True):
         _, low, high = ACTIVATIONS[name]
         edges = np.linspace(low, high, result.histograms[name].shape[-1] + 1)
@@ -107,7 +107,8 @@ def plot(result: Result) -> Figure:
             # Half of the outputs of ReLU are 0. The book cuts off that bar too.
             top = 0.07 * result.histograms[name][i, k].sum() if name == "ReLU" else None
             ax.set(yticks=[], ylim=(0, top))
-            ax.tick_params(labelsize=6)
+            # Rows of the same activation have the same axis.
+            ax.tick_params(labelsize=8, labelbottom=i == len(result.scales) - 1)
             if (name, i) == rows[0]:
                 ax.set_title(f"layer {k + 1}")
         row[0].set_ylabel(f"{name}\n{list(result.scales)[i]}", fontsize=8)

@@ -96,7 +96,7 @@ def plot(result: Result) -> Figure:
         epochs = np.arange(1, len(on) + 1)
         ax.plot(epochs, 100 * on, label="Batch Normalization", **style.line(0))
         ax.plot(epochs, 100 * off, label="without", **style.line(1))
-        style.label(ax, f"std {std:.2g}", ylim=(0, 100))
+        style.label(ax, f"std {std:.2g}", ylim=(-4, 104))
     for ax in axes[-1]:
         ax.set_xlabel("epochs")
     figure.supylabel("accuracy on the training images (%)", fontsize=9)

@@ -117,7 +117,7 @@ def run(config: Config) -> Result:
 
 def plot(result: Result) -> Figure:
     """Plots the gates, the learned XOR, the share of networks that found it, and their losses."""
-    figure, axes = style.panels(2, 3, height=6.4)
+    figure, axes = style.panels(2, 3, height=5.2)
     extent = (LOW, HIGH, LOW, HIGH)
     for i, (name, region) in enumerate([*result.regions.items(), ("", result.learned_region)]):
         ax = axes.flat[i]
@@ -127,7 +127,7 @@ def plot(result: Result) -> Figure:
             marker = {"marker": "o", "color": "white"} if z else {"marker": "X", "color": "black"}
             ax.scatter(x1, x2, s=70, edgecolors="gray", zorder=3, **marker)
         how = "two layers" if name == "XOR" else "one neuron"
-        title = f"{name} by {how}" if name else f"XOR learned, {max(result.losses)} hidden neurons"
+        title = f"{name} by {how}" if name else f"XOR learned, {max(result.losses)} hidden"
         style.label(ax, title, "$x_1$", "$x_2$")
         ax.grid(visible=False)
     share, curve = axes[1, 1], axes[1, 2]
@@ -139,7 +139,9 @@ def plot(result: Result) -> Figure:
         curve.plot(np.median(losses, 0), label=f"{n} hidden", **style.line(i))
     style.label(curve, "Median loss", "steps", "cross entropy (nats)", ylim=(0, 1.1))
     curve.legend(loc="upper right")
-    figure.suptitle("○ 1    ✕ 0", fontsize=9)
+    for ax in axes.flat:
+        ax.set_box_aspect(1)
+    figure.suptitle("○ output 1    ✕ output 0", fontsize=9)
     return figure
 
 
@@ -150,12 +152,12 @@ def claims(result: Result) -> list[Claim]:
     solved = {n: float((np.asarray(s) == 1).mean()) for n, s in result.learned.items()}
     narrow, *_, wide = solved
     return [
-        claim("The gates give the truth tables of AND, OR and XOR", all(right.values()), **right),
         claim(
             "Many neurons compute AND and OR, but no neuron computes XOR",
             count["AND"] and count["OR"] and not count["XOR"],
             **count,
         ),
+        claim("The gates give the truth tables of AND, OR and XOR", all(right.values()), **right),
         claim(
             "A hidden layer of one neuron never learns XOR; the widest one does in most trials",
             solved[narrow] == 0 and solved[wide] > 0.5,

@@ -99,7 +99,7 @@ def run(config: Config) -> Result:
 def plot(result: Result) -> Figure:
     """Plots the paths on the curve, the end of each descent, and E along the paths."""
     c = result.config
-    figure, axes = style.panels(2, 3, height=6.2)
+    figure, axes = style.panels(2, 3, height=5.2)
     w = np.linspace(-3.1, 2.1, 300)
     names = [f"η = {rate:g}: {what}" for rate, what in zip(c.learning_rates, WHAT, strict=True)]
     for i, (ax, path, name) in enumerate(zip(axes[0], result.paths, names, strict=True)):
@@ -110,7 +110,7 @@ def plot(result: Result) -> Figure:
     ends, errors, behind = axes[1]
     ends.plot(result.starts, result.ends, ".", color=style.BLUE)
     ends.axvline(HILL, color="gray", linestyle=":")
-    ends.annotate(" the hill", (HILL, -1.5), color="gray")
+    ends.annotate(" the hill", (HILL, -1.5), color="dimgray")
     style.label(ends, "Where descent ends", "first w", f"w after {c.steps} steps")
     for i, path in enumerate(result.paths):
         errors.plot(curve(path), label=names[i].partition(":")[0], **style.line(i))
@@ -120,7 +120,7 @@ def plot(result: Result) -> Figure:
         behind.plot(path, label=name, **style.line(i))
     for at, name in ((GLOBAL, "minimum"), (LOCAL, "local minimum")):
         behind.axhline(at, color="gray", linestyle=":")
-        behind.annotate(name, (c.steps, at), ha="right", va="bottom", color="gray", fontsize=8)
+        behind.text(c.steps, at + 0.1, name, ha="right", color="dimgray", fontsize=8)
     style.label(behind, "From behind the hill", "steps", "w")
     behind.legend(loc="center right")
     return figure

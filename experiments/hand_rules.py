@@ -133,7 +133,7 @@ def _known(analysis: Any) -> Any:
 
 def plot(result: Result) -> Figure:
     """Plots the loss curves, the difference of the runs, and memory and time of a step."""
-    figure, axes = style.panels(2, 2, height=6.4)
+    figure, axes = style.panels(2, 2, height=5)
     curves, apart, memory, times = axes.flat
     for i, (name, losses) in enumerate(result.losses["float32"].items()):
         wide = {"linewidth": 4, "alpha": 0.4} if i == 0 else {}
@@ -142,15 +142,16 @@ def plot(result: Result) -> Figure:
     curves.legend()
     for i, (dtype, differences) in enumerate(result.apart.items()):
         apart.semilogy(np.maximum(differences, 1e-18), label=dtype, **style.line(i))
-    style.label(apart, "|hand − autodiff|", "minibatches", "largest difference of a parameter")
+    style.label(apart, "Difference of the parameters", "minibatches", "largest |hand − autodiff|")
     apart.legend(loc="center right")
     kilobytes = [result.temporary_bytes[name] / 1e3 for name in WAYS]
-    memory.barh(WAYS, kilobytes, color=style.COLOURS[: len(WAYS)])
+    low, median, high = 1e3 * np.quantile([result.seconds[n] for n in WAYS], [0.25, 0.5, 0.75], 1)
+    names = [name.replace("+ ", "+\n") for name in WAYS]
+    bars: Any = {"color": style.COLOURS[: len(WAYS)], "alpha": 0.7}
+    memory.barh(names, kilobytes, **bars)
     style.label(memory, "Temporary memory of a step", "kB")
-    times.boxplot(
-        [1e3 * result.seconds[n] for n in WAYS], orientation="horizontal", tick_labels=WAYS
-    )
-    style.label(times, "Time of a step", "ms", xlim=(0, None))
+    times.barh(names, median, xerr=(median - low, high - median), capsize=3, **bars)
+    style.label(times, "Time of a step, with quartiles", "ms")
     for ax in (memory, times):
         ax.invert_yaxis()
     return figure

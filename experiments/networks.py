@@ -102,11 +102,14 @@ def train(
 
 
 def accuracy_on(model: Layer, x: jax.Array, labels: jax.Array) -> Callable[[TrainState], jax.Array]:
-    """A measurement for `train`: the accuracy of the model on the examples `x`."""
+    """A measurement for `train`: the accuracy of the model on the examples `x`.
+
+    An example with an output that is nan counts as wrong: the network has diverged.
+    """
 
     def measure(state: TrainState) -> jax.Array:
         y, _ = model.apply(state.params, state.state, x)
-        return accuracy(y, labels).mean()
+        return jnp.nan_to_num(accuracy(y, labels)).mean()
 
     return measure
 

@@ -82,14 +82,15 @@ def run(config: Config) -> Result:
 
 def plot(result: Result) -> Figure:
     """Plots figures 6-1 and 6-2 of the book, with the four paths below them."""
-    figure, axes = style.panels(3, 2, height=9.6)
+    figure, axes = style.panels(3, 2, height=7.4)
     x, y = np.meshgrid(np.linspace(-10, 10, 81), np.linspace(-5, 5, 81))
     z = f(np.stack([x, y], -1))
     place = axes[0, 0].get_subplotspec()
     axes[0, 0].remove()
     surface = figure.add_subplot(place, projection="3d")
     surface.plot_surface(x, y, z, cmap=style.MAP, rstride=4, cstride=4)
-    surface.set(title="f(x, y) = x²/20 + y²", xlabel="x", ylabel="y", zlabel="f")
+    surface.set_box_aspect(None, zoom=1.15)
+    surface.set(title="f(x, y) = x²/20 + y²", xlabel="x", ylabel="y")
     field = axes[0, 1]
     coarse = slice(None, None, 8)
     u, v = -x[coarse, coarse] / 10, -2 * y[coarse, coarse]
@@ -97,7 +98,7 @@ def plot(result: Result) -> Figure:
     field.plot(0, 0, "+", color="black")
     style.label(field, "Downhill, −∇f", "x", "y")
     for i, (ax, (name, path)) in enumerate(zip(axes[1:].flat, result.paths.items(), strict=True)):
-        ax.contour(x, y, z, levels=np.arange(0.25, 30, 1.5), cmap=style.MAP, linewidths=0.7)
+        ax.contour(x, y, z, levels=np.arange(0.5, 6) ** 2, colors="gray", linewidths=0.7)
         ax.plot(*path.T, marker="o", markersize=3, **style.line(i) | {"linestyle": "-"})
         ax.plot(0, 0, "+", color="black", markersize=10)
         style.label(ax, name, "x", "y", xlim=(-10, 10), ylim=(-5, 5))
@@ -128,12 +129,12 @@ def claims(result: Result) -> list[Claim]:
     angle = np.degrees(np.arccos(cosine))
     steps = len(paths["SGD"]) - 1
     return [
+        claim("SGD crosses the valley at every step", crossings["SGD"] == steps, **crossings),
         claim(
             "At the start, −∇f does not point to the minimum",
             angle > 45,
             angle_in_degrees=angle,
         ),
-        claim("SGD crosses the valley at every step", crossings["SGD"] == steps, **crossings),
         claim(
             "Momentum, AdaGrad and Adam cross the valley less often",
             max(c for name, c in crossings.items() if name != "SGD") < steps / 2,

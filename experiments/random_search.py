@@ -137,14 +137,14 @@ def best_first(result: Result) -> np.ndarray:
 def plot(result: Result) -> Figure:
     """Plots the 20 best trials as in the book, all trials by η and λ, and the time per trial."""
     best = best_first(result)[:20]
-    figure, (above, below) = style.stacked((4, 1.5), width=9, height=10)
+    figure, (above, below) = style.stacked((4, 1.5), width=7, height=8)
     axes = above.subplots(4, 5, sharex=True, sharey=True)
     for ax, i in zip(axes.flat, best, strict=False):
         epochs = np.arange(1, result.validation.shape[1] + 1)
         ax.plot(epochs, 100 * result.validation[i], label="validation", **style.line(0))
         ax.plot(epochs, 100 * result.training[i], label="training", **style.line(1))
         rate, decay = result.learning_rates[i], result.weight_decays[i]
-        style.label(ax, f"η {rate:.1e}, λ {decay:.0e}", ylim=(0, 100))
+        style.label(ax, f"η {rate:.2g}\nλ {decay:.0e}", ylim=(0, 100))
         ax.title.set_fontsize(8)
         ax.grid(visible=True, alpha=0.3)
     for ax in axes.flat[len(best) :]:
@@ -164,7 +164,7 @@ def plot(result: Result) -> Figure:
     times.invert_yaxis()
     above.supxlabel("epochs", fontsize=9)
     above.supylabel("accuracy (%)", fontsize=9)
-    axes[0, 0].legend(fontsize=7, loc="lower right")
+    above.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
@@ -177,6 +177,12 @@ def claims(result: Result) -> list[Claim]:
     by_rate, by_decay = (abs(rank_correlation(a, final)) for a in (rates, decays))
     return [
         claim(
+            "The learning rate decides; the weight decay hardly matters in this range",
+            by_rate > 0.6 > 3 * by_decay,
+            rank_correlation_with_learning_rate=by_rate,
+            with_weight_decay=by_decay,
+        ),
+        claim(
             "Random search finds a good pair",
             final.max() > 0.7,
             best_accuracy=final.max(),
@@ -188,12 +194,6 @@ def claims(result: Result) -> list[Claim]:
             rates[good].min() > np.median(rates),
             smallest=10 ** rates[good].min(),
             median_of_all=10 ** np.median(rates),
-        ),
-        claim(
-            "The learning rate decides; the weight decay hardly matters in this range",
-            by_rate > 0.6 > 3 * by_decay,
-            rank_correlation_with_learning_rate=by_rate,
-            with_weight_decay=by_decay,
         ),
     ]
 

@@ -109,14 +109,14 @@ def run(config: Config) -> Result:
 
 def plot(result: Result) -> Figure:
     """Plots the learned curve, the hidden neurons, the error and the difference of the runs."""
-    figure, axes = style.panels(2, 2)
+    figure, axes = style.panels(2, 2, height=5.4)
     fit, parts, error, apart = axes.flat
     x = result.x[:, 0]
     fit.plot(x, result.t[:, 0], ".", color="gray", label="sin πx")
     for i, (curve, step) in enumerate(zip(result.curves, result.at, strict=True)):
         fit.plot(x, curve, label=f"after {step} steps", **style.line(i))
     style.label(fit, "The network", "x", "y", ylim=(None, 2.6))
-    fit.legend(fontsize=7, loc="upper left")
+    fit.legend(fontsize=8, loc="upper left")
     parts.plot(x, result.hidden, color=style.BLUE, alpha=0.6)
     style.label(parts, "Contribution of each hidden neuron", "x", "$y_j w_{jk}$")
     for i, (name, errors) in enumerate(result.errors.items()):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
-COLOURS = (BLUE, RED, GREEN, PINK, ORANGE, SKY, BLACK)
+COLOURS = (BLUE, RED, GREEN, BLACK, ORANGE, PINK, SKY)
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 MAP = "cividis"  # colour map for ordered values
 
@@ -24,7 +24,7 @@ RC: Any = {
 
 
 def panels(
-    rows: int, columns: int, *, width: float = 9.0, height: float | None = None, **options: Any
+    rows: int, columns: int, *, width: float = 7.0, height: float | None = None, **options: Any
 ) -> tuple[Figure, Any]:
     """A figure and an array of rows × columns axes.
 

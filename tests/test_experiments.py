@@ -1,7 +1,12 @@
-"""Tests of all experiments at small sizes with their claims, of the command, and of the page."""
+"""Tests of all experiments at small sizes with their claims, of the command, page and gallery."""
 
+import ast
 import dataclasses
+import functools
+import html
 import importlib
+import inspect
+import io
 import json
 import os
 import re
@@ -11,16 +16,19 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from marks import slow
+from PIL import Image
 
 import experiments
 from experiments import __main__ as command
-from experiments import gallery, networks
+from experiments import docs, networks, page
 from experiments.claim import claim
 from funcnet import optim
-from funcnet.layers import mlp
+from funcnet.layers import mlp, stateless
+from funcnet.training import TrainState
 
 ROOT = Path(experiments.__file__).parent
 
@@ -55,7 +63,7 @@ def as_a_person_runs_it():
 
 
 def test_every_experiment_is_listed():
-    own = {"__init__", "__main__", "claim", "gallery", "networks", "style"}
+    own = {"__init__", "__main__", "claim", "docs", "networks", "page", "style"}
     files = {path.stem for path in ROOT.glob("*.py")} - own
     assert files == set(experiments.NAMES) == set(SMALL)
 
@@ -166,6 +174,13 @@ def test_smoothing_keeps_constants_and_length():
     np.testing.assert_allclose(networks.smooth(np.full((2, 30), 3.0)), np.full((2, 30), 3.0))
 
 
+def test_a_network_that_diverged_is_wrong():
+    outputs = stateless(lambda _, x: jnp.where(x > 0, x, jnp.nan), lambda *_: (), "outputs")
+    x, labels = jnp.array([[1.0, 2], [-1, 2], [2, 1], [-1, -1]]), jnp.array([1, 1, 1, 0])
+    state = TrainState((), (), (), (), ())
+    assert networks.accuracy_on(outputs, x, labels)(state) == 0.25
+
+
 def test_too_many_images():
     with pytest.raises(ValueError, match=r"digits: train must be 1 to 60000 images, got 60001"):
         networks.digits(60001)
@@ -183,20 +198,20 @@ class Page(HTMLParser):
 
 
 def test_the_page_stands_alone():
-    held = gallery.Entry(
+    held = page.Entry(
         "a", "A < b?\n\nQuestion. Is `a` < b?", b"png", [claim("a < b", True, a=1)], [], {}, 1.0
     )
-    text = gallery.page([held, held._replace(name="b")], "a machine & its parts")
-    page = Page()
-    page.feed(text)
+    text = page.page([held, held._replace(name="b")], "a machine & its parts")
+    found = Page()
+    found.feed(text)
     assert "A &lt; b?" in text
     assert "a machine &amp; its parts" in text
     assert "<b>Question.</b> Is <code>a</code> &lt; b?" in text
-    names = {attrs["name"] for tag, attrs in page.tags if tag == "meta" and "name" in attrs}
+    names = {attrs["name"] for tag, attrs in found.tags if tag == "meta" and "name" in attrs}
     assert "viewport" in names
-    outside = [a for _, attrs in page.tags for k, a in attrs.items() if k in ("src", "href")]
+    outside = [a for _, attrs in found.tags for k, a in attrs.items() if k in ("src", "href")]
     assert all(a.startswith(("data:", "#")) for a in outside)
-    ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    ids = {attrs["id"] for _, attrs in found.tags if "id" in attrs}
     assert {a[1:] for a in outside if a.startswith("#")} <= ids
     assert "2 of 2 claims hold" in text
 
@@ -229,7 +244,9 @@ def test_a_false_claim_is_exit_status_1(tmp_path, capsys):
         (["optimizer_paths", "--speed", "3"], r".*--speed.*: --sgd, .*, --steps, --out"),
         (["optimizer_paths", "--steps", "many"], r".*--steps.*many.*: --sgd, .*, --out"),
         (["optimizer_paths", "--out"], r"--out needs a folder"),
-        (["all", "--steps", "3"], r"all takes no option except --out, got --steps"),
+        (["all", "--steps", "3"], r"all takes no option except --docs and --out, got --steps"),
+        (["all", "--docs=x"], r"all takes no option except --docs and --out, got --docs=x"),
+        (["optimizer_paths", "--docs"], r".*--docs.*; the options of optimizer_paths: .*, --out"),
         (["optimizer_paths", "--steps", "0"], r"optimizer_paths: --steps .* of at least 1, got 0"),
         (
             ["optimizer_paths", "--sgd", "nan"],
@@ -272,6 +289,104 @@ def test_the_list(capsys):
     assert command.main([]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in experiments.NAMES)
+
+
+def first_claim(name):
+    """The statement of the first claim of an experiment, from its source."""
+    (function,) = ast.parse(inspect.getsource(module(name).claims)).body
+    return function.body[-1].value.elts[0].args[0].value  # return [claim(statement, …), …]
+
+
+def test_the_gallery_shows_every_experiment():
+    (part,) = docs.GALLERY.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    _, *sections = part.split("\n### ")
+    for name, section in zip(experiments.NAMES, sections, strict=True):
+        heading, figure, claim_line = section.strip().split("\n\n")
+        question = module(name).__doc__.strip().partition("\n")[0]
+        assert heading == f"[{question}]({name}.py)"
+        assert f'src="gallery/{name}.png"' in figure
+        claim_line = html.unescape(claim_line)
+        assert re.fullmatch(rf"✓ {re.escape(first_claim(name))} \(.* .*\)", claim_line)
+
+
+def test_the_gallery_has_a_small_picture_of_every_experiment_and_no_other():
+    files = {path.name for path in (ROOT / "gallery").iterdir()}
+    assert files == {f"{name}.png" for name in experiments.NAMES}
+    for path in (ROOT / "gallery").iterdir():
+        assert path.stat().st_size <= 60_000, path.name
+        with Image.open(path) as picture:
+            assert (picture.format, picture.width) == ("PNG", 3 * docs.WIDTH // 2), path.name
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with an old gallery, for the only experiment that is fast."""
+    monkeypatch.setattr(command, "NAMES", ("optimizer_paths",))
+    monkeypatch.setattr(docs, "HERE", tmp_path)
+    (tmp_path / "gallery").mkdir()
+    (tmp_path / "gallery" / "old.png").write_bytes(b"old")
+    readme = f"before\n{docs.BEGIN}\nold\n{docs.END}\nafter\n"
+    (tmp_path / "README.md").write_text(readme, encoding="utf-8")
+    return tmp_path
+
+
+def test_the_gallery_is_written(folder):
+    assert command.main(["all", "--docs", "--out", str(folder / "out")]) == 0
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    before, _, rest = text.partition(f"{docs.BEGIN}\n")
+    part, _, after = rest.partition(f"{docs.END}\n")
+    assert (before, after) == ("before\n", "after\n")
+    assert part.count("###") == 1
+    assert "✓ SGD crosses the valley at every step (SGD 30, Momentum 4" in part
+    assert [path.name for path in (folder / "gallery").iterdir()] == ["optimizer_paths.png"]
+    large = (folder / "out" / "optimizer_paths.png").read_bytes()
+    png = (folder / "gallery" / "optimizer_paths.png").read_bytes()
+    assert len(png) < len(large) / 2
+    a, b = (np.asarray(Image.open(io.BytesIO(p)).convert("RGB"), float) for p in (png, large))
+    assert np.sqrt(np.square(a - b).mean()) < 3  # of 255
+    command.main(["all", "--docs", "--out", str(folder / "out")])
+    assert (folder / "README.md").read_text(encoding="utf-8") == text
+
+
+def test_the_gallery_is_written_only_on_request(folder):
+    assert command.main(["all", "--out", str(folder / "out")]) == 0
+    assert "\nold\n" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_no_gallery_of_a_false_claim(folder, monkeypatch):
+    m = module("optimizer_paths")
+    monkeypatch.setattr(m, "Config", functools.partial(m.Config, sgd=0.3))
+    assert command.main(["all", "--docs", "--out", str(folder / "out")]) == 1
+    assert "\nold\n" in (folder / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in (folder / "gallery").iterdir()] == ["old.png"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (
+            lambda readme, gallery: readme.write_text("no gallery\n"),
+            r"--docs needs one line <!--.*begin --> and one line <!--.*end --> in .*",
+        ),
+        (
+            lambda readme, gallery: readme.unlink(),
+            r"--docs cannot write the gallery of .*: No such file or directory",
+        ),
+        (
+            lambda readme, gallery: gallery.rename(f"{gallery}s") and gallery.touch(),
+            r"--docs cannot write the gallery of .*: Not a directory",
+        ),
+    ],
+)
+def test_a_gallery_that_cannot_be_written(spoil, line, folder, capsys):
+    """The command refuses before it runs an experiment, and changes nothing."""
+    spoil(folder / "README.md", folder / "gallery")
+    before = sorted(path.name for path in folder.rglob("*"))
+    assert command.main(["all", "--docs", "--out", str(folder / "out")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(rf"experiments: {line}\n", captured.err), captured.err
+    assert sorted(path.name for path in folder.rglob("*")) == before
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from funcnet.check import criterion
 from funcnet.check.algebra import DIFFERENCES, Evidence, numbers
 from funcnet.check.failures import classify, line
 from funcnet.check.points import FIRST, REST, SEEDS, points_of
-from funcnet.check.programs import Program, run_all
+from funcnet.check.programs import QUICK, Program, run_all
 from funcnet.check.reference import Outputs, narrowed, pullback, stack, wide_arithmetic, widened
 from funcnet.check.report import Log
 
@@ -19,14 +19,22 @@ LOSSES = (
     "exp(x − logsumexp)), or a sum is accumulated in the narrow dtype"
 )
 
+BFLOAT16 = jnp.dtype("bfloat16")
+GROSS = 0.05  # a relative error that is a finding in bfloat16, even if that is not asked for
+
 
 def check_accuracy(log: Log, e: Evidence, dtypes: list[Any], *, strict: bool) -> None:
-    """Checks the accuracy in the dtype of the arguments and in each of `dtypes`."""
+    """Checks the accuracy in the dtype of the arguments and in each of `dtypes`.
+
+    Where all arguments are float32, it also looks for gross errors in bfloat16.
+    """
     s = log.subject
     own = {jnp.finfo(leaf.dtype).dtype for leaf in s.floats}
     narrow = [d for d in own if jnp.finfo(d).bits < 64 and len(own) == 1]
-    if e.against == DIFFERENCES or e.floats is s.floats:
+    if e.against == DIFFERENCES or e.decided or e.floats is s.floats:
         return  # there is no reference with more digits
+    if own == {jnp.dtype("float32")} and BFLOAT16 not in dtypes:
+        _check_bfloat16(log, e)
     for dtype in dict.fromkeys([*narrow, *dtypes]):
         log.progress(f"accuracy in {dtype}")
         floats = tuple(narrowed(leaf, dtype) for leaf in s.floats)
@@ -75,6 +83,41 @@ def check_accuracy(log: Log, e: Evidence, dtypes: list[Any], *, strict: bool) ->
                 log.warn(f"in {dtype}, {name}: {measured.message}")
             elif measured.kind:
                 log.find(measured.kind, name, f"in {dtype}, {measured.message}", measured.ratio)
+
+
+def _check_bfloat16(log: Log, e: Evidence) -> None:
+    """Finds errors above `GROSS` in bfloat16, where autodiff in bfloat16 is right."""
+    s = log.subject
+    log.progress(f"gross errors in {BFLOAT16}")
+    floats = tuple(narrowed(leaf, BFLOAT16) for leaf in s.floats)
+    try:
+        types = [y.dtype for y in jax.eval_shape(e.plain, floats, s.others)]
+    except Exception:  # the function does not take this dtype
+        return
+    dout = tuple(
+        jnp.asarray(np.asarray(d[REST]), type_)
+        for d, type_ in zip(e.points.dout, types, strict=True)
+    )
+    at = floats, s.others, dout
+    by_hand, by_auto = run_all([(pullback(f), at) for f in (s.outputs, e.plain)], QUICK)
+    if isinstance(by_auto, Exception):
+        return
+    if isinstance(by_hand, Exception):
+        log.findings.append(classify(by_hand, "error", s.names, f"in {BFLOAT16}"))
+        return
+    for i, name in enumerate(s.names):
+        h, a = by_hand[1][i], by_auto[1][i]
+        t = e.reference.cotangents[i][REST]
+        if h.dtype != BFLOAT16:
+            log.find("dtype", name, f"the cotangent is {h.dtype}, the argument is {BFLOAT16}")
+        hand, auto = (criterion.errors(criterion.as_wide(x), t, BFLOAT16) for x in (h, a))
+        share = hand.rms * criterion.eps(BFLOAT16)
+        if share > GROSS > 2.5 * auto.rms * criterion.eps(BFLOAT16):
+            what = (
+                f"in {BFLOAT16} the RMS error is {100 * share:.0f} % of the cotangent, that of "
+                f"autodiff is {100 * auto.rms * criterion.eps(BFLOAT16):.1g} %"
+            )
+            log.find("accuracy", name, what, hand.rms)
 
 
 def _for_seeds(outputs: Outputs, floats: Any, others: Any, dout: list[Any]) -> Program:

@@ -113,7 +113,9 @@ def _inspect_one(name: str, arg: Any, darg: Any, nones: set[str]) -> Iterator[Fi
         leaf_name = name + keystr(path)
         if d is None:
             nones.add(leaf_name)
-        if d is None or not is_floating(leaf):
+        if d is None:
+            continue
+        if not is_floating(leaf) and jnp.result_type(d) != jax.dtypes.float0:
             continue
         if jnp.shape(d) != jnp.shape(leaf):
             what = (
@@ -121,7 +123,7 @@ def _inspect_one(name: str, arg: Any, darg: Any, nones: set[str]) -> Iterator[Fi
                 f"{_shape_cause(jnp.shape(d), jnp.shape(leaf))}"
             )
             yield Finding("shape", leaf_name, what, 0)
-        elif jnp.result_type(d) != jnp.result_type(leaf):
+        elif is_floating(leaf) and jnp.result_type(d) != jnp.result_type(leaf):
             yield Finding("dtype", leaf_name, _dtypes(d, leaf), 0)
 
 

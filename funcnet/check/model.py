@@ -11,7 +11,7 @@ from funcnet.check.programs import QUICK, Program, run_all
 from funcnet.check.reference import Outputs, cotangents, pullback, wide_arithmetic, widened
 from funcnet.check.report import Culprit, Log, Report
 from funcnet.check.rounding import noise
-from funcnet.check.subject import ruled_subject
+from funcnet.check.subject import ruled_subject, undecided_at_once
 from funcnet.check.tracing import Site, sites, twin
 
 Sites = frozenset[tuple[int, ...]]  # identified by their paths
@@ -64,6 +64,10 @@ def check_model(f: Callable[..., Any], *args: Any, **static: Any) -> Report:
     """
     s = ruled_subject("check_model", f, args, static)
     log = Log(s)
+    nothing = undecided_at_once(s)
+    if nothing:
+        log.undecide(nothing)
+        return log.report()
     try:
         with wide_arithmetic(), np.errstate(all="ignore"):
             model = _Model(log, tuple(map(widened, s.floats)))
@@ -129,6 +133,9 @@ class _Model:
         """Compares with autodiff; if anything is wrong, tests every call alone."""
         if not isinstance(self.hand, Exception):
             self._find(self._compare(self.hand))
+            outputs = self.auto[len(self.floats) :]
+            if not any(np.isfinite(y).any() for y in outputs if y.size):
+                self.log.undecide("the value is not finite, so that no gradient was compared")
         if self.log.findings:
             self.log.culprits += self._culprits()
 

@@ -4,17 +4,25 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from funcnet._arguments import check_bool, check_number, describe
 from funcnet.check.accuracy import check_accuracy
 from funcnet.check.algebra import Evidence, check_algebra, gather
-from funcnet.check.failures import classify, line
+from funcnet.check.failures import TRACED, classify, line
 from funcnet.check.inspection import check_eagerly, check_form
 from funcnet.check.reference import wide_arithmetic, widened
 from funcnet.check.report import Finding, Log, Report
-from funcnet.check.subject import Subject, check_function, ruled_subject, subject
+from funcnet.check.subject import (
+    Subject,
+    check_function,
+    is_rule,
+    ruled_subject,
+    subject,
+    undecided_at_once,
+)
 from funcnet.check.trials import check_again, check_transformations
 
 
@@ -58,7 +66,9 @@ def check_rule(
         static, Python floats included.
 
     Returns:
-      A `Report` with `.ok`, `.findings` and `.raise_if_failed()`. Printing it shows a table.
+      A `Report` with `.verdict` ("proved", "refuted" or "undecided"), `.ok`, `.findings` and
+      `.raise_if_failed()`. Printing it shows a table. `.ok` is true for a proved rule alone; an
+      undecided one has something that could not be compared, which `.undecided` tells.
 
     Raises:
       TypeError: If the arguments do not fit f, or an option has a wrong type.
@@ -80,8 +90,20 @@ def check_rule(
     dtypes = _floating(dtypes)
     if truth is not None:
         check_function("check_rule", "truth", truth)
-    s = ruled_subject("check_rule", f, args, static)
+    try:
+        s = ruled_subject("check_rule", f, args, static)
+    except TRACED as e:
+        if not is_rule(f):
+            raise
+        s = subject(f, args, static)
+        log = Log(s)
+        log.findings.append(classify(e, "jit", s.names, "under jax.jit"))
+        return log.report()
     log = Log(s)
+    nothing = undecided_at_once(s)
+    if nothing:
+        log.undecide(nothing)
+        return log.report()
     try:
         with np.errstate(all="ignore"):  # infinities and nan are expected
             _check(log, f, args, static, truth, dtypes, tolerance, under_transformations, strict)
@@ -130,13 +152,13 @@ def _check(
     if eager is None:
         return
     log.progress("algebra")
-    of_truth = subject(truth, args, static) if truth else None
+    of_truth = _checked_truth(log.subject, truth, args, static) if truth else None
     context, evidence = _gathered(log, of_truth, tolerance)
     if evidence is None:
         return
     with context():
         check_algebra(log, evidence, eager, nones)
-        if any(found.kind != "dtype" for found in log.findings):
+        if log.undecided or any(found.kind != "dtype" for found in log.findings):
             return
         raised: set[str] = set()
         if under_transformations:
@@ -145,6 +167,21 @@ def _check(
     if raised:
         check_again(log, evidence, raised)
     check_accuracy(log, evidence, dtypes, strict=strict)
+
+
+def _checked_truth(s: Subject, truth: Any, args: Any, static: Any) -> Subject:
+    """The subject of the truth, which must have the outputs of the function."""
+    found = subject(truth, args, static)
+    types = lambda s: [y.shape for y in jax.eval_shape(s.outputs, s.floats, s.others)]
+    try:
+        got = types(found)
+    except Exception as e:
+        raise ValueError(f"check_rule: truth must take these arguments, it raises {line(e)}") from e
+    if got != types(s):
+        raise ValueError(
+            f"check_rule: truth must return the shapes {types(s)} as {s.name}, got {got}"
+        )
+    return found
 
 
 def _gathered(log: Log, truth: Subject | None, tolerance: float) -> tuple[Any, Evidence | None]:

@@ -89,11 +89,17 @@ def pairing(dout: Any, out: Any) -> jax.Array:
     return sum((jnp.real(jnp.sum(d * y)) for d, y in zip(dout, out, strict=True)), jnp.zeros(()))
 
 
+DOUBT = 0.01  # the largest uncertainty of differences that decide, relative to the largest of them
+NOISES = 8  # the noise counts this many times in `criterion.algebra`
+STEPS = {64: (1e-2, 1e-3, 1e-4), 32: (1e-1, 3e-2, 1e-2)}  # by the bits of the dtype
+
+
 class Along(NamedTuple):
     """Derivatives of ⟨dout, f⟩ along one random direction per argument."""
 
     directions: tuple[Any, ...]
-    values: np.ndarray
+    values: np.ndarray  # nan where finite differences are not certain
+    noise: np.ndarray
 
 
 def along_directions(outputs: Outputs, floats: Any, others: Any, dout: Any) -> Along:
@@ -110,47 +116,84 @@ def along_directions(outputs: Outputs, floats: Any, others: Any, dout: Any) -> A
         return pairing(dout, outputs(moved, others))
 
     zeros = jnp.zeros(len(floats), jnp.result_type(*(v.real.dtype for v in floats)))
-    return Along(directions, np.asarray(gradient(f, zeros, method="five_point", batch_size=1)))
+    return Along(directions, *_certain_gradient(f, zeros))
+
+
+def _certain_gradient(f: Any, x: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    """The gradient of f by finite differences, nan where it is not certain; and its noise.
+
+    Each element takes the step, of several, from which the next smaller one differs least. The
+    difference is its uncertainty, which may be 1 % of the gradient, or a millionth of f, at most.
+    At a corner, where the one-sided differences disagree, every slope between them is right.
+    """
+    info = jnp.finfo(x.dtype)
+    steps = jnp.asarray(STEPS[64 if info.bits == 64 else 32], x.dtype)
+    slope = lambda method, h: gradient(f, x, method=method, step=h, batch_size=1)
+
+    @jax.jit
+    def run() -> Any:
+        central = jax.lax.map(lambda h: slope("five_point", h), steps)
+        return central, slope("forward", steps[-1]), slope("backward", steps[-1]), f(x)
+
+    central, forward, backward, here = (np.asarray(d, np.float64) for d in run())
+    changes = np.abs(np.diff(central, axis=0))
+    best = np.argmin(np.where(np.isnan(changes), np.inf, changes), 0)[None]
+    value = np.take_along_axis(central, best + 1, 0)[0]
+    doubt = np.take_along_axis(changes, best, 0)[0]
+    jump = np.abs(forward - backward)
+    sizes = np.maximum(np.abs(value), jump)
+    largest = sizes[np.isfinite(sizes)].max(initial=0.0)
+    is_certain = doubt <= np.maximum(DOUBT * largest, 1e-6 * np.nan_to_num(np.abs(here)))
+    noise = doubt + float(info.eps) ** 0.8 * largest
+    is_corner = jump > 0.02 * np.maximum(np.abs(forward), np.abs(backward))
+    noise = np.where(is_corner, noise + jump / 2 / NOISES, noise)
+    return np.where(is_certain, value, np.nan), noise
 
 
 class Differences(NamedTuple):
-    """Cotangents by finite differences; nan for elements that were left out."""
+    """Cotangents by finite differences; nan for elements that were left out or are not certain."""
 
     cotangents: tuple[np.ndarray, ...]
-    uncertainty: tuple[np.ndarray, ...]
+    noise: tuple[np.ndarray, ...]
 
 
 def by_differences(
-    outputs: Outputs, floats: Any, others: Any, dout: Any, noise: float
+    outputs: Outputs, floats: Any, others: Any, dout: Any, masks: Any = None
 ) -> Differences:
     """The gradient of ⟨dout, f⟩ by finite differences, for up to `ELEMENTS` of each argument.
 
-    `noise` is the relative noise of f. The step is its fifth root, which balances the noise with
-    the error of the formula. The uncertainty is the change of the result when the step is halved,
-    plus the error that remains at this balance.
+    Args:
+      outputs: The function f.
+      floats: Its floating arguments.
+      others: Its other arguments.
+      dout: The cotangents of the outputs.
+      masks: Which elements of each argument are wanted; by default all.
     """
     found, uncertain = [], []
     for i, v in enumerate(floats):
-        number = np.arange(v.size)
-        if v.size > ELEMENTS:
-            number = np.sort(np.random.default_rng(2).choice(v.size, ELEMENTS, replace=False))
+        number = np.arange(v.size) if masks is None else np.flatnonzero(masks[i])
+        if number.size > ELEMENTS:
+            number = np.sort(np.random.default_rng(2).choice(number, ELEMENTS, replace=False))
         scale = np.maximum(1, np.abs(np.asarray(v).ravel()[number]))
+        scale = np.where(np.isfinite(scale), scale, 1)
 
-        def f(s: jax.Array, i: int = i, number: Any = number, scale: Any = scale) -> jax.Array:
-            moved = floats[i].ravel().at[number].add(s * scale).reshape(floats[i].shape)
-            return pairing(dout, outputs((*floats[:i], moved, *floats[i + 1 :]), others))
+        def along(unit: complex, i: int = i, number: Any = number, scale: Any = scale) -> Any:
+            def f(s: jax.Array) -> jax.Array:
+                step = (unit * (s * scale)).astype(floats[i].dtype)
+                moved = floats[i].ravel().at[number].add(step).reshape(floats[i].shape)
+                return pairing(dout, outputs((*floats[:i], moved, *floats[i + 1 :]), others))
 
-        zeros = jnp.zeros(len(number), v.dtype)
-        noise = max(noise, float(jnp.finfo(v.dtype).eps))
-        step = noise ** (1 / 5)
-        coarse, fine = (
-            np.asarray(gradient(f, zeros, method="five_point", step=h, batch_size=1)) / scale
-            for h in (step, step / 2)
-        )
+            slope, doubt = _certain_gradient(f, jnp.zeros(len(number), floats[i].real.dtype))
+            return slope / scale, doubt / scale
+
         d, u = np.full(v.size, np.nan), np.zeros(v.size)
-        d[number] = coarse
-        least = (noise**0.5 + noise**0.8) * np.abs(coarse).max(initial=0.0)
-        u[number] = np.abs(coarse - fine) + least
+        if number.size:
+            d[number], u[number] = along(1)
+        if number.size and jnp.iscomplexobj(v):  # JAX's cotangent is ∂/∂Re − i ∂/∂Im
+            slope, doubt = along(1j)
+            d, u = d.astype(np.complex128), u + 0
+            d[number] -= 1j * slope
+            u[number] += doubt
         found.append(d.reshape(v.shape))
         uncertain.append(u.reshape(v.shape))
     return Differences(tuple(found), tuple(uncertain))

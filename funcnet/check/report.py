@@ -82,7 +82,7 @@ class Row(NamedTuple):
 class Report(NamedTuple):
     """The result of `check_rule` or `check_model`.
 
-    A report is true if it has no findings. A failing `assert check_rule(f, x)` prints the table.
+    A report is true if the rule is proved. A failing `assert check_rule(f, x)` prints the table.
     """
 
     name: str
@@ -92,29 +92,40 @@ class Report(NamedTuple):
     checked: tuple[str, ...]  # the checks that were run
     seconds: float
     culprits: tuple[Culprit, ...] = ()
+    undecided: tuple[str, ...] = ()  # what could not be compared, and why
+
+    @property
+    def verdict(self) -> str:
+        """The verdict at these arguments: "proved", "refuted" or "undecided".
+
+        A rule is undecided if nothing was found, but something could not be compared.
+        """
+        return "refuted" if self.findings else "undecided" if self.undecided else "proved"
 
     @property
     def ok(self) -> bool:
         """Whether the rule is proved at these arguments."""
-        return not self.findings
+        return self.verdict == "proved"
 
     def __bool__(self) -> bool:
         return self.ok
 
     def raise_if_failed(self) -> None:
-        """Raises `CheckFailed`, with the report as message, if anything was found."""
+        """Raises `CheckFailed`, with the report as message, unless the rule is proved."""
         if not self.ok:
             raise CheckFailed("\n" + str(self))
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as dicts, lists, strings and numbers; nonfinite numbers become strings."""
+        """The report as dicts, lists, strings and numbers; nonfinite numbers become None."""
         plain = {
             "name": self.name,
             "ok": self.ok,
+            "verdict": self.verdict,
             "seconds": self.seconds,
             "rows": [row._asdict() for row in self.rows],
             "findings": [finding._asdict() for finding in self.findings],
             "culprits": [culprit._asdict() for culprit in self.culprits],
+            "undecided": list(self.undecided),
             "warnings": list(self.warnings),
             "checked": list(self.checked),
         }
@@ -136,13 +147,15 @@ class Report(NamedTuple):
           color: Whether to write ANSI colours.
         """
         paint = _paint if color else lambda text, _: text
-        verdict = paint("proved", "green") if self.ok else paint("refuted", "red")
+        verdict = paint(self.verdict, COLORS[self.verdict])
         lines = [f"{self.name}: {verdict} ({self.seconds:.1f} s)"]
         lines += table(HEADER, [_cells(row) for row in self.rows])
         for culprit in self.culprits:
             lines += _wrap(paint("culprit", "red"), "culprit", str(culprit))
         for f in self.findings:
             lines += _wrap(paint(f.kind, "red"), f.kind, f"{f.argument}: {f.message}")
+        for reason in self.undecided:
+            lines += _wrap(paint("undecided", "yellow"), "undecided", reason)
         for warning in self.warnings:
             lines += _wrap(paint("note", "yellow"), "note", warning)
         lines += _wrap("checked", "checked", ", ".join(self.checked)) if self.checked else []
@@ -151,17 +164,18 @@ class Report(NamedTuple):
     def _repr_html_(self) -> str:
         cell = lambda tag, text: f"<{tag}>{html.escape(text)}</{tag}>"
         row = lambda tag, cells: f"<tr>{''.join(cell(tag, c) for c in cells)}</tr>"
-        color = "#2a7f3b" if self.ok else "#b3261e"
-        verdict = "proved" if self.ok else "refuted"
+        color = {"proved": "#2a7f3b", "refuted": "#b3261e", "undecided": "#8a6d00"}[self.verdict]
         items = [("culprit", str(c)) for c in self.culprits]
         items += [(f.kind, f"{f.argument}: {f.message}") for f in self.findings]
+        items += [("undecided", reason) for reason in self.undecided]
         items += [("note", w) for w in self.warnings]
-        head = f'<b style="color:{color}">{verdict}</b> ({self.seconds:.1f} s)'
+        head = f'<b style="color:{color}">{self.verdict}</b> ({self.seconds:.1f} s)'
         body = row("th", HEADER) + "".join(row("td", _cells(r)) for r in self.rows)
         notes = "".join(f"<li>{cell('b', kind)} {html.escape(text)}</li>" for kind, text in items)
         return f"<p>{cell('b', self.name)}: {head}</p><table>{body}</table><ul>{notes}</ul>"
 
 
+COLORS = {"proved": "green", "refuted": "red", "undecided": "yellow"}
 HEADER = (
     "argument",
     "type",
@@ -225,12 +239,12 @@ def _paint(text: str, color: str) -> str:
 
 
 def finite_json(tree: Any) -> Any:
-    """Replaces nan and infinities, which JSON does not have, by strings."""
+    """Replaces nan and infinities, which JSON does not have, by None."""
     if isinstance(tree, dict):
         return {k: finite_json(v) for k, v in tree.items()}
     if isinstance(tree, list | tuple):
         return [finite_json(v) for v in tree]
-    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 class Log:
@@ -242,6 +256,7 @@ class Log:
         self.findings: list[Finding] = []
         self.warnings: list[str] = []
         self.culprits: list[Culprit] = []
+        self.undecided: list[str] = []
         pairs = zip(subject.names, subject.floats, strict=True)
         self.rows = {name: Row(name, type_name(leaf)) for name, leaf in pairs}
 
@@ -254,6 +269,11 @@ class Log:
         """Records a warning, once."""
         if message not in self.warnings:
             self.warnings.append(message)
+
+    def undecide(self, reason: str) -> None:
+        """Records what could not be compared, once."""
+        if reason not in self.undecided:
+            self.undecided.append(reason)
 
     def row(self, name: str, **values: Any) -> None:
         """Sets numbers in the row of an argument."""
@@ -271,6 +291,7 @@ class Log:
             tuple(self.progress.done),
             self.progress.seconds,
             tuple(self.culprits),
+            tuple(self.undecided),
         )
 
 

@@ -102,6 +102,8 @@ def in_arithmetic(f: Callable[..., Any]) -> Callable[..., Any]:
             if plain is not None:  # a rule is called, not differentiated: bwd is not used
                 return tracing.evaluate(plain, rewrite, inputs, path, _all)
             name = eqn.primitive.name
+            if name == "while":
+                return _same_passes(eqn, path, inputs, rewrite)
             if tracing.inner_jaxprs(eqn):
                 return None
             if name in EXACT:
@@ -121,6 +123,26 @@ def in_arithmetic(f: Callable[..., Any]) -> Callable[..., Any]:
         return jax.tree.unflatten(tree, leaves)
 
     return g
+
+
+def _same_passes(eqn: Any, path: Any, inputs: list[Any], rewrite: Any) -> list[Any]:
+    """A `while` loop with perturbed passes, as many as the exact loop makes.
+
+    Rounding must not decide when the loop ends: it might never converge, or a float that counts the
+    passes might stop it too late.
+    """
+    a, b = eqn.params["cond_nconsts"], eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
+    cond, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
+    exact = lambda closed, *xs: tracing.evaluate(closed, lambda *_: None, xs, (), _all)
+    passes, _ = jax.lax.while_loop(
+        lambda carry: exact(cond, *inputs[:a], *carry[1])[0],
+        lambda carry: (carry[0] + 1, exact(body, *inputs[a:b], *carry[1])),
+        (jnp.uint32(0), inputs[b:]),
+    )
+    perturbed = lambda _, carry: tracing.evaluate(
+        body, rewrite, (*inputs[a:b], *carry), (*path, 1), _all
+    )
+    return jax.lax.fori_loop(jnp.uint32(0), passes, perturbed, inputs[b:])
 
 
 def _all(_: Any) -> bool:

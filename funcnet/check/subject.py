@@ -11,7 +11,7 @@ import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from funcnet._arguments import describe
-from funcnet.check.tracing import sites
+from funcnet.check.tracing import reaches, sites
 
 
 class Subject(NamedTuple):
@@ -126,6 +126,11 @@ def is_custom_vjp(f: Any) -> bool:
     return hasattr(f, "defvjp") and hasattr(f, "fwd") and hasattr(f, "bwd")
 
 
+def is_rule(f: Any) -> bool:
+    """Whether f is a rule itself: a `jax.custom_vjp`, or one declared by `funcnet.rule`."""
+    return is_custom_vjp(f) or hasattr(f, "rule")
+
+
 def nondiff_argnums(f: Any) -> tuple[int, ...]:
     """The static positions of a `jax.custom_vjp`; empty for any other function."""
     found = getattr(f, "nondiff_argnums", None) or getattr(f, "static_argnums", None) or ()
@@ -202,12 +207,30 @@ def ruled_subject(
     check_function(caller, "f", f)
     s = subject(f, args, kwargs)
     try:
-        found = sites(s.call, s.floats, s.others)
-    except jax.errors.JAXTypeError:  # a Python float must not be traced
-        s = subject(f, args, kwargs, python_floats=False)
-        found = sites(s.call, s.floats, s.others)
+        try:
+            found = sites(s.call, s.floats, s.others)
+        except jax.errors.JAXTypeError:  # a Python float must not be traced
+            s = subject(f, args, kwargs, python_floats=False)
+            found = sites(s.call, s.floats, s.others)
+    except NameError as e:
+        axis = str(e).partition("unbound axis name: ")[2].partition(".")[0]
+        if not axis:
+            raise
+        raise ValueError(
+            f"{caller}: {s.name} uses the axis {axis!r}, which is not bound here: check a function "
+            "that contains the vmap or shard_map with this axis"
+        ) from None
     if not found:
         raise ValueError(f"{caller}: {s.name} calls no function with a rule (jax.custom_vjp)")
     if not s.floats:
         raise ValueError(f"{caller}: {s.name} has no floating argument to differentiate")
     return s
+
+
+def undecided_at_once(s: Subject) -> str:
+    """Why nothing can be compared, whatever the rule computes; "" if something can."""
+    if not s.output_names():
+        return f"{s.name} has no floating output"
+    if not reaches(s.outputs, s.floats, s.others):
+        return "no floating output depends on a rule"
+    return ""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.extend.core as jex
 import jax.extend.source_info_util as source
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from funcnet.rule import autodiff
 
@@ -104,6 +105,13 @@ def sites(f: Callable[..., Any], *args: Any) -> list[Site]:
             "use funcnet.autodiff(f), which has one"
         )
     return list(_sites(jaxpr, ()))
+
+
+def reaches(f: Callable[..., Any], *args: Any) -> bool:
+    """Whether an output of f depends on a hand-written rule."""
+    jaxpr = trace(f, *args)[0].jaxpr
+    used, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return next(_sites(used, ()), None) is not None
 
 
 def _has(closed: Any, primitive: str) -> bool:

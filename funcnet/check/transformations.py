@@ -27,7 +27,7 @@ class Trial(NamedTuple):
     at: tuple[Any, Any, Any]
     axes: Any = None  # in_axes of vmap
     expected: Any = None  # the result of autodiff, if it is known already
-    may_point_outside: bool = False  # an integer may be an index past a cut axis
+    may_point_outside: bool = False  # an integer may be an index past a cut axis, or have an order
 
     def shares_an_output(self, outputs: Outputs) -> bool:
         """Whether, under this vmap, an output depends on no batched argument."""
@@ -49,6 +49,25 @@ def all_trials(s: Subject, plain: Outputs, floats: Any, others: Any, dout: Any) 
     yield from second_derivative(floats, others, dout)
     yield from batch_sizes(plain, floats, others)
     yield from sharded(plain, floats, others, dout)
+
+
+def own_trials(s: Subject, floats: Any, others: Any, dout: Any) -> Iterator[Trial]:
+    """Trials whose expected result is computed by the rule itself, without the transformation.
+
+    They are for a rule of which autodiff of the plain forward is no reference.
+    """
+    pull = jax.jit(gradients(s.outputs))
+    yield from vmap(s, s.outputs, floats, others, dout)
+    scan, remat = scan_and_remat(floats, others, dout)
+    steps = []
+    for k, factor in enumerate((1.0, 2.0, -1.0)):
+        at = tuple(_times(SHRUNK**k, v) for v in floats)
+        steps.append([SHRUNK**k * d for d in pull(at, others, tuple(factor * d for d in dout))])
+    yield scan._replace(expected=tuple(sum(ds) for ds in zip(*steps, strict=True)))
+    yield remat._replace(expected=pull(floats, others, dout))
+    for trial in sharded(s.outputs, floats, others, dout):
+        if trial.program is gradients:
+            yield trial._replace(expected=pull(floats, others, dout))
 
 
 def scan_and_remat(floats: Any, others: Any, dout: Any) -> Iterator[Trial]:
@@ -185,7 +204,7 @@ def batch_sizes(plain: Outputs, floats: Any, others: Any) -> Iterator[Trial]:
                 "leading axis)",
                 gradients,
                 (*at, dout),
-                may_point_outside=_points_between(new, size, others),
+                may_point_outside=_points_between(new, size, others) or _is_ordered(others, size),
             )
             break
 
@@ -194,6 +213,17 @@ def _points_between(new: int, old: int, others: Any) -> bool:
     """Whether an integer may be an index that is valid for size `old` but not for size `new`."""
     integers = [np.asarray(v) for v in others if jnp.issubdtype(v.dtype, jnp.integer)]
     return any(bool((((v >= new) & (v < old)) | (v < -new)).any()) for v in integers)
+
+
+def _is_ordered(others: Any, size: int) -> bool:
+    """Whether an integer argument is a permutation, or offsets, which another size would not be."""
+    for v in others:
+        if v.ndim == 1 and v.size in (size, size + 1) and jnp.issubdtype(v.dtype, jnp.integer):
+            v = np.asarray(v)
+            is_offsets = v.size > 2 and bool((np.diff(v) > 0).all())
+            if is_offsets or np.array_equal(np.sort(v), np.arange(v.size)):
+                return True
+    return False
 
 
 def sharded(plain: Outputs, floats: Any, others: Any, dout: Any) -> Iterator[Trial]:

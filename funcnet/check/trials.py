@@ -5,13 +5,14 @@ from typing import Any
 import numpy as np
 
 from funcnet.check import criterion
-from funcnet.check.algebra import DIFFERENCES, Evidence
+from funcnet.check.algebra import DIFFERENCES, Evidence, compare, explained
 from funcnet.check.failures import classify, line
-from funcnet.check.points import FIRST
+from funcnet.check.points import FIRST, MOVED
 from funcnet.check.programs import QUICK, run_all
 from funcnet.check.reference import cotangents
 from funcnet.check.report import Log
-from funcnet.check.transformations import CHECK_VMA, FEWER, Trial, all_trials
+from funcnet.check.subject import Subject
+from funcnet.check.transformations import CHECK_VMA, FEWER, Trial, all_trials, own_trials
 
 USUAL = {
     "second derivative": "Usually a residual is cut by stop_gradient, or bwd computes something "
@@ -25,6 +26,10 @@ SHARED = (
     "custom_vjp counts its cotangent once per example (jax 0.12 raises). Make all outputs depend "
     "on all arguments, or declare the rule by funcnet.rule, which does that"
 )
+CONSTRAINED = (
+    "the second derivative was not compared: near the arguments the rule differs from its "
+    "reference, so it may use a relation among them (probabilities that sum to 1)"
+)
 PCAST = (
     "Cast every argument to vary over the same mesh axes (jax.lax.pcast) before the rule, or "
     "declare it by funcnet.rule, which does that"
@@ -33,33 +38,58 @@ PCAST = (
 
 def check_transformations(log: Log, e: Evidence) -> set[str]:
     """Runs all trials of a rule whose plain gradient is right; returns the labels that raise."""
-    if e.against == DIFFERENCES:
-        log.warn("not checked under vmap, scan and so on, because there is no reference")
-        return set()
     s = log.subject
     at = (e.floats, s.others, tuple(d[FIRST] for d in e.points.dout))
     raised = set()
-    trials = [*all_trials(s, e.reference_outputs, *at)]
+    if e.against == DIFFERENCES or e.decided:
+        try:
+            trials = [*own_trials(s, *at)]
+        except Exception as error:
+            log.warn(f"not checked under vmap, scan and so on: the rule raises {line(error)}")
+            return raised
+    else:
+        trials = [*all_trials(s, e.reference_outputs, *at)]
     programs = [(trial.program(s.outputs), trial.at) for trial in trials]
     to_run = [trial for trial in trials if trial.expected is None]
     programs += [(trial.program(e.reference_outputs), trial.at) for trial in to_run]
     results = run_all(programs, QUICK)
     by_reference = iter(results[len(trials) :])
+    own: dict[str, Any] = {}
     for trial, actual in zip(trials, results[: len(trials)], strict=True):
         expected = next(by_reference) if trial.expected is None else trial.expected
         if isinstance(expected, Exception):
             continue  # the function does not support this transformation
         if isinstance(actual, Exception):
             raised.add(trial.label)
-        else:
-            _compare(log, e, trial, actual, expected)
+            continue
+        if trial.kind == "second derivative" and _is_constrained(e):
+            log.warn(CONSTRAINED)
+        elif _differs(e, actual, expected):
+            # A trial moves the arguments. Where the rule itself differs from the reference there,
+            # the transformation is not to blame: the rule is compared with itself.
+            own = own or _own_results(s, at)
+            _compare(log, e, trial, actual, own.get(trial.label, expected))
     return raised
+
+
+def _own_results(s: Subject, at: Any) -> dict[str, Any]:
+    try:
+        return {trial.label: trial.expected for trial in own_trials(s, *at)}
+    except Exception:
+        return {}
+
+
+def _is_constrained(e: Evidence) -> bool:
+    """Whether the rule is right at the arguments, but not near them."""
+    return any(compare(e, i, MOVED).ratio > 1 for i in range(len(e.floats)))
 
 
 def check_again(log: Log, e: Evidence, raised: set[str]) -> None:
     """Repeats raising trials in the arguments' own dtype; reports where only the rule raises."""
     s = log.subject
     dout = cotangents(e.plain, s.floats, s.others, 0)
+    if e.against == DIFFERENCES or e.decided:
+        return  # whether the plain forward supports the transformation is not known
     for trial in all_trials(s, e.reference_outputs, s.floats, s.others, dout):
         if trial.label in raised:
             by_hand, by_reference = run_all(
@@ -69,14 +99,27 @@ def check_again(log: Log, e: Evidence, raised: set[str]) -> None:
                 _raised(log, e, trial, by_hand)
 
 
-def _compare(log: Log, e: Evidence, trial: Trial, actual: Any, expected: Any) -> None:
+def _worst(e: Evidence, i: int, actual: Any, expected: Any) -> criterion.Worst:
+    """Compares one cotangent of a trial with the expected one."""
     # Such mistakes are large, so the noise of the transformed program is not measured again.
     share = 1e-6 + e.tolerance + 100 * e.noise()
+    a, t = criterion.as_wide(actual), criterion.as_wide(expected)
+    size = np.abs(e.reference.cotangents[i][FIRST])
+    largest = max(np.abs(x[np.isfinite(x)]).max(initial=0.0) for x in (t, size))
+    by_rounding = float(np.max(explained(e, i, FIRST, largest), initial=0.0))
+    return criterion.worst(a, t, share * largest + by_rounding + float(np.finfo(np.float32).tiny))
+
+
+def _differs(e: Evidence, actual: Any, expected: Any) -> bool:
+    pairs = enumerate(zip(actual, expected, strict=True))
+    return any(_worst(e, i, a, t).ratio > 1 for i, (a, t) in pairs)
+
+
+def _compare(log: Log, e: Evidence, trial: Trial, actual: Any, expected: Any) -> None:
+    own = e.against == DIFFERENCES or bool(e.decided)
+    against = "the rule without it" if own else e.against
     for i, (name, a, t) in enumerate(zip(log.subject.names, actual, expected, strict=True)):
-        a, t = criterion.as_wide(a), criterion.as_wide(t)
-        size = np.abs(e.reference.cotangents[i][FIRST])
-        largest = max(np.abs(x[np.isfinite(x)]).max(initial=0.0) for x in (t, size))
-        w = criterion.worst(a, t, share * largest + float(np.finfo(np.float32).tiny))
+        w = _worst(e, i, a, t)
         if w.ratio <= 1:
             continue
         if trial.kind == CHECK_VMA:
@@ -84,10 +127,10 @@ def _compare(log: Log, e: Evidence, trial: Trial, actual: Any, expected: Any) ->
         elif trial.kind == "vmap" and trial.shares_an_output(e.plain):
             log.warn(SHARED)
         else:
-            what = f"{trial.label}: {w.place} according to {e.against}. {USUAL.get(trial.kind, '')}"
+            what = f"{trial.label}: {w.place} according to {against}. {USUAL.get(trial.kind, '')}"
             what = what.removesuffix(". ")
             if trial.may_point_outside:  # an index past the end of the shorter axis
-                log.warn(f"{name}: {what}. Not a finding, because an index may be out of bounds")
+                log.warn(f"{name}: {what}. Not a finding, because an integer may not fit that size")
             else:
                 log.find(trial.kind, name, what, w.ratio)
 

@@ -22,13 +22,13 @@ from funcnet.command.specs import DTYPES, GRAMMAR, is_option, parse_argument, pa
 from funcnet.profile.profile_rule import profile_rule
 from funcnet.rule import RULES
 
-PROVED, REFUTED = 0, 1
+PROVED, REFUTED, UNDECIDED = 0, 1, 2
 EXAMPLES = """examples:
   funcnet check funcnet.ops:softmax 'f32[8,16]' axis=0
   funcnet check my_rules.py:loss 'f32[8,10]' 'i32[8]<10' eps=1e-5 --profile
   funcnet check my_model.py:loss 'f32[784,10]' 'f32[8,784]' --model
 
-exit status: 0 proved, 1 refuted, 2 bad usage, or the function cannot be run"""
+exit status: 0 proved, 1 refuted, 2 undecided, bad usage, or the function cannot be run"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,7 +40,7 @@ class _Parser(argparse.ArgumentParser):
 
 @command("funcnet")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; the exit status is 0 proved, 1 refuted, 2 bad usage."""
+    """Runs the command; the exit status is 0 proved, 1 refuted, 2 undecided or bad usage."""
     parser = _Parser(prog="funcnet", description="Prove or refute hand-written backward rules.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
@@ -119,7 +119,7 @@ def _check(options: argparse.Namespace) -> int:
             sys.stdout.write(text)
         else:
             Path(options.json).write_text(text, encoding="utf-8")
-    return PROVED if report.ok else REFUTED
+    return {"proved": PROVED, "refuted": REFUTED, "undecided": UNDECIDED}[report.verdict]
 
 
 def _arguments(options: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:

@@ -71,6 +71,7 @@ def refuted(wrong):
         assert {f.argument for f in report.findings} <= {wrong.argument, ""}, report
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("wrong", SOME_WRONG, ids=lambda w: w.id)
 def test_a_wrong_rule_is_refuted(wrong):
     refuted(wrong)
@@ -84,6 +85,7 @@ def test_every_wrong_rule_is_refuted(wrong, forget):
     refuted(wrong)
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("entry", SOME_RIGHT, ids=lambda r: r.id)
 def test_a_right_rule_is_proved(entry):
     args, kwargs = entry.draw(np.random.default_rng(2), entry.dtypes[0])

@@ -144,6 +144,7 @@ halved.defvjp(
 del RULES["halved"]
 
 
+@pytest.mark.slow
 def test_calls_of_the_same_types_have_their_own_lines():
     """A rule is traced once for all calls of the same types."""
 

@@ -47,6 +47,7 @@ def test_funcnets_own_rules(name):
     assert report.ok, report
 
 
+@pytest.mark.slow
 def test_a_mean_for_a_sum_is_explained():
     report = check_rule(wrong_dense, *DENSE)
     (finding,) = report.findings
@@ -142,6 +143,7 @@ def test_truth_of_a_straight_through_estimator():
     assert not check_rule(f, x, truth=lambda x: 2 * x).ok
 
 
+@pytest.mark.slow
 def test_stable_rules_are_not_blamed_for_autodiff_without_digits():
     """In float64, autodiff of the naive forward is 0 beyond 37, but the rule is right."""
     f = ruled(
@@ -153,6 +155,7 @@ def test_stable_rules_are_not_blamed_for_autodiff_without_digits():
         assert report.ok, report
 
 
+@pytest.mark.slow
 def test_a_forward_that_jax_cannot_differentiate():
     def forward(x):
         shape = jax.ShapeDtypeStruct(x.shape, x.dtype)

@@ -60,7 +60,7 @@ def test_json_is_complete_and_valid():
     assert again["culprits"][0] == {
         "rule": "layer_norm", "where": "model.py:12", "argument": "scale", "error": 0.25,
     }  # fmt: skip
-    assert again["rows"][1]["finite"] == "nan"
+    assert again["rows"][1]["finite"] is None
 
 
 def test_html_escapes():

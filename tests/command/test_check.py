@@ -178,6 +178,7 @@ def test_rules_are_listed(capsys):
     assert "Residuals not documented" not in out
 
 
+@pytest.mark.slow
 def test_the_installed_command():
     run = subprocess.run(
         [sys.executable, "-m", "funcnet", "rules"], capture_output=True, text=True, check=True
