@@ -54,7 +54,7 @@ def test_a_mean_for_a_sum_is_explained():
     assert (finding.kind, finding.argument) == ("gradient", "b")
     assert "1/8, and 8 is the size of axis 0 of x: a mean where a sum belongs" in finding.message
     assert "Finite differences agree with autodiff" in finding.message
-    assert finding.measured > 1e6
+    assert finding.measured > 1e5
     assert finding.allowed == 1
     assert [row.verdict for row in report.rows] == ["ok", "ok", "gradient"]
 
