@@ -228,7 +228,7 @@ def costs(rows: Sequence[Row]) -> str:
     ]
     for name, case, sizes, p in rows:
         rule, _, variant = name.partition(", ")
-        x = p.arguments[0].partition("[")[2].rstrip("]").split(",")
+        x = p.arguments[0].rpartition("[")[2].rstrip("]").split(",")
         elements = math.prod(int(n) for n in x if n)
         of_three = [p.hand, p.against[USUAL], p.against[CHECKPOINT]]
         chain = [c.growth_bytes / elements for c in of_three]
