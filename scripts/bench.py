@@ -4,6 +4,7 @@
     python scripts/bench.py --targets                      # the cases that have a target
     python scripts/bench.py --cases lstm '*_norm' --growth # how time and bytes grow with the sizes
     python scripts/bench.py --write                        # also the tables of the README files
+    python scripts/bench.py --cases softsign --write       # some of their rows, on the same machine
 
 `funcnet.profile_rule` measures, at the arguments of `MEASURED` in tests/cases. The hand rule is
 compared with autodiff of its own forward (`funcnet.autodiff`); with autodiff of the usual forward,
@@ -90,8 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(Config, argv)
     cases = check(config)
     make_folder(config.out)
-    versions = machine()
-    where = f"{versions['CPU']}, {versions['device']}, jax {versions['jax']}"
+    versions, where = machine(), place()
     print(where)
     rows, verdicts, record = [], {}, []
     for name, case in cases.items():
@@ -109,14 +109,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = {"machine": versions, "cases": record}
         save(config.out / "bench.json", json.dumps(text, indent=1, ensure_ascii=False))
 
-    head = f"In float32 on {where}.\n\n"
+    head = header(where)
     tables = {"rules": head + costs(rows), "compared": head + compared(rows, verdicts)}
     save(config.out / "tables.md", "\n\n".join(tables.values()) + "\n")
     if config.write:
         for part, text in tables.items():
-            readme.write(part, text)
+            readme.write(part, text if config.cases == ("*",) else merged(readme.text(part), text))
     print(f"results in {config.out.resolve()}")
     return 0
+
+
+def place() -> str:
+    """The machine, such as "AMD EPYC (2 cores), cpu, jax 0.10.2"."""
+    versions = machine()
+    return f"{versions['CPU']}, {versions['device']}, jax {versions['jax']}"
+
+
+def header(where: str) -> str:
+    """What stands above a table."""
+    return f"In float32 on {where}.\n\n"
+
+
+def merged(old: str, new: str) -> str:
+    """The old table with the rows of the new one, in the order of `MEASURED`."""
+    name = lambda row: row.split("|")[1].strip().replace("`", "")
+    is_row = lambda line: line.startswith("| `")
+    rows = {name(line): line for text in (old, new) for line in text.splitlines() if is_row(line)}
+    order = [k for name in MEASURED for k in (name, name.partition(",")[0]) if k in rows]
+    top = [line for line in old.splitlines() if not is_row(line)]
+    return "\n".join([*top, *(rows[k] for k in dict.fromkeys(order))])
 
 
 def save(path: Path, text: str) -> None:
@@ -135,8 +156,8 @@ def check(config: Config) -> dict[str, Measured]:
         if not 0 < getattr(config, option) < math.inf:
             value = getattr(config, option)
             raise ValueError(f"--{option} must be a finite number above 0, got {value}")
-    if config.write and (config.cases != ("*",) or config.targets or config.scale != 1):
-        raise ValueError("--write must have all cases at their sizes")
+    if config.write and (config.targets or config.scale != 1):
+        raise ValueError("--write must have cases at their sizes, without --targets and --scale")
     chosen = {
         name: case
         for name, case in MEASURED.items()
@@ -148,6 +169,10 @@ def check(config: Config) -> dict[str, Measured]:
     if config.write:
         for part in ("rules", "compared"):
             check_writable("--write", readme.page(part))
+            if config.cases != ("*",) and not readme.text(part).startswith(header(place())):
+                raise ValueError(
+                    f"--write must have all cases on another machine than the table's, {place()}"
+                )
     return chosen
 
 

@@ -30,6 +30,12 @@ def page(name: str) -> Path:
     raise ValueError(f"no README.md has a part <!-- {name}: begin --> … <!-- {name}: end -->")
 
 
+def text(name: str) -> str:
+    """The text of a part; raises a ValueError if no file has it."""
+    found = _part(name).search(page(name).read_text(encoding="utf-8"))
+    return found[0].removeprefix(found[1]).removesuffix(found[2]).rstrip("\n") if found else ""
+
+
 def write(name: str, text: str) -> Path:
     """Puts the text in place of a part, and returns the file that has it.
 

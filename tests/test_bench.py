@@ -108,6 +108,23 @@ def test_what_is_saved_and_printed(tiny, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
+def test_some_rows_are_written_into_a_table():
+    top = "In float32 on a machine.\n\n| rule | x |\n|---|---|"
+    old = f"{top}\n| `relu` | 1 |\n| `lstm` | 2 |\n| `lstm`, wide | 3 |\n| `gone` | 4 |"
+    new = f"{top}\n| `lstm` | 5 |\n| `tanh` | 6 |"
+    rows = "| `tanh` | 6 |\n| `relu` | 1 |\n| `lstm` | 5 |\n| `lstm`, wide | 3 |"
+    assert bench.merged(old, new) == f"{top}\n{rows}"
+
+
+def test_some_rows_of_another_machine_are_refused(tmp_path, capsys, monkeypatch):
+    page = tmp_path / "README.md"
+    part = lambda name: f"<!-- {name}: begin -->\nIn float32 on a VAX.\n<!-- {name}: end -->\n"
+    page.write_text(part("rules") + part("compared"), encoding="utf-8")
+    monkeypatch.setattr(readme, "PAGES", [page])
+    assert run(tmp_path, "--cases", "relu", "--write") == 2
+    assert "--write must have all cases on another machine" in capsys.readouterr().err
+
+
 def test_patterns_targets_and_scale(tiny, tmp_path, capsys):
     assert run(tmp_path, "--cases", "*_cross_entropy*", "--targets", "--scale", "0.5") == 0
     (row,) = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["cases"]
@@ -126,8 +143,8 @@ def test_patterns_targets_and_scale(tiny, tmp_path, capsys):
         "--seconds inf": "--seconds must be a finite number above 0, got inf",
         "--scale nan": "--scale must be a finite number above 0, got nan",
         "--scale inf": "--scale must be a finite number above 0, got inf",
-        "--write --targets": "--write must have all cases",
-        "--write --cases lstm": "--write must have all cases",
+        "--write --targets": "--write must have cases at their sizes",
+        "--write --scale 0.5": "--write must have cases at their sizes",
         "--wirte": "--wirte.*--write",
         "--out /dev/null/bench": "--out must be a folder to write in",
     }.items(),

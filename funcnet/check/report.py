@@ -172,7 +172,9 @@ class Report(NamedTuple):
         head = f'<b style="color:{color}">{self.verdict}</b> ({self.seconds:.1f} s)'
         body = row("th", HEADER) + "".join(row("td", _cells(r)) for r in self.rows)
         notes = "".join(f"<li>{cell('b', kind)} {html.escape(text)}</li>" for kind, text in items)
-        return f"<p>{cell('b', self.name)}: {head}</p><table>{body}</table><ul>{notes}</ul>"
+        checked = f"<p>checked: {html.escape(', '.join(self.checked))}</p>" if self.checked else ""
+        top = f"<p>{cell('b', self.name)}: {head}</p>"
+        return f"{top}<table>{body}</table><ul>{notes}</ul>{checked}"
 
 
 COLORS = {"proved": "green", "refuted": "red", "undecided": "yellow"}

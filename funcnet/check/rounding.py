@@ -165,9 +165,9 @@ def _constant(variable: Any, value: Any, number: Any) -> Any:
     dtype = jnp.result_type(value)
     if not tracing.is_literal(variable) or not jnp.issubdtype(dtype, jnp.floating):
         return value
-    short = np.asarray(value).astype(jnp.bfloat16).astype(np.float64) == np.asarray(
-        value, np.float64
-    )
+    with np.errstate(over="ignore"):  # the lowest float32 is −∞ in bfloat16
+        short = np.asarray(value).astype(jnp.bfloat16).astype(np.float64)
+    short = short == np.asarray(value, np.float64)
     return value if jnp.finfo(dtype).bits == 64 or short.all() else rounded(value, number)
 
 

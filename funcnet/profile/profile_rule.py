@@ -88,7 +88,7 @@ class Profile(NamedTuple):
                 "residual bytes": lambda c: _bytes(c.residual_bytes),
                 "  not arguments": lambda c: _bytes(c.kept_bytes),
                 "temporary bytes": lambda c: _bytes(c.temporary_bytes),
-                "  per layer of a chain": lambda c: _bytes(c.growth_bytes),
+                "  chain growth": lambda c: _bytes(c.growth_bytes),
                 "FLOPs": lambda c: ("" if c.flops_exact else "~") + number(c.flops),
                 "bytes accessed": lambda c: _bytes(c.accessed_bytes),
                 "compile time, s": lambda c: number(c.compile_seconds),
