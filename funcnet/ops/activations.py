@@ -13,6 +13,59 @@ from funcnet.ops._elementwise import elementwise, has_derivative, ordered
 from funcnet.ops._types import Num, Real
 
 
+@elementwise(saves=lambda _: (), dx=lambda _, dy: dy)  # (1)
+def identity(x: Num[ArrayLike, "*shape"]) -> Num[Array, "*shape"]:
+    """The identity function, the activation of an output layer in regression.
+
+        y = x,
+        dx = dy.                                                                              (1)
+
+    Saves nothing.
+
+    Args:
+      x: Input of any shape.
+
+    Returns:
+      x.
+
+    Reference: Source B 5.5.7, ∂y_k/∂u_k = 1.
+
+    >>> float(identity(3.0))
+    3.0
+    """
+    return jnp.asarray(x)
+
+
+@elementwise(saves=lambda _: (), dx=lambda _, dy: jnp.zeros_like(dy))  # (1)
+def step(x: Real[ArrayLike, "*shape"]) -> Real[Array, "*shape"]:
+    """The step function, 1 where the neuron fires and 0 elsewhere.
+
+        y = 1 if x ≥ 0, else 0.
+
+    The derivative is 0 wherever it exists. At the jump it does not exist, and the rule gives 0
+    there as well:
+
+        dx = 0.                                                                               (1)
+
+    Saves nothing.
+
+    Args:
+      x: Real input of any shape.
+
+    Returns:
+      0 or 1, with the shape and dtype of x; nan where x is nan.
+
+    Reference: Source A 2.1.
+
+    >>> step(jnp.array([-1.0, 0.0, 2.0])).tolist()
+    [0.0, 1.0, 1.0]
+    """
+    x = ordered("step", x)
+    zero = jnp.zeros_like(x)
+    fired = jnp.where(x >= zero, jnp.ones_like(x), jax.lax.stop_gradient(x))  # only nan remains
+    return jnp.where(x < zero, zero, fired)
+
+
 def _bell_slope(x: Array) -> Array:
     return -bell(x) * jnp.tanh(0.5 * x)  # s(x) s(−x) (s(−x) − s(x))
 
@@ -33,57 +86,9 @@ def bell(x: Array) -> Array:
     return e / (1 + e) ** 2
 
 
-@elementwise(saves=lambda _: (), dx=lambda _, dy: dy)
-def identity(x: Num[ArrayLike, "*shape"]) -> Num[Array, "*shape"]:
-    """The identity function, the activation of an output layer in regression.
-
-        y = x,   dx = dy.
-
-    Saves nothing.
-
-    Args:
-      x: Input of any shape.
-
-    Returns:
-      x.
-
-    Reference: Source B 5.5.7, ∂y_k/∂u_k = 1.
-
-    >>> float(identity(3.0))
-    3.0
-    """
-    return jnp.asarray(x)
-
-
-@elementwise(saves=lambda _: (), dx=lambda _, dy: jnp.zeros_like(dy))
-def step(x: Real[ArrayLike, "*shape"]) -> Real[Array, "*shape"]:
-    """The step function, 1 where the neuron fires and 0 elsewhere.
-
-        y = 1 if x ≥ 0, else 0.
-
-    The derivative is 0 wherever it exists. At the jump it does not exist, and the rule gives dx = 0
-    there as well. Saves nothing.
-
-    Args:
-      x: Real input of any shape.
-
-    Returns:
-      0 or 1, with the shape and dtype of x; nan where x is nan.
-
-    Reference: Source A 2.1.
-
-    >>> step(jnp.array([-1.0, 0.0, 2.0])).tolist()
-    [0.0, 1.0, 1.0]
-    """
-    x = ordered("step", x)
-    zero = jnp.zeros_like(x)
-    fired = jnp.where(x >= zero, jnp.ones_like(x), jax.lax.stop_gradient(x))  # only nan remains
-    return jnp.where(x < zero, zero, fired)
-
-
 @elementwise(
     saves=lambda x: x,
-    dx=lambda x, dy: (widen(dy) * bell(widen(x))).astype(dy.dtype),
+    dx=lambda x, dy: (widen(dy) * bell(widen(x))).astype(dy.dtype),  # (1)
     inexact=("x",),
 )
 def sigmoid(x: Num[ArrayLike, "*shape"]) -> Inexact[Array, "*shape"]:
@@ -94,7 +99,7 @@ def sigmoid(x: Num[ArrayLike, "*shape"]) -> Inexact[Array, "*shape"]:
     The derivative ds/dx = e⁻ˣ / (1 + e⁻ˣ)² is the product of 1 / (1 + e⁻ˣ) = s(x) and
     e⁻ˣ / (1 + e⁻ˣ) = s(−x), so
 
-        dx = dy ⊙ s(x) s(−x).
+        dx = dy ⊙ s(x) s(−x).                                                                 (1)
 
     s(x) s(−x) equals y(1 − y) but has no cancellation: the rule is accurate in both tails, whereas
     autodiff of the forward function returns 0 from x = 16.6 on in float32. In exchange, the
@@ -118,7 +123,7 @@ def sigmoid(x: Num[ArrayLike, "*shape"]) -> Inexact[Array, "*shape"]:
 @elementwise(
     saves=lambda x: x,
     # x + x, because 2 x is nan for an infinite complex x
-    dx=lambda x, dy: (4 * widen(dy) * bell(widen(x) + widen(x))).astype(dy.dtype),
+    dx=lambda x, dy: (4 * widen(dy) * bell(widen(x) + widen(x))).astype(dy.dtype),  # (1)
     inexact=("x",),
 )
 def tanh(x: Num[ArrayLike, "*shape"]) -> Inexact[Array, "*shape"]:
@@ -128,7 +133,7 @@ def tanh(x: Num[ArrayLike, "*shape"]) -> Inexact[Array, "*shape"]:
 
     By the chain rule and s′(u) = s(u) s(−u),
 
-        dx = dy ⊙ 4 s(2x) s(−2x).
+        dx = dy ⊙ 4 s(2x) s(−2x).                                                             (1)
 
     4 s(2x) s(−2x) equals 1 − y² but has no cancellation: the rule is accurate in both tails. Its
     costs are those of `sigmoid`. Saves x.
@@ -149,12 +154,13 @@ def tanh(x: Num[ArrayLike, "*shape"]) -> Inexact[Array, "*shape"]:
 
 @elementwise(
     saves=lambda x: ~(x < jnp.zeros_like(x)),
-    dx=lambda on, dy: jnp.where(on, dy, jnp.zeros_like(dy)),
+    dx=lambda on, dy: jnp.where(on, dy, jnp.zeros_like(dy)),  # (1)
 )
 def relu(x: Real[ArrayLike, "*shape"]) -> Real[Array, "*shape"]:
     """The rectified linear unit.
 
-        y = 0 if x < 0, else x;   dx = 0 if x < 0, else dy.
+        y = 0 if x < 0, else x,
+        dx = 0 if x < 0, else dy.                                                             (1)
 
     At exactly 0 the derivative is 1, as the source defines it (it is 0 in `jax.nn.relu` and ½ in
     `jnp.maximum(x, 0)`). Saves the mask of x ≥ 0, one byte per element.

@@ -24,15 +24,17 @@ def _elu(x: ArrayLike, scale: float, alpha: float) -> Array:
 
 
 def _elu_slope(x: Array, scale: float, alpha: float) -> Array:
+    """The derivative in (1): λ if x > 0, else λ α eˣ, where λ is `scale`, and 1 for `elu`."""
     below = jnp.where(x > 0, jnp.zeros_like(x), x)
     return scale * jnp.where(x > 0, jnp.ones_like(x), alpha * jnp.exp(below))
 
 
-@recomputed(lambda x, *, alpha: _elu_slope(x, 1.0, alpha))
+@recomputed(lambda x, *, alpha: _elu_slope(x, 1.0, alpha))  # (1)
 def elu(x: Real[ArrayLike, "*shape"], *, alpha: float = 1.0) -> Float[Array, "*shape"]:
     """The exponential linear unit.
 
-        y = x if x > 0, else α (eˣ − 1);   dx = dy if x > 0, else dy α eˣ.
+        y = x if x > 0, else α (eˣ − 1),
+        dx = dy if x > 0, else dy α eˣ.                                                       (1)
 
     The rule computes α eˣ itself, not y + α, which is equal but rounds to 0 as soon as y rounds to
     −α. It is therefore accurate in the tail, where autodiff of the forward function returns 0 from
@@ -55,11 +57,12 @@ def elu(x: Real[ArrayLike, "*shape"], *, alpha: float = 1.0) -> Float[Array, "*s
     return _elu(x, 1.0, alpha)
 
 
-@recomputed(lambda x: _elu_slope(x, SELU_SCALE, SELU_ALPHA))
+@recomputed(lambda x: _elu_slope(x, SELU_SCALE, SELU_ALPHA))  # (1)
 def selu(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """The scaled exponential linear unit, for which mean 0 and variance 1 are a fixed point.
 
-        y = λ x if x > 0, else λ α (eˣ − 1);   dx = λ dy if x > 0, else λ α eˣ dy,
+        y = λ x if x > 0, else λ α (eˣ − 1),
+        dx = λ dy if x > 0, else λ α eˣ dy,                                                   (1)
 
     where α = 1.67326… and λ = 1.05070… are chosen so that a layer keeps mean 0 and variance 1. At 0
     the derivative is λ α, as in `jax.nn.selu`. The rule is accurate in the tail, like that of

@@ -45,7 +45,9 @@ def _scaled(factor: float, x: Array) -> Array:
 
 @elementwise(
     saves=lambda x, **_: x < 0,
-    dx=lambda negative, dy, *, negative_slope: jnp.where(negative, _scaled(negative_slope, dy), dy),
+    dx=lambda negative, dy, *, negative_slope: jnp.where(  # (1)
+        negative, _scaled(negative_slope, dy), dy
+    ),
     real=("x",),
 )
 def leaky_relu(
@@ -55,7 +57,8 @@ def leaky_relu(
 ) -> Float[Array, "*shape"]:
     """The rectified linear unit with a slope for negative x as well.
 
-        y = x if x ≥ 0, else a x;   dx = dy if x ≥ 0, else a dy.
+        y = x if x ≥ 0, else a x,
+        dx = dy if x ≥ 0, else a dy.                                                          (1)
 
     At 0 the derivative is 1, as in `jax.nn.leaky_relu`. Saves the mask x < 0, one byte per element.
 
@@ -77,11 +80,12 @@ def leaky_relu(
     return jnp.where(x < 0, _scaled(negative_slope, x), x)
 
 
-@elementwise(saves=lambda x: _is_between(x, 0, 6), dx=_where, real=("x",))
+@elementwise(saves=lambda x: _is_between(x, 0, 6), dx=_where, real=("x",))  # (1)
 def relu6(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """The rectified linear unit, clipped at 6.
 
-        y = min(max(x, 0), 6);   dx = dy if 0 ≤ x < 6, else 0.
+        y = min(max(x, 0), 6),
+        dx = dy if 0 ≤ x < 6, else 0.                                                         (1)
 
     The derivative is 1 at 0, as for `relu` (0 in `jax.nn.relu6`), and 0 at 6. Saves the mask of the
     interval, one byte per element.
@@ -100,11 +104,12 @@ def relu6(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     return _clipped(jnp.asarray(x), 0, 6)
 
 
-@elementwise(saves=lambda x: _is_between(x, -1, 1), dx=_where)
+@elementwise(saves=lambda x: _is_between(x, -1, 1), dx=_where)  # (1)
 def hard_tanh(x: Real[ArrayLike, "*shape"]) -> Real[Array, "*shape"]:
     """The hard tanh: the identity, clipped to [−1, 1].
 
-        y = min(max(x, −1), 1);   dx = dy if −1 ≤ x < 1, else 0.
+        y = min(max(x, −1), 1),
+        dx = dy if −1 ≤ x < 1, else 0.                                                        (1)
 
     The derivative is 1 at −1 and 0 at 1 (1 at both in `jax.nn.hard_tanh`). Saves the mask of the
     interval, one byte per element.
@@ -125,13 +130,14 @@ def hard_tanh(x: Real[ArrayLike, "*shape"]) -> Real[Array, "*shape"]:
 
 @elementwise(
     saves=lambda x: _is_between(x, -3, 3),
-    dx=lambda inside, dy: _where(inside, _scaled(1 / 6, dy)),
+    dx=lambda inside, dy: _where(inside, _scaled(1 / 6, dy)),  # (1)
     real=("x",),
 )
 def hard_sigmoid(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """The hard sigmoid, which consists of three straight lines.
 
-        y = min(max(x + 3, 0), 6) / 6;   dx = dy / 6 if −3 ≤ x < 3, else 0.
+        y = min(max(x + 3, 0), 6) / 6,
+        dx = dy / 6 if −3 ≤ x < 3, else 0.                                                    (1)
 
     The derivative is 1/6 at −3 (0 in `jax.nn.hard_sigmoid`) and 0 at 3. Saves the mask of the
     interval, one byte per element.
@@ -154,7 +160,7 @@ def hard_sigmoid(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
 def _hard_silu_slope(x: Array) -> Array:
     inner = (2 * x + 3) / 6
     right = jnp.where(x >= 3, jnp.ones_like(x), inner)
-    return jnp.where(x < -3, jnp.zeros_like(x), right)
+    return jnp.where(x < -3, jnp.zeros_like(x), right)  # (1)
 
 
 @recomputed(_hard_silu_slope)
@@ -165,7 +171,7 @@ def hard_silu(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
 
     Between −3 and 3, y is (x² + 3x)/6, so
 
-        dx = dy (2x + 3)/6 if −3 ≤ x < 3,   0 if x < −3,   dy if x ≥ 3.
+        dx = dy (2x + 3)/6 if −3 ≤ x < 3,   0 if x < −3,   dy if x ≥ 3.                       (1)
 
     The derivative is −1/2 at −3 and 1 at 3 (0 and 1 in `jax.nn.hard_silu`). At −∞ the value and the
     derivative are 0 (`jax.nn.hard_silu` gives nan). Saves x.

@@ -64,15 +64,6 @@ def _times_sigmoid(x: Array, u: Array) -> Array:
     return x * n / (n + _K)
 
 
-def _times_sigmoid_slope(x: Array, u: Array, rise: Array) -> Array:
-    """The derivative of x s(2u), which is s(2u) + x 2u′ s(2u) s(−2u); `rise` is x 2u′."""
-    h = jnp.exp(u)
-    kh = _K * h
-    n = kh * h
-    d = n + _K
-    return (n + kh * (rise * (kh / d))) / d
-
-
 def _times_sigmoid_curvature(x: Array, u: Array, du: Any, ddu: Any) -> Array:
     """The second derivative of x s(2u), where u has the sign of x, du = u′ and ddu = u″.
 
@@ -91,11 +82,20 @@ def _silu_curvature(x: Array) -> Array:
     return _times_sigmoid_curvature(t, 0.5 * t, 0.5, 0.0)
 
 
+def _times_sigmoid_slope(x: Array, u: Array, rise: Array) -> Array:
+    """The derivative of x s(2u), which is s(2u) + x 2u′ s(2u) s(−2u); `rise` is x 2u′."""
+    h = jnp.exp(u)
+    kh = _K * h
+    n = kh * h
+    d = n + _K
+    return (n + kh * (rise * (kh / d))) / d
+
+
 @has_derivative(_silu_curvature)
 def silu_slope(x: Array) -> Array:
     """The derivative of `silu`, for x in float32 or a wider dtype."""
     t = near(x, 44.0)  # the derivative is 1 from there on, in every dtype
-    return _times_sigmoid_slope(t, 0.5 * t, t)
+    return _times_sigmoid_slope(t, 0.5 * t, t)  # (1)
 
 
 @recomputed(silu_slope)
@@ -106,7 +106,7 @@ def silu(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
 
     From s′(x) = s(x) s(−x),
 
-        dx = dy ⊙ (s(x) + x s(x) s(−x)).
+        dx = dy ⊙ (s(x) + x s(x) s(−x)).                                                      (1)
 
     Terms cancel only where the derivative is 0. With h = e^(x/2), the two factors are computed as
     s(x) = k h² / (k + k h²) and s(x) s(−x) = (k h / (k + k h²))²; with k = 2⁹ they underflow only
@@ -133,6 +133,12 @@ _LINEAR = math.sqrt(2 / math.pi)  # the coefficient of x in u
 _CUBIC = 0.044715 * _LINEAR  # the coefficient of x³ in u
 
 
+def _gelu(x: Array, *, approximate: bool) -> Array:
+    if approximate:
+        return _times_sigmoid(x, x * (_LINEAR + _CUBIC * (x * x)))
+    return x * (0.5 * jax.lax.erfc(-_ROOT_HALF * x))
+
+
 def _gelu_curvature(x: Array, *, approximate: bool) -> Array:
     t = near(x)
     square = t * t
@@ -150,16 +156,10 @@ def gelu_slope(x: Array, *, approximate: bool) -> Array:
     if approximate:
         square = t * t
         rise = t * (2 * _LINEAR + 6 * _CUBIC * square)
-        return _times_sigmoid_slope(t, t * (_LINEAR + _CUBIC * square), rise)
+        return _times_sigmoid_slope(t, t * (_LINEAR + _CUBIC * square), rise)  # (2)
     z = -_ROOT_HALF * t
     density = math.sqrt(0.5 / math.pi) * jnp.exp(-(z * z))  # erfc has the same exponential
-    return 0.5 * jax.lax.erfc(z) + t * density
-
-
-def _gelu(x: Array, *, approximate: bool) -> Array:
-    if approximate:
-        return _times_sigmoid(x, x * (_LINEAR + _CUBIC * (x * x)))
-    return x * (0.5 * jax.lax.erfc(-_ROOT_HALF * x))
+    return 0.5 * jax.lax.erfc(z) + t * density  # (1)
 
 
 @recomputed(gelu_slope)
@@ -171,12 +171,13 @@ def gelu(x: Real[ArrayLike, "*shape"], *, approximate: bool = True) -> Float[Arr
     Φ is the cumulative distribution function of the standard normal distribution. With its density
     φ(x) = e^(−x²/2) / √(2π),
 
-        dx = dy ⊙ (Φ(x) + x φ(x)).
+        dx = dy ⊙ (Φ(x) + x φ(x)).                                                            (1)
 
     The usual approximation replaces Φ(x) by ½ (1 + tanh u), computed here without cancellation as
     s(2u), where s is the sigmoid:
 
-        y = x s(2u),   u = √(2/π) (x + 0.044715 x³),   dx = dy ⊙ (s(2u) + 2x u′ s(2u) s(−2u)).
+        y = x s(2u),   u = √(2/π) (x + 0.044715 x³),
+        dx = dy ⊙ (s(2u) + 2x u′ s(2u) s(−2u)).                                               (2)
 
     At ±∞ the value and the derivative equal their limits (`jax.nn.gelu` gives nan at −∞). The
     exponential in s costs more than the tanh of `jax.nn.gelu`, so the approximate form is slower
@@ -235,7 +236,7 @@ def _mish_slope(x: Array) -> Array:
     w = (1 / _K) * kw
     n = kw * (w + 2)
     d = n + 2 * _K
-    return (n + 4 * _K * t * (kw * (w + 1)) / d) / d
+    return (n + 4 * _K * t * (kw * (w + 1)) / d) / d  # (1)
 
 
 @recomputed(_mish_slope)
@@ -246,7 +247,7 @@ def mish(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
 
     By the product rule,
 
-        dx = dy ⊙ (τ + x τ′),   τ′ = 4w (w + 1) / (w² + 2w + 2)².
+        dx = dy ⊙ (τ + x τ′),   τ′ = 4w (w + 1) / (w² + 2w + 2)².                             (1)
 
     As in `silu`, terms cancel only where the derivative is 0, and w does not underflow before y
     does. Above x = 18.6, y is x, because w² would eventually overflow. At ±∞ the value and the
@@ -272,7 +273,7 @@ def _sigmoid(x: Array) -> Array:
     return jax.lax.logistic(x)
 
 
-@recomputed(_sigmoid)
+@recomputed(_sigmoid)  # (1)
 def softplus(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """The softplus, a smooth approximation of max(x, 0).
 
@@ -280,7 +281,7 @@ def softplus(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
 
     The derivative is the sigmoid s:
 
-        dx = dy ⊙ s(x).
+        dx = dy ⊙ s(x).                                                                       (1)
 
     Saves x.
 
@@ -301,7 +302,7 @@ def softplus(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.logaddexp(wide, jnp.zeros_like(wide)).astype(x.dtype)
 
 
-@recomputed(lambda x: _sigmoid(-x))
+@recomputed(lambda x: _sigmoid(-x))  # (1)
 def log_sigmoid(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """The logarithm of the sigmoid, −softplus(−x).
 
@@ -309,7 +310,7 @@ def log_sigmoid(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
 
     From (log s)′ = s′/s and s′(x) = s(x) s(−x),
 
-        dx = dy ⊙ s(−x).
+        dx = dy ⊙ s(−x).                                                                      (1)
 
     Saves x.
 
