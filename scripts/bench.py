@@ -6,11 +6,14 @@
     python scripts/bench.py --write                        # also the tables of the README files
     python scripts/bench.py --cases softsign --write       # some of their rows, on the same machine
 
-`funcnet.profile_rule` measures, at the arguments of `MEASURED` in tests/cases. The hand rule is
-compared with autodiff of its own forward (`funcnet.autodiff`); with autodiff of the usual forward,
-the one that people write (jax.nn, Optax), without and with `jax.checkpoint`; and with Flax and
-tokamax where they are installed. "h w alone" next to `linear_cross_entropy` is h w and its
-gradient, the matrix products without a loss.
+`funcnet.profile_rule` measures at the arguments of `MEASURED` in tests/cases. It compares the hand
+rule with these programs:
+
+- autodiff of the rule's own forward (`funcnet.autodiff`),
+- autodiff of the usual forward, which people write (jax.nn, Optax),
+- the same under `jax.checkpoint`,
+- Flax and tokamax, where they are installed,
+- "h w alone" for `linear_cross_entropy`: h w and its gradient, the products without a loss.
 
 How to read it. All programs of a case take turns, so that noise of the machine affects all alike. A
 ratio is the median, with quartiles, of the time of the hand rule divided by the other's of the same
@@ -21,7 +24,7 @@ round: below 1 the hand rule is faster, and it is known no better than its quart
 - Chain: in one program of value and gradient, the bytes by which temporaries grow with each layer
   x ← f(x W), for each element of x. The floor is 4, what the next product needs.
 - Kept bytes: what the gradient keeps between its passes, without arguments, before XLA's part.
-- Verdict, and errors in units in the last place: at smaller arguments, those of `--growth` aside.
+- Verdicts and errors (in units in the last place) are those at smaller arguments.
 
 It runs on the default device of JAX; on a GPU the numbers are that GPU's.
 """
@@ -69,7 +72,7 @@ class Config:
     rounds: int = 100
     """How often each program is timed, at most."""
     seconds: float = 2.0
-    """Time for each program of a case: slow ones get fewer rounds, but 11."""
+    """Time for each program of a case: slow ones get fewer rounds, but at least 11."""
     scale: float = 1.0
     """Factor of all sizes, for a quick look."""
     out: Path = Path("runs/bench")
@@ -220,7 +223,7 @@ def judge(name: str, case: Measured, config: Config) -> tuple[str, Profile]:
     report = check_rule(f, *small, **case.static)
     medium = arguments(case, scaled(case.sizes, config.scale / 4))
     profile = profile_rule(f, *medium, argnums=case.argnums, rounds=1, **case.static)
-    return "proved" if report.ok else "refuted", profile
+    return report.verdict, profile
 
 
 def growth(name: str, case: Measured, config: Config) -> list[dict[str, Any]]:

@@ -29,9 +29,9 @@ import numpy as np
 import optax
 from command_line import command, make_folder, parse, write
 from language_model import BYTES, cut, generate, loss, lstm, predictor, read_text, readable
-from matplotlib.figure import Figure
+from lm_report import History, compare, describe, plot
 from tqdm import tqdm
-from trained import BLUE, DASHES, ORANGE, largest_difference, save, versions
+from trained import largest_difference, save, versions
 
 from funcnet import autodiff, optim
 from funcnet.layers import Layer
@@ -44,8 +44,6 @@ SIZES = {  # width, depth and learning rate that "auto" means
 }
 LARGEST_GRADIENT = 1.0  # gradients are clipped to this global norm
 UNDER: dict[str, Callable[..., Any]] = {"hand": lambda f: f, "autodiff": autodiff}
-
-History = dict[str, dict[str, list[float]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "model": config.out / "model.npz",
         "history": config.out / "history.json",
     }
-    write(files["curves"], lambda file: plot(history, config).savefig(file, dpi=150))
+    write(files["curves"], lambda file: plot(history, config.steps).savefig(file, dpi=150))
     write(files["model"], lambda file: save({"params": last.params, "state": last.state}, file))
     write(files["history"], lambda file: file.write(json.dumps(record, indent=1).encode()))
     for name, path in files.items():
@@ -325,45 +323,6 @@ def train(
     for name in names:
         costs[name]["tokens per second"] = tokens / statistics.median(history[name]["seconds"])
     return states, history, costs
-
-
-def describe(cost: dict[str, float]) -> str:
-    """Formats the costs of compiling and running as one line."""
-    return (
-        f"{cost['tokens per second']:,.0f} tokens per second, "
-        f"{cost['temporary bytes'] / 1e6:,.1f} MB of temporary memory, "
-        f"compiled in {cost['compile seconds']:.1f} s"
-    )
-
-
-def compare(history: History, costs: dict[str, dict[str, float]]) -> str:
-    """Summarises the results of `--rules both`."""
-    hand, auto = history["hand"], history["autodiff"]
-    ratio = statistics.median(h / a for h, a in zip(hand["seconds"], auto["seconds"], strict=True))
-    part = lambda what: costs["hand"][what] / costs["autodiff"][what]
-    return (
-        f"hand rules compared with autodiff: {ratio:.3f} of the time (median of "
-        f"{len(hand['seconds'])} alternating stretches), {part('temporary bytes'):.3f} of the "
-        f"temporary memory, {part('compile seconds'):.3f} of the compile time\n"
-        f"autodiff reaches {auto['held out'][-1]:.4f} bits per byte; the difference of parameters "
-        "begins as a rounding error, which training amplifies"
-    )
-
-
-def plot(history: History, config: Config) -> Figure:
-    """Plots bits per byte after each stretch."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for name, values in history.items():
-        by = f", {name}" if len(history) > 1 else ""
-        steps = config.steps * np.arange(1, len(values["seconds"]) + 1)
-        for what, colour in {"training": BLUE, "held out": ORANGE}.items():
-            line = DASHES[name]
-            axes.plot(steps, values[what], f".{line}", color=colour, label=f"{what}{by}")
-    axes.set(xlabel="step", ylabel="bits per byte", ylim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
 
 
 def write_on(config: Config, trained: TrainState) -> list[str]:

@@ -30,7 +30,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--changed-since",
         metavar="COMMIT",
-        help="with --sample: also try all mutants of files of ops that differ from COMMIT",
+        help="with --sample: also try the mutants of each file of ops that differs from COMMIT",
     )
 
 

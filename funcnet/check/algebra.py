@@ -56,7 +56,6 @@ class Evidence(NamedTuple):
     against: str  # the name of the reference in messages
     points: Points
     floats: tuple[Any, ...]  # the arguments, in the dtype of the comparison
-    narrow: tuple[Any, ...]  # the arguments, in their own dtypes
     hand: Numbers
     reference: Numbers
     unmended: tuple[Any, ...]  # cotangents of the reference without finite differences
@@ -117,7 +116,6 @@ def gather(log: Log, truth: Subject | None, tolerance: float, floats: Any) -> Ev
         against,
         points,
         floats,
-        s.floats,
         found.hand,
         found.reference,
         unmended,
@@ -336,8 +334,8 @@ def explained(e: Evidence, i: int, k: int, largest: float) -> Any:
     A formula may use what holds up to that rounding: that float32 probabilities sum to 1.
     """
     t = e.reference.cotangents[i]
-    if len(t) <= REST + SEEDS or e.floats[i].dtype == e.narrow[i].dtype:
-        return 0.0
+    if len(t) <= REST + SEEDS or e.unit <= criterion.eps(_dtype(e.floats[i])):
+        return 0.0  # there are no perturbed points, or the arguments have all digits
     with np.errstate(invalid="ignore"):
         spread = np.nan_to_num(np.abs(t[REST + SEEDS :] - t[FIRST]).max(0))
     if k != FIRST:  # the perturbed points have the first cotangents of the outputs

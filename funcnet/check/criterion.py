@@ -3,12 +3,15 @@
 **The algebra** is compared in float64. Two programs for the same gradient may differ by what
 rounding explains,
 
-    |h − t| ≤ 8 ε|t| + 8 (n_h + n_t) + 4 ε max|t| + ν,
+    |h − t| ≤ 8 ε|t| + 8 (n_h + n_t) + 4 ε max|t| + ν + min(8 s, 10⁻⁴ max|t|),
 
 where h is the hand-written cotangent, t the reference, n_h and n_t the noise of each
 (`funcnet.check.rounding`), ε the machine epsilon of the dtype and ν its smallest normal number. The
 noise comes from perturbations of 64 units in the last place, so the bound is about 10⁻¹³ of the
-terms that are summed in the element. A larger difference means that the formulas differ.
+terms that are summed in the element. s is the change of t if the arguments change by 1 ulp of their
+own dtype, 0 if that is float64: a formula may use what holds up to this rounding. A larger
+difference means that the formulas differ. If t comes from finite differences, 10⁻⁴ max|t| more is
+allowed (`funcnet.check.algebra`), because the plain forward may be a solver that stops early.
 
 **The accuracy** is measured in the working dtype. The truth t is a float64 cotangent (the rule's or
 autodiff's, whichever has the smaller noise), n is its noise, and s is the largest change of t over

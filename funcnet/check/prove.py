@@ -41,10 +41,12 @@ def check_rule(
     The cotangents are compared, leaf by leaf, with autodiff of the function's own plain forward: in
     float64, where only a wrong formula differs by more than rounding explains, and in the dtype of
     the arguments, to measure their accuracy (`funcnet.check.criterion` defines both comparisons).
-    Finite differences are a third opinion; they are the reference if JAX cannot differentiate the
-    forward (a `jax.pure_callback`). The check also covers the structure, shapes and dtypes that fwd
-    and bwd return, linearity in the cotangent, determinism, jit, vmap over subsets of the
-    arguments, scan, remat, sharding, other batch sizes, and the second derivative.
+    Finite differences are a third opinion. They are the reference where JAX cannot differentiate
+    the forward (a `jax.pure_callback`), where autodiff is not finite although the value is, and
+    where they agree with the rule and not with autodiff. The check also covers the structure,
+    shapes and dtypes that fwd and bwd return, linearity in the cotangent, determinism, jit, vmap
+    over subsets of the arguments, scan, remat, sharding, other batch sizes, and the second
+    derivative.
 
     Args:
       f: A function that calls rules: a `jax.custom_vjp`, a function of `funcnet.ops`, or any

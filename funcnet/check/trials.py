@@ -18,8 +18,8 @@ USUAL = {
     "second derivative": "Usually a residual is cut by stop_gradient, or bwd computes something "
     "that is not differentiable",
     "batch size": "The rule contains a fixed size that must be read from a shape",
-    "vmap": "The bwd must not reduce over the batch axis that vmap adds: it must not use a "
-    "custom_vmap that does, nor a callback that mistakes this axis for one of its own",
+    "vmap": "The backward pass must not reduce over the batch axis that vmap adds. The usual cause "
+    "is a custom_vmap rule or a callback that does",
 }
 SHARED = (
     "under jax.vmap over some arguments an output depends on no batched argument, and JAX's "
@@ -27,9 +27,14 @@ SHARED = (
     "on all arguments, or declare the rule by funcnet.rule, which does that"
 )
 CONSTRAINED = (
-    "the second derivative was not compared: near the arguments the rule differs from its "
-    "reference, so it may use a relation among them (probabilities that sum to 1)"
+    "near the arguments the rule differs from its reference, so it may use a relation among them "
+    "(probabilities that sum to 1); its second derivative was not compared"
 )
+ELSEWHERE = (
+    "at other arguments, which the trials of transformations use, the rule differs from its "
+    "reference; the transformations themselves change nothing"
+)
+WITHOUT = "the rule without it"
 PCAST = (
     "Cast every argument to vary over the same mesh axes (jax.lax.pcast) before the rule, or "
     "declare it by funcnet.rule, which does that"
@@ -41,7 +46,8 @@ def check_transformations(log: Log, e: Evidence) -> set[str]:
     s = log.subject
     at = (e.floats, s.others, tuple(d[FIRST] for d in e.points.dout))
     raised = set()
-    if e.against == DIFFERENCES or e.decided:
+    by_itself = _by_itself(e)
+    if by_itself:
         try:
             trials = [*own_trials(s, *at)]
         except Exception as error:
@@ -62,14 +68,25 @@ def check_transformations(log: Log, e: Evidence) -> set[str]:
         if isinstance(actual, Exception):
             raised.add(trial.label)
             continue
-        if trial.kind == "second derivative" and _is_constrained(e):
-            log.warn(CONSTRAINED)
+        if by_itself:
+            _compare(log, e, trial, actual, expected, WITHOUT)
         elif _differs(e, actual, expected):
-            # A trial moves the arguments. Where the rule itself differs from the reference there,
-            # the transformation is not to blame: the rule is compared with itself.
+            if trial.kind == "second derivative" and _is_constrained(e):
+                log.warn(CONSTRAINED)
+                continue
+            # A trial moves the arguments. If the rule differs from the reference there without the
+            # transformation too, the transformation is not to blame.
             own = own or _own_results(s, at)
-            _compare(log, e, trial, actual, own.get(trial.label, expected))
+            if trial.label in own and not _differs(e, actual, own[trial.label]):
+                log.warn(ELSEWHERE)
+            else:
+                _compare(log, e, trial, actual, expected, e.against)
     return raised
+
+
+def _by_itself(e: Evidence) -> bool:
+    """Whether autodiff is no reference, so that the rule is compared with itself."""
+    return e.against == DIFFERENCES or bool(e.decided)
 
 
 def _own_results(s: Subject, at: Any) -> dict[str, Any]:
@@ -86,10 +103,10 @@ def _is_constrained(e: Evidence) -> bool:
 
 def check_again(log: Log, e: Evidence, raised: set[str]) -> None:
     """Repeats raising trials in the arguments' own dtype; reports where only the rule raises."""
+    if _by_itself(e):
+        return  # whether the plain forward supports the transformation is not known
     s = log.subject
     dout = cotangents(e.plain, s.floats, s.others, 0)
-    if e.against == DIFFERENCES or e.decided:
-        return  # whether the plain forward supports the transformation is not known
     for trial in all_trials(s, e.reference_outputs, s.floats, s.others, dout):
         if trial.label in raised:
             by_hand, by_reference = run_all(
@@ -115,9 +132,7 @@ def _differs(e: Evidence, actual: Any, expected: Any) -> bool:
     return any(_worst(e, i, a, t).ratio > 1 for i, (a, t) in pairs)
 
 
-def _compare(log: Log, e: Evidence, trial: Trial, actual: Any, expected: Any) -> None:
-    own = e.against == DIFFERENCES or bool(e.decided)
-    against = "the rule without it" if own else e.against
+def _compare(log: Log, e: Evidence, trial: Trial, actual: Any, expected: Any, against: str) -> None:
     for i, (name, a, t) in enumerate(zip(log.subject.names, actual, expected, strict=True)):
         w = _worst(e, i, a, t)
         if w.ratio <= 1:

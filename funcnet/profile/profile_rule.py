@@ -126,7 +126,7 @@ def profile_rule(
         `{"jax.nn": lambda x: jax.nn.gelu(x)}`. Each is differentiated as it is.
       argnums: The positional arguments to differentiate; by default all with floating leaves.
       rounds: How often each program is timed, at most; at least 1.
-      seconds: Time for each program; slow ones get fewer rounds, but 11.
+      seconds: Time for each program; slow ones get fewer rounds, but at least 11.
       accuracy: Whether to measure the errors, which needs more evaluations in float64. Programs
         whose outputs have other types than those of f have no error.
       **static: Keyword arguments of f, as in `check_rule`.
@@ -144,7 +144,7 @@ def profile_rule(
     s = _of(ruled_subject(caller, f, args, static), argnums, len(args))
     plain = twin(s.outputs)
     own = {"hand": s.outputs, "autodiff": plain, "checkpoint": jax.checkpoint(plain)}
-    others = {}
+    rivals = {}
     if not isinstance(against or {}, Mapping):
         raise TypeError(f"{caller}: against must be a dict of functions, got {describe(against)}")
     for name, g in (against or {}).items():
@@ -153,10 +153,10 @@ def profile_rule(
                 f"{caller}: against must have functions by names other than {', '.join(own)}, "
                 f"got {name!r}: {describe(g)}"
             )
-        others[name] = _of(subject(g, args, {}), argnums, len(args)).outputs
+        rivals[name] = _of(subject(g, args, {}), argnums, len(args)).outputs
 
     programs, loops = {}, {}
-    for name, outputs in (own | others).items():
+    for name, outputs in (own | rivals).items():
         at = (s.floats, s.others, cotangents(outputs, s.floats, s.others, 0))
         lowered = jax.jit(pullback(outputs)).lower(*at)
         start = time.perf_counter()
@@ -188,7 +188,7 @@ def profile_rule(
         s.name,
         tuple(f"{name}: {type_name(leaf)}" for name, leaf in leaves),
         *(costs[name] for name in own),
-        against={name: costs[name] for name in others},
+        against={name: costs[name] for name in rivals},
         device=f"{jax.devices()[0].device_kind}, jax {jax.__version__}",
     )
 

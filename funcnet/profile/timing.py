@@ -17,7 +17,7 @@ def in_turns(
     rounds: int,
     *,
     steps: int | None = None,
-    block: float = 2e-3,
+    block: float = 2e-2,
     seconds: float = math.inf,
 ) -> dict[str, np.ndarray]:
     """The time of a step in µs, for each loop and each round.
@@ -30,7 +30,8 @@ def in_turns(
       loops: Functions of a number of steps. The first call, which compiles, is not timed.
       rounds: The number of rounds, at least 1.
       steps: Steps per turn. By default as many as make the fastest loop run for `block` seconds.
-      block: The least duration of a turn in seconds, if `steps` is not given.
+      block: The least duration of a turn in seconds, if `steps` is not given. In a shorter one the
+        caches that the loop before has left would count.
       seconds: Time for each loop: `rounds` is reduced to fit, but not below 11.
 
     Returns:
