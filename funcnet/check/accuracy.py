@@ -35,7 +35,8 @@ def check_accuracy(log: Log, e: Evidence, dtypes: list[Any], *, strict: bool) ->
     narrow = [d for d in own if jnp.finfo(d).bits < 64 and len(own) == 1]
     if e.against == DIFFERENCES or e.decided or e.floats is s.floats:
         return  # there is no reference with more digits
-    if own == {jnp.dtype("float32")} and BFLOAT16 not in dtypes:
+    is_real = {leaf.dtype for leaf in s.floats} == own  # there is no narrower complex dtype
+    if is_real and own == {jnp.dtype("float32")} and BFLOAT16 not in dtypes:
         _check_bfloat16(log, e)
     for dtype in dict.fromkeys([*narrow, *dtypes]):
         log.progress(f"accuracy in {dtype}")
