@@ -19,9 +19,10 @@ EVERYONE_MAY = {"_arguments"}
 MAY_IMPORT = {
     "_arguments": set(),
     "_arrays": set(),
+    "_barrier": set(),
     "_door": set(),
     "rule": {"_door"},
-    "ops": {"rule", "_arrays"},
+    "ops": {"rule", "_arrays", "_barrier"},
     "initializers": set(),
     "layers": {"ops", "initializers", "rule", "_arrays"},
     "models": {"layers", "ops"},

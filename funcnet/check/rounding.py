@@ -30,8 +30,9 @@ ARITHMETICS = 12
 
 # Operations whose result is exact or is one of their inputs. All other operations round.
 EXACT = frozenset([
-    "abs", "and", "argmax", "argmin", "bitcast_convert_type", "broadcast", "broadcast_in_dim",
-    "ceil", "clamp", "concatenate", "conj", "copy", "copy_p", "cummax", "cummin", "device_put",
+    "abs", "and", "argmax", "argmin", "barrier", "bitcast_convert_type", "broadcast",
+    "broadcast_in_dim", "ceil", "clamp", "concatenate", "conj", "copy", "copy_p", "cummax",
+    "cummin", "device_put",
     "dynamic_slice", "dynamic_update_slice", "eq", "expand_dims", "floor", "gather", "ge", "gt",
     "imag", "iota", "is_finite", "le", "lt", "max", "min", "ne", "neg", "nextafter", "not",
     "optimization_barrier", "or", "pad", "pcast", "pvary", "real", "reduce_and", "reduce_max",

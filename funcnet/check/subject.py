@@ -43,6 +43,7 @@ def subject(
     kwargs: Mapping[str, Any],
     *,
     python_floats: bool = True,
+    draw: bool = True,
 ) -> Subject:
     """The `Subject` of f at these arguments.
 
@@ -53,9 +54,10 @@ def subject(
 
     Args:
       f: The function.
-      args: Its positional arguments; a `jax.ShapeDtypeStruct` is replaced by random numbers.
+      args: Its positional arguments.
       kwargs: Its keyword arguments.
       python_floats: Whether to differentiate Python floats.
+      draw: Whether random numbers replace each `jax.ShapeDtypeStruct`.
     """
     parameters, nondiff = _parameters(f), _nondiff(f)
     names = [*_names(parameters, len(args)), *kwargs]
@@ -73,7 +75,10 @@ def subject(
         by_position = python_floats and i < len(args)
         if is_static[i] or not (_is_array(leaf) or (by_position and isinstance(leaf, float))):
             continue
-        leaf = drawn(leaf) if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            leaf = jnp.asarray(leaf)
+        elif draw:
+            leaf = drawn(leaf)
         kind = floats if is_floating(leaf) else others
         kind.append((place, names[i] + keystr(path[1:]), i, leaf))
 
@@ -196,7 +201,12 @@ def drawn(spec: jax.ShapeDtypeStruct, low: int = 0, high: int = 2, seed: int = 0
 
 
 def ruled_subject(
-    caller: str, f: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    caller: str,
+    f: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    draw: bool = True,
 ) -> Subject:
     """The subject of f, which must call a rule and have a floating argument.
 
@@ -205,12 +215,12 @@ def ruled_subject(
       ValueError: If f calls no rule, or has no floating argument.
     """
     check_function(caller, "f", f)
-    s = subject(f, args, kwargs)
+    s = subject(f, args, kwargs, draw=draw)
     try:
         try:
             found = sites(s.call, s.floats, s.others)
         except jax.errors.JAXTypeError:  # a Python float must not be traced
-            s = subject(f, args, kwargs, python_floats=False)
+            s = subject(f, args, kwargs, python_floats=False, draw=draw)
             found = sites(s.call, s.floats, s.others)
     except NameError as e:
         axis = str(e).partition("unbound axis name: ")[2].partition(".")[0]

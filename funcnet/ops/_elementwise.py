@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from funcnet._arrays import widen
+from funcnet._barrier import barrier
 from funcnet.rule import Ruled, rule
 
 P = ParamSpec("P")
@@ -75,7 +76,7 @@ def recomputed(
 
     def dx(x: jax.Array, dy: jax.Array, **options: Any) -> jax.Array:
         # Without a barrier XLA would find parts of f′ that fwd has computed, and would keep them.
-        x = jax.lax.optimization_barrier(x)
+        x = barrier(x)
         return (widen(dy) * slope(widen(x), **options)).astype(dy.dtype)
 
     return elementwise(saves=lambda x, **_: x, dx=dx, real=("x",))

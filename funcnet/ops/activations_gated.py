@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from funcnet._arrays import widen
+from funcnet._barrier import barrier
 from funcnet.ops._types import Real
 from funcnet.ops.activations_smooth import gelu, gelu_slope, silu, silu_slope
 from funcnet.rule import rule
@@ -68,7 +68,7 @@ def swiglu_bwd(residuals, dy):
         da = dy ⊙ b ⊙ silu′(a),   db = dy ⊙ silu(a).                                          (1)
     """
     # Without a barrier XLA would keep silu(a) of fwd and its parts in addition to a and b.
-    gate, up = jax.lax.optimization_barrier(residuals)
+    gate, up = barrier(residuals)
     a, b, g = widen(gate), widen(up), widen(dy)
     # Each line computes its own exponential, because XLA:CPU would store a shared one.
     dgate = g * b * silu_slope(a)  # (1)
@@ -124,7 +124,7 @@ def geglu_bwd(residuals, dy, *, approximate):
 
         da = dy ⊙ b ⊙ gelu′(a),   db = dy ⊙ gelu(a).                                          (1)
     """
-    gate, up = jax.lax.optimization_barrier(residuals)  # see swiglu_bwd
+    gate, up = barrier(residuals)  # see swiglu_bwd
     a, b, g = widen(gate), widen(up), widen(dy)
     dgate = g * b * gelu_slope(a, approximate=approximate)  # (1)
     dup = g * gelu.__wrapped__(a, approximate=approximate)

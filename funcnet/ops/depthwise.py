@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import math
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from funcnet._arrays import wide_dtype, widen
+from funcnet._barrier import barrier
 from funcnet.ops._types import AnyArray, Num
 from funcnet.ops._windows import (
     Ints,
@@ -46,9 +49,9 @@ def depthwise_conv(
         y_oc = Σ_t x_(o·s + t·d − low, c) w_tc + b_c
 
     Strides, padding and dilation are those of `conv`, and the result equals `conv` with groups=c.
-    For kernels of up to 64 taps, y is computed as a sum of shifted products over the taps t, as
-    fast as memory bandwidth allows. Larger kernels use XLA's grouped convolution, in the forward
-    and the backward pass.
+    On a CPU y is computed as a sum of shifted products over the taps t of kernels of up to 64 taps,
+    as fast as memory bandwidth allows. Larger kernels and other platforms use XLA's grouped
+    convolution, in the forward and the backward pass.
 
     Args:
       x: Shape (..., *spatial, c), with any number of leading batch axes.
@@ -73,17 +76,32 @@ def depthwise_conv(
     [[12.0, 15.0]]
     """
     x, w = jnp.asarray(x), jnp.asarray(w)
+    b = None if b is None else jnp.asarray(b)
     at = _windows(x, w, b, strides, padding, dilation)
-    folded, dtype = fold(x, len(at.sizes)), jnp.result_type(x, w)
+    run = lambda f: functools.partial(f, at)
+    return _by_platform(at, run(_grouped), run(_tap_by_tap), x, w, b)
+
+
+def _by_platform(at: Windows, grouped: Callable[..., Any], taps: Callable[..., Any], *args: Any):
+    """`taps(*args)` on a CPU if the kernel is small, else `grouped(*args)`."""
     if math.prod(at.window) > MOST_TAPS:
-        return shifted(unfold(correlate(folded, _dense(w), _correlation(at, w)), x), b)
+        return grouped(*args)
+    return jax.lax.platform_dependent(*args, cpu=taps, default=grouped)
+
+
+def _grouped(at: Windows, x: Array, w: Array, b: Array | None) -> Array:
+    folded = fold(x, len(at.sizes))
+    return shifted(unfold(correlate(folded, _dense(w), _correlation(at, w)), x), b)
+
+
+def _tap_by_tap(at: Windows, x: Array, w: Array, b: Array | None) -> Array:
+    folded, dtype = fold(x, len(at.sizes)), jnp.result_type(x, w)
     wide = wide_dtype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else dtype
     kernel = w.astype(wide).reshape(-1, *(1,) * len(w.shape), w.shape[-1])
     terms = [x_t.astype(wide) * w_t for x_t, w_t in zip(taps(folded, at), kernel, strict=True)]
     y = unfold(functools.reduce(operator.add, terms), x)
     if b is None:
         return y.astype(dtype)
-    b = jnp.asarray(b)
     wide_b = widen(b) if jnp.issubdtype(b.dtype, jnp.inexact) else b
     return shifted(y, wide_b).astype(jnp.result_type(dtype, b))
 
@@ -137,15 +155,23 @@ def depthwise_conv_bwd(residuals, dy, *, strides, padding, dilation):
 
     Reference: Chollet, 2017, Xception, section 2, arXiv:1610.02357.
     """
-    # Without the barrier XLA would keep the padded and shifted copies of x of the forward pass.
-    x, w, b = jax.lax.optimization_barrier(residuals)
+    x, w, b = barrier(residuals)
     at = _windows(x, w, b, strides, padding, dilation)
-    axes = len(at.sizes)
-    folded, g = fold(x, axes), fold(dy, axes)
     db = None if b is None else cotangent(dy.sum(tuple(range(dy.ndim - 1))), b)  # (3)
-    if math.prod(at.window) > MOST_TAPS:
-        dx, dw = correlate_bwd(folded, _dense(w), g, _correlation(at, w))  # (1), (2)
-        return unfold(dx, x), dw.reshape(w.shape), db
+    run = lambda f: functools.partial(f, at)
+    dx, dw = _by_platform(at, run(_grouped_bwd), run(_tap_by_tap_bwd), x, w, dy)  # (1), (2)
+    return dx, dw, db
+
+
+def _grouped_bwd(at, x, w, dy):
+    folded, g = (fold(a, len(at.sizes)) for a in (x, dy))
+    dx, dw = correlate_bwd(folded, _dense(w), g, _correlation(at, w))
+    return unfold(dx, x), dw.reshape(w.shape)
+
+
+def _tap_by_tap_bwd(at, x, w, dy):
+    # Without the barrier of the caller XLA would keep the padded and shifted copies of x of fwd.
+    folded, g = (fold(a, len(at.sizes)) for a in (x, dy))
     wide = widen(g)
     kernel = w.astype(wide.dtype).reshape(-1, w.shape[-1])
 
@@ -157,7 +183,7 @@ def depthwise_conv_bwd(residuals, dy, *, strides, padding, dilation):
     dx = spread(term, (wide,), at, reach(at))  # (1)
     products = [x_t.astype(wide.dtype) * wide for x_t in taps(folded, at)]
     dw = _sums(products).reshape(w.shape)  # (2)
-    return unfold(cotangent(dx, x), x), cotangent(dw, w), db
+    return unfold(cotangent(dx, x), x), cotangent(dw, w)
 
 
 def _sums(arrays):

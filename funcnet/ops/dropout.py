@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -29,7 +31,8 @@ def dropout(
 
     Args:
       x: Input of any shape.
-      key: A PRNG key, from `jax.random.key` or `jax.random.PRNGKey`. The same key gives the same r.
+      key: A PRNG key, from `jax.random.key` or `jax.random.PRNGKey`. The same key gives the same r
+        on the same platform; a CPU draws another r than a GPU or TPU.
       rate: p in [0, 1), the probability of dropping an element, accurate to 2⁻¹⁷. Static.
 
     Returns:
@@ -49,15 +52,26 @@ def dropout(
 
 
 def _draw(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
-    """The mask r, True with probability 1 − p.
+    """The mask r, True with probability 1 − p; p is rounded here, but not in the scale 1/(1 − p).
 
-    Each 32-bit random word is used for two elements, because random bits are the largest cost of
-    dropout. Therefore p is rounded to a multiple of 2⁻¹⁶ here, but not in the scale 1/(1 − p).
+    On a CPU each 32-bit random word is used for two elements, because random bits are the largest
+    cost of dropout. On other platforms joining the halves would cost more than the bits.
     """
+    halves = functools.partial(_two_of_a_word, rate=rate, shape=shape)
+    words = functools.partial(_one_of_a_word, rate=rate, shape=shape)
+    return jax.lax.platform_dependent(key, cpu=halves, default=words)
+
+
+def _two_of_a_word(key: Array, *, rate: float, shape: tuple[int, ...]) -> Array:
     *batch, n = shape or (1,)
     words = jax.random.bits(key, (*batch, -(-n // 2)), jnp.uint32)
     halves = jnp.concatenate([words >> 16, words & 0xFFFF], axis=-1)[..., :n]
     return (halves >= round(rate * 2**16)).reshape(shape)
+
+
+def _one_of_a_word(key: Array, *, rate: float, shape: tuple[int, ...]) -> Array:
+    # Of as many digits as in _two_of_a_word, so that p is the same.
+    return (jax.random.bits(key, shape, jnp.uint32) >> 16) >= round(rate * 2**16)
 
 
 def _apply(r: Array, x: Array, rate: float) -> Array:

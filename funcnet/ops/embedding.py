@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
@@ -82,9 +85,39 @@ def embedding_bwd(residuals, dy):
     may occur thousands of times, and a sum in bfloat16 stops growing after 256 equal terms.
     """
     ids, w = residuals
+    is_narrow, placed = widen(w).dtype != w.dtype, explicit_sharding(w, ids, dy)
+    if not is_narrow or placed is not None or math.prod(ids.shape) >= len(w):
+        return None, _sums_in_a_table(ids, w, dy)
+    dw = jax.lax.platform_dependent(ids, w, dy, cpu=_sums_in_a_table, default=_sums_of_sorted)
+    return None, dw
+
+
+def _sums_in_a_table(ids, w, dy):
+    """Equation (1), in a table of at least float32."""
     dw = jnp.zeros_like(widen(w)).at[_wide(ids)]
     dw = dw.add(widen(dy), mode="drop", out_sharding=explicit_sharding(w, ids, dy))  # (1)
-    return None, dw.astype(w.dtype)
+    return dw.astype(w.dtype)
+
+
+def _sums_of_sorted(ids, w, dy):
+    """Equation (1): the rows of dy in the order of their ids, of which equal ones are summed.
+
+    A GPU or TPU then writes each row of the table once, in its own dtype, instead of reading and
+    writing a wide table.
+    """
+    (classes, d), ids = w.shape, _wide(ids).reshape(-1)
+    is_signed = jnp.issubdtype(ids.dtype, jnp.signedinteger)
+    inside = (ids < classes) & (ids >= -classes if is_signed else True)
+    ids = jnp.where(inside, ids % classes, classes).astype(jnp.int32)
+    order = jnp.argsort(ids)
+    ids, rows = ids[order], dy.reshape(-1, d)[order]
+    is_new = jnp.concatenate([jnp.ones(1, bool), ids[1:] != ids[:-1]])
+    segment, n = jnp.cumsum(is_new) - 1, len(ids)
+    sums = jax.ops.segment_sum(widen(rows), segment, n, indices_are_sorted=True)  # (1)
+    unused = classes + 1 + jnp.arange(n, dtype=ids.dtype)  # all different, and dropped
+    target = unused.at[segment].set(ids, indices_are_sorted=True)
+    dw = jnp.zeros_like(w).at[target]
+    return dw.set(sums.astype(w.dtype), mode="drop", unique_indices=True)
 
 
 embedding.defvjp(embedding_fwd, embedding_bwd)

@@ -10,6 +10,7 @@ from jax import Array
 from jaxtyping import Float
 
 from funcnet._arrays import explicit_sharding, sum_products, widen
+from funcnet._barrier import CPU_AND_GPU, barrier
 from funcnet.ops._moments import check_norm, moments, row
 from funcnet.ops._types import AnyArray, Real
 from funcnet.rule import rule
@@ -100,7 +101,7 @@ def layer_norm_bwd(residuals, dy, *, eps):
     the rest: that rounds a little less for a few features, and reads all rows again.
     """
     # Without a barrier XLA would reuse x − μ from fwd, and keep it in memory as well as x.
-    x, mean, delta, r, scale, bias = jax.lax.optimization_barrier(residuals)
+    x, mean, delta, r, scale, bias = barrier(residuals, on=CPU_AND_GPU)
     rows, c = tuple(range(x.ndim - 1)), x.shape[-1]
     g, gamma = widen(dy), widen(scale)
     z = (widen(x) - mean - delta) * r
@@ -164,7 +165,7 @@ def rms_norm_bwd(residuals, dy, *, eps):
         ⟨dz ⊙ z⟩ = (dy ⊙ z) · γ / c,                                                          (2)
         dx = r dz − x r³ ⟨dz ⊙ x⟩ = r (dz − z ⟨dz ⊙ z⟩).                                      (3)
     """
-    x, r, scale = jax.lax.optimization_barrier(residuals)  # see layer_norm_bwd
+    x, r, scale = barrier(residuals)  # see layer_norm_bwd
     g, gamma = widen(dy), widen(scale)
     z = widen(x) * r
     gz = g * z
@@ -265,7 +266,8 @@ def group_norm_bwd(residuals, dy, *, groups, eps):
         ⟨dz⟩ = Σ γ S / m,   ⟨dz ⊙ z⟩ = Σ γ T / m,                                             (3)
         dx = r (dz − ⟨dz⟩ − z ⟨dz ⊙ z⟩).                                                      (4)
     """
-    x, mean, delta, r, scale, bias = jax.lax.optimization_barrier(residuals)  # see layer_norm_bwd
+    # See layer_norm_bwd.
+    x, mean, delta, r, scale, bias = barrier(residuals, on=CPU_AND_GPU)
     places = tuple(range(1, x.ndim - 1))
     g, gamma = (_grouped(a, groups) for a in (widen(dy), row(widen(scale), x.ndim)))
     z = (_grouped(widen(x), groups) - mean - delta) * r

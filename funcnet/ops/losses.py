@@ -12,6 +12,7 @@ from jaxtyping import Float, Integer
 
 from funcnet._arguments import check_number, check_real
 from funcnet._arrays import wide_dtype, widen
+from funcnet._barrier import barrier
 from funcnet.ops._labels import (
     above_zero_if_zero,
     at,
@@ -49,7 +50,7 @@ def _difference(y: Array, t: Array, dtype: Any) -> Array:
 def _again(residuals: tuple[Array, ...]) -> tuple[Array, ...]:
     """The arguments, behind a barrier if any is narrow, so that XLA does not keep y − t for bwd."""
     narrow = any(x.dtype.itemsize < 4 for x in residuals)
-    return jax.lax.optimization_barrier(residuals) if narrow else residuals
+    return barrier(residuals) if narrow else residuals
 
 
 @rule(real=("y",))
@@ -289,7 +290,7 @@ def huber_bwd(residuals, dloss, *, delta):
 
         dy = (dL/C) min(max(u, −δ), δ),   dt = −dy.                                           (1)
     """
-    y, t = jax.lax.optimization_barrier(residuals)  # else XLA may keep u of the forward pass
+    y, t = barrier(residuals)  # else XLA may keep u of the forward pass
     u = _difference(y, t, y.dtype)
     dy = (widen(dloss) / y.shape[-1])[..., None] * jnp.clip(u, -delta, delta)  # (1)
     return dy.astype(y.dtype), label_cotangent(t, -dy)

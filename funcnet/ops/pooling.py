@@ -66,7 +66,7 @@ def max_pool(
     maximum in the row-major order of the window, as with `jax.lax.reduce_window`. In a window that
     contains only −∞ that is the first position, even if it is padding; the gradient is then lost.
     If a window contains nan, the maximum is nan and the gradient goes to the first nan (with
-    `reduce_window` it goes to another position).
+    `reduce_window`, and here on a TPU, it goes to another position).
 
     Args:
       x: Shape (..., *spatial, c), with any number of leading batch axes.
@@ -110,15 +110,23 @@ def _first_maximum(a, b):
 
 
 def max_pool_fwd(x, *, window, strides, padding):
-    """Saves the position of each maximum in its window (one byte for up to 256 positions), not x.
+    """Saves the position of each maximum in its window (one byte for up to 256 positions), and x.
 
-    A window of up to 4 positions is searched at once, a larger one along one axis after another,
-    starting with the last. Taking the first of equal maxima along each axis gives the first in
-    row-major order. The first nan counts as the maximum.
+    Only a TPU reads x again, which it does faster than it handles the positions; elsewhere x is not
+    kept. A window of up to 4 positions is searched at once, a larger one along one axis after
+    another, starting with the last. Taking the first of equal maxima along each axis gives the
+    first in row-major order. The first nan counts as the maximum.
     """
-    at = _windows("max_pool", x, window, strides, padding)
-    dtype, lowest = place_dtype(math.prod(at.window)), _lowest("max_pool", x)
-    best, place, step = fold(x, len(at.sizes)), None, 1
+    at, lowest = _windows("max_pool", x, window, strides, padding), _lowest("max_pool", x)
+    search = functools.partial(_search, at, lowest)
+    reduce = functools.partial(_reduce, at, lowest)
+    best, place = jax.lax.platform_dependent(fold(x, len(at.sizes)), tpu=reduce, default=search)
+    return unfold(best, x), (place, x)
+
+
+def _search(at, lowest, x):
+    """The maxima, and their positions in their windows."""
+    dtype, best, place, step = place_dtype(math.prod(at.window)), x, None, 1
     for stage in [at] if math.prod(at.window) <= 4 else stages(at):
         several = list(taps(best, stage, lowest))
         inner = [0] * len(several) if place is None else list(taps(place, stage, 0))
@@ -129,7 +137,14 @@ def max_pool_fwd(x, *, window, strides, padding):
             is_it = (candidate == best) | (candidate != candidate)
             place = jnp.where(is_it, number(t), place)
         step *= len(several)
-    return unfold(best, x), (place, x[..., :0])
+    return best, place
+
+
+def _reduce(at, lowest, x):
+    """The maxima, and zeros in place of their positions."""
+    pads = ((0, 0), *at.padding, (0, 0))
+    best = jax.lax.reduce_window(x, lowest, jax.lax.max, *_whole(at), pads)
+    return best, jnp.zeros(best.shape, place_dtype(math.prod(at.window)))
 
 
 def max_pool_bwd(residuals, dy, *, window, strides, padding):
@@ -141,17 +156,27 @@ def max_pool_bwd(residuals, dy, *, window, strides, padding):
         dx_pc = Σ_q dy_(i−q, c) [place_(i−q, c) = q·s + r].                                   (1)
 
     The sum has one term if windows do not overlap. Autodiff of `reduce_window` saves x and searches
-    for the maximum again, window by window.
+    for the maximum again, window by window; that is what a TPU has an instruction for.
     """
-    place, empty = residuals
-    at = _windows("max_pool", empty, window, strides, padding)
-    g = fold(dy, len(at.sizes))
+    place, x = residuals
+    at = _windows("max_pool", x, window, strides, padding)
+    send = functools.partial(_send_back, at)
+    again = functools.partial(_search_again, at, _lowest("max_pool", x))
+    args = place, fold(x, len(at.sizes)), fold(dy, len(at.sizes))
+    return (unfold(jax.lax.platform_dependent(*args, tpu=again, default=send), x),)
 
+
+def _search_again(at, lowest, place, x, g):
+    """Equation (1) by the operation SelectAndScatter, the transpose of `reduce_window`."""
+    return jax.vjp(lambda x: _reduce(at, lowest, x)[0], x)[1](g)[0]
+
+
+def _send_back(at, place, x, g):
     def term(tap, place, g):
         tap = jnp.asarray(tap)
         return jnp.where((place == tap.astype(place.dtype)) & (tap >= 0), g, jnp.zeros_like(g))
 
-    return (unfold(spread(term, (place, g), at, reach(at)), empty),)  # (1)
+    return spread(term, (place, g), at, reach(at))  # (1)
 
 
 max_pool.defvjp(max_pool_fwd, max_pool_bwd)

@@ -18,11 +18,14 @@ from funcnet.check.report import finite_json, number, table
 from funcnet.check.subject import Subject, ruled_subject, subject, type_name
 from funcnet.check.tracing import twin
 from funcnet.profile._flops import flops
+from funcnet.profile.devices import device_named, placed
+from funcnet.profile.estimate import Estimate, estimate
 from funcnet.profile.residuals import residuals
 from funcnet.profile.timing import in_turns, loop_of, quartiles
 
 NAN = float("nan")
 Quartiles = tuple[float, float, float]
+UNKNOWN: Quartiles = (NAN, NAN, NAN)
 
 
 class Cost(NamedTuple):
@@ -41,6 +44,7 @@ class Cost(NamedTuple):
     rms_ulp: float  # of the cotangents, over 8 seeds; nan where it was not measured
     max_ulp: float
     flops_exact: bool = True  # if not, a `while` loop of unknown length is counted once
+    estimate: Estimate | None = None  # on an accelerator that `device=` names
 
 
 class Profile(NamedTuple):
@@ -62,8 +66,9 @@ class Profile(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """The profile as dicts, lists, strings and numbers."""
-        own = {k: getattr(self, k)._asdict() for k in ("hand", "autodiff", "checkpoint")}
-        against = {name: cost._asdict() for name, cost in self.against.items()}
+        as_dict = lambda c: c._asdict() | {"estimate": c.estimate and c.estimate._asdict()}
+        own = {k: as_dict(getattr(self, k)) for k in ("hand", "autodiff", "checkpoint")}
+        against = {name: as_dict(cost) for name, cost in self.against.items()}
         return finite_json(self._asdict() | own | {"against": against})
 
     def __str__(self) -> str:
@@ -81,27 +86,56 @@ class Profile(NamedTuple):
         return f"<p>{head}</p><table>{body}</table>"
 
     def _rows(self) -> list[tuple[str, ...]]:
-        spread = lambda q: f"{number(q[1])} ({number(q[0])}, {number(q[2])})"
+        is_estimate = self.hand.estimate is not None
         return [
             (label, *(show(c) for c in self.columns.values()))
-            for label, show in {
-                "residual bytes": lambda c: _bytes(c.residual_bytes),
-                "  not arguments": lambda c: _bytes(c.kept_bytes),
-                "temporary bytes": lambda c: _bytes(c.temporary_bytes),
-                "  chain growth": lambda c: _bytes(c.growth_bytes),
-                "FLOPs": lambda c: ("" if c.flops_exact else "~") + number(c.flops),
-                "bytes accessed": lambda c: _bytes(c.accessed_bytes),
-                "compile time, s": lambda c: number(c.compile_seconds),
-                "time, µs (quartiles)": lambda c: spread(c.microseconds),
-                "time / autodiff": lambda c: spread(c.ratio),
-                "error, rms ulp": lambda c: number(c.rms_ulp),
-                "error, max ulp": lambda c: number(c.max_ulp),
-            }.items()
+            for label, show in (COUNTED | (ESTIMATED if is_estimate else MEASURED)).items()
         ]
+
+
+def _of_estimate(show: Callable[[Estimate], str]) -> Callable[[Cost], str]:
+    def of(c: Cost) -> str:
+        return "–" if c.estimate is None else "~" * (not c.estimate.exact) + show(c.estimate)
+
+    return of
+
+
+def _spread(q: Quartiles) -> str:
+    return f"{number(q[1])} ({number(q[0])}, {number(q[2])})"
+
+
+def _products(e: Estimate) -> str:
+    return ", ".join(f"{number(n)} {dtype}" for dtype, n in e.products.items()) or "–"
 
 
 def _bytes(n: float) -> str:
     return "–" if np.isnan(n) else f"{n:,.0f}"
+
+
+# The rows of a profile: counts of every program, then what was measured here or estimated for
+# another device.
+COUNTED: dict[str, Callable[[Cost], str]] = {
+    "residual bytes": lambda c: _bytes(c.residual_bytes),
+    "  not arguments": lambda c: _bytes(c.kept_bytes),
+    "temporary bytes": lambda c: _bytes(c.temporary_bytes),
+    "  chain growth": lambda c: _bytes(c.growth_bytes),
+    "FLOPs": lambda c: ("" if c.flops_exact else "~") + number(c.flops),
+    "compile time, s": lambda c: number(c.compile_seconds),
+}
+MEASURED: dict[str, Callable[[Cost], str]] = {
+    "bytes accessed": lambda c: _bytes(c.accessed_bytes),
+    "time, µs (quartiles)": lambda c: _spread(c.microseconds),
+    "time / autodiff": lambda c: _spread(c.ratio),
+    "error, rms ulp": lambda c: number(c.rms_ulp),
+    "error, max ulp": lambda c: number(c.max_ulp),
+}
+ESTIMATED: dict[str, Callable[[Cost], str]] = {
+    "estimated cycles": _of_estimate(lambda e: number(e.cycles)),
+    "estimated time, ms": _of_estimate(lambda e: number(e.milliseconds)),
+    "launches": _of_estimate(lambda e: f"{e.launches:,}"),
+    "bytes moved": _of_estimate(lambda e: _bytes(e.moved_bytes)),
+    "FLOPs of products": _of_estimate(_products),
+}
 
 
 def profile_rule(
@@ -112,6 +146,8 @@ def profile_rule(
     rounds: int = 20,
     seconds: float = 10.0,
     accuracy: bool = True,
+    growth: bool = True,
+    device: str | None = None,
     **static: Any,
 ) -> Profile:
     """Measures value and gradient of f: hand-written, by autodiff, and of other implementations.
@@ -119,9 +155,13 @@ def profile_rule(
     Each is one compiled program. The programs take turns, so that noise of the machine affects all
     alike: compare ratios, and no closer than their quartiles are apart.
 
+    With `device` the programs are compiled for an accelerator that this machine need not have, and
+    nothing is computed: each `Cost` has an `Estimate` instead of times and errors. It works for any
+    function with a rule, Pallas kernels included.
+
     Args:
       f: A function that calls rules.
-      *args: Its arguments, as in `check_rule`.
+      *args: Its arguments, as in `check_rule`. With `device` a `jax.ShapeDtypeStruct` is enough.
       against: Other implementations of f by name, as functions of the same positional arguments:
         `{"jax.nn": lambda x: jax.nn.gelu(x)}`. Each is differentiated as it is.
       argnums: The positional arguments to differentiate; by default all with floating leaves.
@@ -129,6 +169,9 @@ def profile_rule(
       seconds: Time for each program; slow ones get fewer rounds, but at least 11.
       accuracy: Whether to measure the errors, which needs more evaluations in float64. Programs
         whose outputs have other types than those of f have no error.
+      growth: Whether to compile chains of layers to see how temporary bytes grow with their number.
+      device: "tpu:v4", "tpu:v5e", "tpu:v5p", "tpu:v6e" (which need the package libtpu), "gpu:a100"
+        or "gpu:h100" (which need jax[cuda12], but no driver). By default the device JAX runs on.
       **static: Keyword arguments of f, as in `check_rule`.
 
     Returns:
@@ -136,12 +179,17 @@ def profile_rule(
 
     Raises:
       TypeError: If the arguments do not fit f.
-      ValueError: If f calls no function with a hand-written rule, or nothing is differentiated.
+      ValueError: If f calls no function with a hand-written rule, or nothing is differentiated, or
+        there is no such device.
+      RuntimeError: If a package that compiles for the device is missing.
     """
     caller = "profile_rule"
     rounds = check_int(caller, "rounds", rounds, at_least=1)
     check_number(caller, "seconds", seconds, above=0)
-    s = _of(ruled_subject(caller, f, args, static), argnums, len(args))
+    absent = None if device is None else device_named(caller, device)
+    s = _of(ruled_subject(caller, f, args, static, draw=absent is None), argnums, len(args))
+    place = lambda tree: tree if absent is None else placed(tree, absent.name)
+    s = s._replace(floats=place(s.floats), others=place(s.others))
     plain = twin(s.outputs)
     own = {"hand": s.outputs, "autodiff": plain, "checkpoint": jax.checkpoint(plain)}
     rivals = {}
@@ -153,43 +201,53 @@ def profile_rule(
                 f"{caller}: against must have functions by names other than {', '.join(own)}, "
                 f"got {name!r}: {describe(g)}"
             )
-        rivals[name] = _of(subject(g, args, {}), argnums, len(args)).outputs
+        of_g = subject(g, args, {}, draw=absent is None)
+        rivals[name] = _of(of_g, argnums, len(args)).outputs
 
-    programs, loops = {}, {}
+    programs = {}
     for name, outputs in (own | rivals).items():
-        at = (s.floats, s.others, cotangents(outputs, s.floats, s.others, 0))
+        if absent is None:
+            dout = cotangents(outputs, s.floats, s.others, 0)
+        else:
+            dout = place(jax.eval_shape(outputs, s.floats, s.others))
+        at = (s.floats, s.others, dout)
         lowered = jax.jit(pullback(outputs)).lower(*at)
         start = time.perf_counter()
         compiled = lowered.compile()
         programs[name] = outputs, at, compiled, time.perf_counter() - start
-        loops[name] = loop_of(compiled, *at)
-    times = in_turns(loops, rounds, seconds=seconds)
-    errors = _errors(s, plain, programs) if accuracy else {}
+    times, errors = {}, {}
+    if absent is None:
+        loops = {name: loop_of(program, *at) for name, (_, at, program, _) in programs.items()}
+        times = in_turns(loops, rounds, seconds=seconds)
+        errors = _errors(s, plain, programs) if accuracy else {}
     costs = {}
     for name, (outputs, at, compiled, compile_seconds) in programs.items():
         kept = residuals(outputs, s.floats, s.others)
         count, exact = flops(pullback(outputs), *at)
+        ratio = lambda a, b: quartiles(times[a] / times[b]) if times else UNKNOWN
         costs[name] = Cost(
             sum(r.nbytes for r in kept),
             sum(r.nbytes for r in kept if r.argument is None),
             _temporary(compiled),
-            _growth(outputs, s),
+            _growth(outputs, s, place) if growth else NAN,
             count,
             float((compiled.cost_analysis() or {}).get("bytes accessed", NAN)),
             compile_seconds,
-            quartiles(times[name]),
-            quartiles(times[name] / times["autodiff"]),
-            quartiles(times["hand"] / times[name]),
+            quartiles(times[name]) if times else UNKNOWN,
+            ratio(name, "autodiff"),
+            ratio("hand", name),
             *errors.get(name, (NAN, NAN)),
             exact,
+            estimate(compiled, absent) if absent else None,
         )
     leaves = zip((*s.names, *s.other_names), (*s.floats, *s.others), strict=True)
+    kind = device or jax.devices()[0].device_kind
     return Profile(
         s.name,
         tuple(f"{name}: {type_name(leaf)}" for name, leaf in leaves),
         *(costs[name] for name in own),
         against={name: costs[name] for name in rivals},
-        device=f"{jax.devices()[0].device_kind}, jax {jax.__version__}",
+        device=f"{kind}, jax {jax.__version__}",
     )
 
 
@@ -228,17 +286,17 @@ def _temporary(compiled: Any) -> int:
     return int(analysis.temp_size_in_bytes) if analysis is not None else 0
 
 
-def _growth(outputs: Outputs, s: Subject) -> float:
+def _growth(outputs: Outputs, s: Subject, place: Callable[[Any], Any]) -> float:
     """The slope of the temporary bytes from 4 to 8 layers x ← f(x W), where x is the first float.
 
     W stands for the other layers of a network: without it XLA would fuse the calls of f.
     """
-    x, *rest = (jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in s.floats)
+    x, *rest = place([jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in s.floats])
     out = jax.eval_shape(outputs, s.floats, s.others)
     fits = x.ndim > 0 and bool(out) and (out[0].shape, out[0].dtype) == (x.shape, x.dtype)
     if not fits or jnp.issubdtype(x.dtype, jnp.complexfloating):
         return NAN
-    w = jax.ShapeDtypeStruct((x.shape[-1],) * 2, x.dtype)
+    w = place(jax.ShapeDtypeStruct((x.shape[-1],) * 2, x.dtype))
 
     def total(floats: Any, ws: Any, others: Any) -> Any:
         x, *rest = floats

@@ -38,7 +38,9 @@ ORACLES = {
 
 RESIDUAL_BYTES = {"swiglu": 0, "geglu": 0}
 
+LARGE = {"n": 8192, "c": 11008}
+
 MEASURED = {
-    "swiglu": Measured(lambda a, b: jax.nn.silu(a) * b, "jax.nn", matrices),
-    "geglu": Measured(lambda a, b: jax.nn.gelu(a) * b, "jax.nn", matrices),
+    "swiglu": Measured(lambda a, b: jax.nn.silu(a) * b, "jax.nn", matrices, large=LARGE),
+    "geglu": Measured(lambda a, b: jax.nn.gelu(a) * b, "jax.nn", matrices, large=LARGE),
 }

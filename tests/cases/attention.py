@@ -82,9 +82,9 @@ RESIDUAL_BYTES = {
 }
 
 
-def _heads(t):
-    """Queries, keys and values of one example, with 4 heads of 64 features."""
-    return tuple(normal(1, t, 4, 64, seed=i) for i in range(3))
+def _heads(t, n=1, h=4, d=64):
+    """Queries, keys and values of n examples with h heads of d features."""
+    return tuple(normal(n, t, h, d, seed=i) for i in range(3))
 
 
 def _tokamax(causal):
@@ -92,12 +92,15 @@ def _tokamax(causal):
     return tokamax(lambda t, *qkv: t.dot_product_attention(*qkv, **options))
 
 
+LARGE = {"t": 4096, "n": 4, "h": 16, "d": 128}
+
 MEASURED = {
     "dot_product_attention, causal": Measured(
         lambda q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True),
         "jax.nn",
         _heads,
         {"t": 4096},
+        LARGE,
         {"causal": True},
         growth={"t": (64, 256, 512, 1024, 2048, 4096)},
         peers={"tokamax": _tokamax(True)},
@@ -108,6 +111,7 @@ MEASURED = {
         "jax.nn",
         _heads,
         {"t": 1024},
+        LARGE,
         growth={"t": (64, 256, 1024)},
         peers={"tokamax": _tokamax(False)},
     ),

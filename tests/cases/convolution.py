@@ -154,6 +154,7 @@ MEASURED = {
         "lax",
         _images(lambda c: 2 * c),
         {"n": 16, "s": 32, "c": 32},
+        {"n": 64, "s": 56, "c": 64},
         growth={"n": (1, 4, 16, 64)},
     ),
     "conv_transpose": Measured(
@@ -161,6 +162,7 @@ MEASURED = {
         "lax",
         _images(lambda c: c // 2),
         {"n": 16, "s": 32, "c": 32},
+        {"n": 64, "s": 56, "c": 64},
         {"strides": 2},
         growth={"n": (1, 4, 16, 64)},
     ),

@@ -57,6 +57,7 @@ MEASURED = {
         "lax",
         lambda n, s, c: (normal(n, s, s, c), weights(3, 3, c), normal(c, seed=2)),
         {"n": 8, "s": 32, "c": 64},
+        {"n": 64, "s": 56, "c": 64},
         growth={"n": (1, 2, 4, 8)},
         target=Target(0.1),
     )

@@ -33,8 +33,9 @@ MEASURED = {
     "embedding": Measured(
         lambda ids, w: w[ids],
         "jnp",
-        lambda n, v: (integers(v, n), normal(v, 64, seed=1)),
+        lambda n, v, d=64: (integers(v, n), normal(v, d, seed=1)),
         {"n": 4096, "v": 1000},
+        {"n": 8192, "v": 32000, "d": 4096},
         growth={"n": (1024, 4096, 16384), "v": (1000, 10_000, 100_000)},
     )
 }

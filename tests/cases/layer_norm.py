@@ -112,6 +112,7 @@ MEASURED = {
         "two-pass",
         lambda n, s, c: (normal(n, s, s, c), normal(c, seed=1), normal(c, seed=2)),
         {"n": 16, "s": 32, "c": 64},
+        {"n": 64, "s": 56, "c": 64},
         {"groups": 8},
         growth={"n": (1, 4, 16, 64)},
         peers={"Flax": flax(lambda nn: nn.GroupNorm(8, epsilon=EPS), "scale", "bias")},

@@ -59,6 +59,7 @@ MEASURED = {
         "optax",
         lambda n, d, v: (normal(n, d), weights(d, v), integers(v, n)),
         {"n": 2048, "d": 256, "v": 32768},
+        {"n": 8192, "d": 4096, "v": 32768},
         hand=lambda *args: ops.linear_cross_entropy(*args).mean(),  # computes dw once
         growth={"n": (256, 512, 1024, 2048), "v": (2048, 4096, 8192, 16384, 32768)},
         peers={

@@ -63,8 +63,13 @@ def _sequential(a, b, h0):
 _RECURRENCE = Measured(
     _associative,
     "associative_scan",
-    lambda t: (1 / (1 + np.exp(normal(8, t, 128))), normal(8, t, 128, seed=1), normal(8, 128)),
+    lambda t, n=8, c=128: (
+        1 / (1 + np.exp(normal(n, t, c))),
+        normal(n, t, c, seed=1),
+        normal(n, c),
+    ),
     {"t": 1024},
+    {"t": 4096, "n": 1, "c": 4096},
     growth={"t": (64, 256, 1024)},
 )
 

@@ -58,6 +58,7 @@ class Measured(NamedTuple):
     source: str  # its origin: "jax.nn", "optax" or "jnp"
     make: Callable[..., tuple[Any, ...]] = matrix  # makes the arguments from the sizes
     sizes: Sizes = MappingProxyType({"n": 2048, "c": 1024})
+    large: Sizes = MappingProxyType({"n": 8192, "c": 4096})  # on an accelerator
     static: Mapping[str, Any] = MappingProxyType({})
     hand: Callable[..., Any] | None = None  # a function of the rule; by default the rule itself
     argnums: int | tuple[int, ...] | None = None  # by default all floating arguments

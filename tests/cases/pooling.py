@@ -114,12 +114,14 @@ def _images(n, s, c):
     return (normal(n, s, s, c),)
 
 
-def _reduced(x, start, f):
-    return lax.reduce_window(x, start, f, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+def _reduced(x, start, f, window=2):
+    whole, strides = (1, window, window, 1), (1, 2, 2, 1)
+    return lax.reduce_window(x, start, f, whole, strides, "VALID")
 
 
 OF_WINDOWS = {"n": 64, "s": 28, "c": 32}
 OF_ALL = {"n": 16, "s": 32, "c": 64}
+LARGE = {"n": 64, "s": 112, "c": 64}
 
 MEASURED = {
     "max_pool": Measured(
@@ -127,17 +129,27 @@ MEASURED = {
         "reduce_window",
         _images,
         OF_WINDOWS,
+        LARGE,
         {"window": (2, 2)},
         growth={"n": (1, 4, 16, 64)},
         target=Target(0.06),
+    ),
+    "max_pool, overlapping": Measured(
+        lambda x: _reduced(x, -jnp.inf, lax.max, 3),
+        "reduce_window",
+        _images,
+        OF_WINDOWS,
+        LARGE,
+        {"window": (3, 3), "strides": (2, 2)},
     ),
     "avg_pool": Measured(
         lambda x: _reduced(x, 0.0, lax.add) / 4,
         "reduce_window",
         _images,
         OF_WINDOWS,
+        LARGE,
         {"window": (2, 2)},
     ),
-    "global_avg_pool": Measured(lambda x: x.mean((1, 2)), "jnp", _images, OF_ALL),
-    "global_max_pool": Measured(lambda x: x.max((1, 2)), "jnp", _images, OF_ALL),
+    "global_avg_pool": Measured(lambda x: x.mean((1, 2)), "jnp", _images, OF_ALL, LARGE),
+    "global_max_pool": Measured(lambda x: x.max((1, 2)), "jnp", _images, OF_ALL, LARGE),
 }

@@ -180,14 +180,15 @@ _LSTM = Measured(
     "scan",
     _sequences(4),
     {"t": 64, "n": 16, "h": 64},
+    {"t": 512, "n": 64, "h": 1024},
     growth={"t": (16, 64, 256), "h": (16, 64, 256)},
     peers={"Flax": _flax_lstm},
     target=Target(0.75),
 )
 
 MEASURED = {
-    "rnn": Measured(_rnn, "scan", _sequences(1), _LSTM.sizes, growth={"t": (16, 64, 256)}),
+    "rnn": _LSTM._replace(usual=_rnn, make=_sequences(1), peers={}),
     "lstm": _LSTM,
     "lstm, wide": _LSTM._replace(sizes={"t": 128, "n": 32, "h": 256}, target=Target(1.02)),
-    "gru": Measured(_gru, "scan", _sequences(3), _LSTM.sizes, growth={"t": (16, 64, 256)}),
+    "gru": _LSTM._replace(usual=_gru, make=_sequences(3), peers={}),
 }

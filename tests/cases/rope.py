@@ -50,8 +50,9 @@ MEASURED = {
     "rope": Measured(
         _usual,
         "jnp",
-        lambda t: (normal(4, t, 8, 64), np.arange(t, dtype=np.int32)),
+        lambda t, h=8, d=64: (normal(4, t, h, d), np.arange(t, dtype=np.int32)),
         {"t": 1024},
+        {"t": 4096, "h": 16, "d": 128},
         growth={"t": (64, 256, 1024)},
     )
 }
