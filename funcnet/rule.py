@@ -39,7 +39,7 @@ class Rule(NamedTuple):
 RULES: dict[str, Rule] = {}
 """All rules by function name; a rule is added when the function's module is imported."""
 
-_rules_on = jax.make_user_context(default_value=True)  # part of the cache key of `jax.jit`
+rules_on = jax.make_user_context(default_value=True)  # part of the cache key of `jax.jit`
 
 
 @runtime_checkable
@@ -74,7 +74,7 @@ def autodiff(f: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(f)
     def plain(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _rules_on(False):
+        with rules_on(False):
             return f(*args, **kwargs)
 
     return plain
@@ -154,7 +154,7 @@ def _rule(
     @functools.wraps(primal)
     def ruled(*args: P.args, **kwargs: P.kwargs) -> R_co:
         if compiled is None:
-            if not _rules_on.value:
+            if not rules_on.value:
                 return primal(*args, **kwargs)
             raise RuntimeError(f"{name} has no rule yet: call {name}.defvjp(fwd, bwd) first")
         static = {k: hashable(name, k, v) if k in options else v for k, v in kwargs.items()}
@@ -193,7 +193,7 @@ def _rule(
                 else x
                 for argument, x in zip(names, bound.args, strict=True)
             )
-            if not _rules_on.value:
+            if not rules_on.value:
                 return primal(*args, **bound.kwargs)
             return _custom_vjp(own, names, args, bound.kwargs)(*_vary_alike(args))
 

@@ -1,6 +1,7 @@
 """What each rule costs on an accelerator that need not be there: `bench.py --device tpu:v5e`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet import ops, profile_rule
-from funcnet.profile import Cost, Estimate, Profile
+from funcnet.profile import Cost, Estimate, Profile, in_turns, loop_of, quartiles
 
 USUAL, CHECKPOINT = "usual", "usual + checkpoint"
 DTYPES = {"bf16": "bfloat16", "f32": "float32"}
@@ -34,7 +35,7 @@ class _Zeros:
 
 def shapes(case: Any, sizes: Mapping[str, int], dtype: str) -> list[Any]:
     """Shapes and dtypes of the arguments of a case."""
-    with mock.patch("numpy.random.default_rng", lambda *_: _Zeros()):
+    with mock.patch("numpy.random.default_rng", return_value=_Zeros()):
         made = case.make(**sizes)
     is_float = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
     cast = lambda x: jax.ShapeDtypeStruct(x.shape, dtype if is_float(x) else x.dtype)
@@ -70,11 +71,9 @@ def measure(name: str, case: Any, device: str) -> OnDevice:
         for short, dtype in DTYPES.items()
     }
     args = shapes(case, case.large, "bfloat16")
-    x = args[0]
-    out = jax.eval_shape(f, *args)
-    fits = getattr(out, "shape", None) == x.shape and out.dtype == x.dtype == jnp.bfloat16
-    if not fits or case.argnums is not None:
+    if not _fits(f, args) or case.argnums is not None:
         return OnDevice(alone, None)
+    x = args[0]
     ws = (jax.ShapeDtypeStruct((x.shape[-1],) * 2, x.dtype),) * 3
     inside = profile_rule(block(f), ws, *args, against={USUAL: block(usual)}, **how)
     return OnDevice(alone, inside)
@@ -114,3 +113,84 @@ def ratio(p: Profile, of: Callable[[Estimate], float]) -> str:
 def _of(cost: Cost) -> Estimate:
     assert cost.estimate is not None
     return cost.estimate
+
+
+class Timed(NamedTuple):
+    """Milliseconds of a program on the device that is present: medians with quartiles."""
+
+    hand: tuple[float, float, float]
+    usual: tuple[float, float, float]
+    ratio: tuple[float, float, float]  # hand / usual, of the same round
+
+
+def time_all(cases: Mapping[str, Any], dtype: str, rounds: int, seconds: float) -> Iterator[Any]:
+    """Times value and gradient of each case, alone and in a block; yields (name, where, Timed)."""
+    jobs = [(name, case, inside) for name, case in cases.items() for inside in (False, True)]
+    with ThreadPoolExecutor() as pool:  # XLA compiles on all cores; nothing is timed meanwhile
+        compiled = list(pool.map(lambda job: _compiled(*job, dtype), jobs))
+    for (name, _, inside), found in zip(jobs, compiled, strict=True):
+        if isinstance(found, Exception):
+            yield name, inside, found
+        elif found is not None:
+            programs, make = found
+            args = make()
+            loops = {k: loop_of(program, *args) for k, program in programs.items()}
+            times = in_turns(loops, rounds, seconds=seconds)
+            of = lambda t: quartiles(t / 1e3)
+            hand, usual = times["hand"], times[USUAL]
+            yield name, inside, Timed(of(hand), of(usual), quartiles(hand / usual))
+
+
+def _compiled(name: str, case: Any, inside: bool, dtype: str) -> Any:
+    """The programs of a case and a function that makes their arguments; None if nothing fits."""
+    try:
+        f, usual = rule_of(name, case), case.usual
+        args = shapes(case, case.large, DTYPES[dtype])
+        if inside:
+            if not _fits(f, args) or case.argnums is not None:
+                return None
+            f, usual = block(f), block(usual)
+            x = args[0]
+            args = [(jax.ShapeDtypeStruct((x.shape[-1],) * 2, x.dtype),) * 3, *args]
+        numbers = range(len(args)) if case.argnums is None else np.atleast_1d(case.argnums)
+        is_float = lambda x: all(jnp.issubdtype(t.dtype, jnp.inexact) for t in jax.tree.leaves(x))
+        chosen = tuple(int(i) for i in numbers if is_float(args[i]))
+        high = case.large.get("v", case.large.get("c", 2))
+        programs = {}
+        for k, g in (("hand", f), (USUAL, usual)):
+            out = jax.eval_shape(g, *args)
+
+            def pull(dy: Any, *xs: Any, g: Any = g) -> Any:
+                call = lambda *own: g(*_put(xs, chosen, own))
+                y, vjp = jax.vjp(call, *(xs[i] for i in chosen))
+                return y, vjp(dy)
+
+            programs[k] = jax.jit(pull).lower(out, *args).compile()
+        make = lambda: jax.tree.map(lambda t: _drawn(t, high), (out, *args))
+    except Exception as e:  # a rule that does not compile is a result
+        return e
+    return programs, make
+
+
+def _put(xs: Sequence[Any], places: Sequence[int], values: Sequence[Any]) -> list[Any]:
+    new = list(xs)
+    for i, value in zip(places, values, strict=True):
+        new[i] = value
+    return new
+
+
+def _drawn(t: Any, high: int) -> jax.Array:
+    """Numbers that suit every rule: between 0 and 1, or indices below `high`."""
+    key = jax.random.key(0)
+    if jnp.issubdtype(t.dtype, jax.dtypes.prng_key):
+        return key
+    if jnp.issubdtype(t.dtype, jnp.inexact):
+        return jax.random.uniform(key, t.shape, jnp.float32, 0.01, 0.99).astype(t.dtype)
+    return jax.random.randint(key, t.shape, 0, high, t.dtype)
+
+
+def _fits(f: Callable[..., Any], args: Sequence[Any]) -> bool:
+    """Whether the rule maps its first argument to an array of the same type."""
+    out, x = jax.eval_shape(f, *args), args[0]
+    same = getattr(out, "shape", None) == x.shape and out.dtype == x.dtype
+    return same and jnp.issubdtype(x.dtype, jnp.inexact)

@@ -274,6 +274,8 @@ def _rebuild(eqn: Any, run: list[Any], inputs: list[Any]) -> Any:
         )(*inputs)
     if name == "cond":
         index, *operands = inputs
+        if p.get("branches_platforms"):
+            return _by_platform(p["branches_platforms"], run, operands)
         return jax.lax.switch(index, run, *operands)
     if name == "while":
         a, b = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
@@ -296,3 +298,13 @@ def _rebuild(eqn: Any, run: list[Any], inputs: list[Any]) -> Any:
         step, inputs[a:b], inputs[b:], p["length"], reverse=p["reverse"], unroll=p["unroll"]
     )
     return [*carry, *ys]
+
+
+def _by_platform(platforms: Sequence[Any], run: list[Any], operands: list[Any]) -> Any:
+    """Rebuilds `jax.lax.platform_dependent`, whose default has None in place of its platforms.
+
+    A branch may hold what compiles on its own platform alone.
+    """
+    own = {p: f for several, f in zip(platforms, run, strict=True) for p in several or ()}
+    default = next((f for several, f in zip(platforms, run, strict=True) if several is None), None)
+    return jax.lax.platform_dependent(*operands, default=default, **own)

@@ -26,7 +26,8 @@ from funcnet.ops.losses import (
 )
 from funcnet.ops.lstm import lstm
 from funcnet.ops.penalties import elastic_net_penalty, l1_penalty, l2_penalty
-from funcnet.ops.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool
+from funcnet.ops.pooling import avg_pool, max_pool
+from funcnet.ops.pooling_global import global_avg_pool, global_max_pool
 from funcnet.ops.rnn import rnn
 from funcnet.ops.rope import rope
 from funcnet.ops.softmax import log_softmax, logsumexp, softmax

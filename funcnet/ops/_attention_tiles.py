@@ -9,10 +9,36 @@ import numpy as np
 
 from funcnet._arrays import widen
 
-# The largest tile is large enough for fast products, and small enough that the tile of one head
-# stays in a processor's cache.
-QUERIES = 256
-KEYS = 512
+
+class Plan(NamedTuple):
+    """How a platform computes tiles.
+
+    narrow: Whether products take operands in bfloat16, if the arguments are, and accumulate in
+      float32. Those of float16 are float32 everywhere: dy/s would underflow.
+    """
+
+    queries: int  # in a tile, at most
+    keys: int
+    narrow: bool
+
+
+# The largest tile is large enough for fast products. On a CPU the tile of one head stays in the
+# cache; on a GPU it makes up for the launches of a tile.
+ON_CPU = Plan(256, 512, narrow=False)
+ON_TPU = Plan(512, 512, narrow=False)
+ON_GPU = Plan(1024, 1024, narrow=True)
+
+
+def by_platform(f: Any, shape: tuple[int, int], *args: Any, kernel: Any = None) -> Any:
+    """`f(plan, *args)` with the plan of the platform, for T queries and U keys.
+
+    If `kernel` is given, it is `kernel(*args)` on an NVIDIA GPU.
+    """
+    if shape[0] <= ON_CPU.queries and shape[1] <= ON_CPU.keys and args[0].dtype != jnp.bfloat16:
+        return f(ON_CPU, *args)  # it is the same everywhere
+    run = lambda plan: functools.partial(f, plan)
+    own = {"cpu": run(ON_CPU), "tpu": run(ON_TPU)} | ({"cuda": kernel} if kernel else {})
+    return jax.lax.platform_dependent(*args, **own, default=run(ON_GPU))
 
 
 class Tiles(NamedTuple):
@@ -42,10 +68,10 @@ class Tiles(NamedTuple):
         return np.array(pairs, np.int32).reshape(-1, 2)
 
 
-def tiles(t: int, u: int, causal: bool) -> Tiles:
+def tiles(t: int, u: int, causal: bool, plan: Plan) -> Tiles:
     """Chooses blocks of equal size that need little padding."""
-    count_t = max(1, -(-t // QUERIES))
-    count_u = max(1, -(-u // KEYS))
+    count_t = max(1, -(-t // plan.queries))
+    count_u = max(1, -(-u // plan.keys))
     block = (-(-t // count_t), -(-u // count_u))
     return Tiles(t, u, block, (count_t, count_u), causal and t > 1)  # the last query sees all
 

@@ -158,6 +158,16 @@ def split_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
     return _reshape(x, shape, lambda *s: (*s[: axis + 1], None, *s[axis + 1 :]))
 
 
+def lowest_of(f: str, x: jax.Array) -> np.ndarray:
+    """The lowest number of the dtype of x, which is used as padding."""
+    if jnp.iscomplexobj(x):
+        raise TypeError(f"{f}: x must be real, got {x.dtype}")
+    if x.dtype == jnp.bool_:
+        return np.array(False)
+    integer = jnp.issubdtype(x.dtype, jnp.integer)
+    return np.array(jnp.iinfo(x.dtype).min if integer else -np.inf, x.dtype)
+
+
 def taps(x: jax.Array, w: Windows, fill: Any = 0.0) -> Iterator[jax.Array]:
     """Yields the elements of x that each tap reads, shape (b, *out, c), in row-major order."""
     x = surround(x, w, fill)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import jax
@@ -14,7 +13,10 @@ from jaxtyping import Bool, Float, Integer
 
 from funcnet._arguments import check_number
 from funcnet._arrays import batches_alike, sum_products, widen
+from funcnet.ops._attention_libraries import LIBRARIES, by_library, is_for_cudnn
 from funcnet.ops._attention_tiles import (
+    ON_GPU,
+    by_platform,
     finite,
     not_finite,
     over_tiles,
@@ -26,7 +28,7 @@ from funcnet.ops._attention_tiles import (
     zeros,
 )
 from funcnet.ops._types import AnyArray
-from funcnet.rule import rule
+from funcnet.rule import rule, rules_on
 
 
 @rule
@@ -63,10 +65,12 @@ def dot_product_attention(
       causal: Whether query i sees only the keys up to i + U − T, so that the last query sees all
         (`jax.nn.dot_product_attention` uses i in place of i + U − T). Static.
       scale: α, by default 1/√d. Static.
-      implementation: None uses the tiles, on every backend. "cudnn" or "xla" uses that
+      implementation: None uses cuDNN on an NVIDIA GPU, if it is installed and takes the arguments
+        (bfloat16 or float16, e = d, no mask and no lengths, T = U if causal), and the tiles
+        elsewhere. "tiles" uses the tiles on every platform. "cudnn" or "xla" uses that
         implementation of `jax.nn.dot_product_attention` and its gradient; this requires e = d, and
         T = U if causal. Queries that see no key, and nan in masked keys, are then treated as they
-        are there. Static.
+        are there; nan in later keys also by None on a GPU. Static.
 
     Returns:
       y, shape (..., T, H, e), with the dtype of q, k and v.
@@ -82,9 +86,11 @@ def dot_product_attention(
     [1.0, 2.0]
     """
     _check(q, k, v, mask, lengths, scale, implementation)
-    if implementation is not None:
-        return _kernel((q, k, v), mask, lengths, causal, scale, implementation)
-    return _values(q, k, v, mask, lengths, causal, scale)[0]
+    if implementation in LIBRARIES:
+        return by_library((q, k, v), mask, lengths, causal, scale, implementation)
+    if not rules_on.value:
+        implementation = "tiles"  # which autodiff can differentiate
+    return _values(q, k, v, mask, lengths, causal, scale, implementation)[0]
 
 
 def dot_product_attention_fwd(q, k, v, mask=None, lengths=None, *, causal, scale, implementation):
@@ -94,10 +100,10 @@ def dot_product_attention_fwd(q, k, v, mask=None, lengths=None, *, causal, scale
     cost the digits of log s. With an implementation of JAX, the residuals are those of JAX.
     """
     _check(q, k, v, mask, lengths, scale, implementation)
-    if implementation is not None:
-        kernel = lambda *x: _kernel(x, mask, lengths, causal, scale, implementation)
+    if implementation in LIBRARIES:
+        kernel = lambda *x: by_library(x, mask, lengths, causal, scale, implementation)
         return jax.vjp(kernel, q, k, v)
-    y, m, s = _values(q, k, v, mask, lengths, causal, scale)
+    y, m, s = _values(q, k, v, mask, lengths, causal, scale, implementation)
     return y, (q, k, v, mask, lengths, y, m, s)
 
 
@@ -125,35 +131,46 @@ def dot_product_attention_bwd(residuals, dy, *, causal, scale, implementation):
 
     Reference: Dao et al., FlashAttention, 2022, appendix B.2, arXiv:2205.14135.
     """
-    if implementation is not None:
+    if implementation in LIBRARIES:
         return *residuals(dy), None, None
+    q, k, v, mask, lengths, *_ = residuals
+    run = functools.partial(_cotangents, causal=causal, scale=scale)
+    kernel = None
+    if is_for_cudnn(q, k, v, mask, lengths, causal, scale, implementation):
+        kernel = lambda q, k, v, *rest: _cotangents_by_cudnn(causal, scale, q, k, v, rest[-1])
+    found = by_platform(run, (q.shape[-3], k.shape[-3]), *residuals, dy, kernel=kernel)
+    return *found, None, None
+
+
+def _cotangents(plan, *args, causal, scale):
+    """Equations (1) to (3), tile by tile."""
     # Without the barrier XLA would keep P of small inputs instead of recomputing it.
-    q, k, v, mask, lengths, y, m, s = jax.lax.optimization_barrier(residuals)
-    a = _Arguments(q, k, v, mask, lengths, causal, scale)
+    q, k, v, mask, lengths, y, m, s, dy = jax.lax.optimization_barrier(args)
+    a = _Arguments(plan, q, k, v, mask, lengths, causal, scale)
     (bt, bu), length, alpha = a.tiles.block, a.tiles.padded[0], a.scale
     dot = sum_products(widen(dy), widen(y), (y.ndim - 1,))
     dot = jnp.swapaxes(dot, -2, -1).reshape(s.shape) / s  # ⟨dy, y⟩/s
     m, r, dot = (padded(x, length, -1) for x in (m, 1 / s, dot))
     flaws = ()
     if a.hides:
-        flaws = (~jnp.isfinite(dot)[..., None, :, :],)
+        flaws = (_nan_where(~jnp.isfinite(dot))[..., None, :, :],)
         m, r, dot = (jnp.where(jnp.isfinite(dot), x, 0) for x in (m, r, dot))
     dys = padded(dy, length, -3)
     across = jnp.einsum("...ukd->...kdu", a.k)  # kᵀ at once: tile by tile it takes longer
 
     def visit(i, j):
-        q_i, scores = a.at(i, j, flaws)  # α q (K, g, t, d), Sᵀ (K, u, g, t)
+        q_i, scores, seen = a.at(i, j, flaws)  # α q (K, g, t, d), Sᵀ (K, u, g, t)
         p = jnp.exp(scores - take(m, i, bt, -1)[..., None, :, :])  # s Pᵀ (K, u, g, t)
         # dy/s (K, g, t, e)
         dy_i = a.by_head(a.clean(widen(take(dys, i, bt, -3)))) * take(r, i, bt, -1)[..., None]
-        dv = jnp.einsum("...kugt,...kgte->...kue", p, dy_i)  # (1): Pᵀ dy (K, u, e)
+        dv = a.product("...kugt,...kgte->...kue", p, dy_i)  # (1): Pᵀ dy (K, u, e)
         v_j = a.clean(jnp.swapaxes(widen(take(a.v, j, bu, -3)), -3, -2))  # v (K, u, e)
-        dp = jnp.einsum("...kue,...kgte->...kugt", v_j, dy_i)  # dPᵀ/s = v dyᵀ/s (K, u, g, t)
+        dp = a.product("...kue,...kgte->...kugt", v_j, dy_i)  # dPᵀ/s = v dyᵀ/s (K, u, g, t)
         ds = p * (dp - take(dot, i, bt, -1)[..., None, :, :])  # (2): dSᵀ (K, u, g, t)
-        ds = jnp.where(p == 0, 0, ds) if a.hides else ds  # dP may overflow at masked pairs
+        ds = ds if seen is None else jnp.where(seen, ds, 0)  # dP may overflow at masked pairs
         k_j = a.clean(widen(take(across, j, bu, -1)) * alpha)  # α kᵀ (K, d, u)
-        dq = jnp.einsum("...kdu,...kugt->...kdgt", k_j, ds)  # (3): dqᵀ = α kᵀ dSᵀ (K, d, g, t)
-        dk = jnp.einsum("...kugt,...kgtd->...kud", ds, q_i)  # (3): dSᵀ α q (K, u, d)
+        dq = a.product("...kdu,...kugt->...kdgt", k_j, ds)  # (3): dqᵀ = α kᵀ dSᵀ (K, d, g, t)
+        dk = a.product("...kugt,...kgtd->...kud", ds, q_i)  # (3): dSᵀ α q (K, u, d)
         dq = jnp.einsum("...kdgt->...tkgd", dq).reshape(*dq.shape[:-4], bt, *q.shape[-2:])
         return dq, *(jnp.swapaxes(x, -3, -2) for x in (dk, dv))
 
@@ -164,7 +181,7 @@ def dot_product_attention_bwd(residuals, dy, *, causal, scale, implementation):
 
     start = tuple(zeros(x, x.shape[-1]) for x in (a.q, a.k, a.v))
     found = zip(over_tiles(a.tiles, visit, add, start), (q, k, v), strict=True)
-    return *(dx[..., : x.shape[-3], :, :].astype(x.dtype) for dx, x in found), None, None
+    return tuple(dx[..., : x.shape[-3], :, :].astype(x.dtype) for dx, x in found)
 
 
 dot_product_attention.defvjp(dot_product_attention_fwd, dot_product_attention_bwd)
@@ -173,9 +190,10 @@ dot_product_attention.defvjp(dot_product_attention_fwd, dot_product_attention_bw
 class _Arguments:
     """The arguments, padded to whole tiles."""
 
-    def __init__(self, q, k, v, mask, lengths, causal, scale):
+    def __init__(self, plan, q, k, v, mask, lengths, causal, scale):
         self.heads = (k.shape[-2], q.shape[-2] // k.shape[-2])  # (K, g)
-        self.tiles = tiles(q.shape[-3], k.shape[-3], causal)
+        self.tiles = tiles(q.shape[-3], k.shape[-3], causal, plan)
+        self.narrow = plan.narrow and q.dtype == jnp.bfloat16
         q, k, v = batches_alike((q, k, v), 3)
         self.scale = q.shape[-1] ** -0.5 if scale is None else scale
         length_t, length_u = self.tiles.padded
@@ -185,57 +203,79 @@ class _Arguments:
         self.hides = self.tiles.causal or mask is not None or lengths is not None
         self.clean = finite if self.hides else lambda x: x
 
+    def product(self, axes: str, x: Array, y: Array) -> Array:
+        """A product in the plan's precision: `einsum`, of operands in bfloat16 or as they are."""
+        if self.narrow:
+            x, y = (z.astype(jnp.bfloat16) for z in (x, y))
+            return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
+        return jnp.einsum(axes, x, y)
+
     def by_head(self, x: Array) -> Array:
         """Reshapes a tile (..., t, H, c) to (..., K, g, t, c); all queries would be copied."""
         return jnp.moveaxis(x.reshape(*x.shape[:-2], *self.heads, x.shape[-1]), -4, -2)
 
-    def at(self, i: Any, j: Any, flaws: tuple[Array, ...]) -> tuple[Array, Array]:
-        """α q (..., K, g, t, d) and Sᵀ (..., K, u, g, t) of a tile.
+    def at(self, i: Any, j: Any, flaws: tuple[Array, ...]) -> tuple[Array, Array, Any]:
+        """α q (..., K, g, t, d), Sᵀ (..., K, u, g, t) of a tile, and which pairs see each other.
 
         At masked keys S is the lowest finite number, whose exp is 0. S is transposed so that dk and
         dv are products without a transposition, which are the fast ones. Forward and backward pass
-        compute the same S to the last bit. `flaws` mark the queries (..., K, 1, g, T) and keys
-        (..., K, U, 1, 1) that are not finite: S is nan there, unless it is masked.
+        compute the same S to the last bit. `flaws` are nan for the queries (..., K, 1, g, T) and
+        keys (..., K, U, 1, 1) that are not finite, and 0 for the others: S is nan there, unless it
+        is masked.
         """
         bt, bu = self.tiles.block
         k = self.clean(jnp.swapaxes(widen(take(self.k, j, bu, -3)), -3, -2))
         q = self.clean(self.by_head(widen(take(self.q, i, bt, -3))) * self.scale)
-        scores = jnp.einsum("...kud,...kgtd->...kugt", k, q)
+        scores = self.product("...kud,...kgtd->...kugt", k, q)
         if (seen := self.sees(i, j)) is not None:
-            blocks = zip(flaws, ((i, bt, -1), (j, bu, -3)), strict=False)
-            if flaws:
-                flaw = functools.reduce(jnp.logical_or, [take(x, *b) for x, b in blocks])
-                scores = jnp.where(flaw, jnp.nan, scores)
-            scores = jnp.where(jnp.moveaxis(seen, -1, -3), scores, _lowest(scores))
-        return q, scores
+            for flaw, block in zip(flaws, ((i, bt, -1), (j, bu, -3)), strict=False):
+                scores = scores + take(flaw, *block)
+            seen = jnp.moveaxis(seen, -1, -3)
+            scores = jnp.where(seen, scores, _lowest(scores))
+        return q, scores, seen
 
     def flaws(self) -> tuple[Array, ...]:
-        """Marks queries and keys with elements that are not finite; a value counts for its key."""
+        """Queries and keys with elements that are not finite; a value counts for its key."""
         if not self.hides:
             return ()
         by = max(1, abs(self.scale))  # α q or α k may be infinite where q and k are finite
         of_k = not_finite(self.k, by) | not_finite(self.v)
         of_q = self.by_head(not_finite(self.q, by)[..., None])[..., None, :, :, 0]
-        return of_q, jnp.swapaxes(of_k, -2, -1)[..., None, None]
+        return _nan_where(of_q), _nan_where(jnp.swapaxes(of_k, -2, -1)[..., None, None])
 
 
-def _values(q, k, v, mask, lengths, causal, scale):
-    """y, and m and s (..., K, g, T); m = 0 and s = 1 for a query that sees no key.
+def _nan_where(flaw: Array) -> Array:
+    """Returns nan where a query or key is not finite, else 0."""
+    return jnp.where(flaw, jnp.nan, jnp.zeros((), jnp.float32))
+
+
+def _values(q, k, v, mask, lengths, causal, scale, implementation):
+    """y, and m and s (..., K, g, T); m = 0 and s = 1 for a query that sees no key."""
+    run = functools.partial(_values_by_tiles, causal=causal, scale=scale)
+    kernel = None
+    if is_for_cudnn(q, k, v, mask, lengths, causal, scale, implementation):
+        kernel = functools.partial(_values_by_cudnn, causal=causal, scale=scale)
+    shape = q.shape[-3], k.shape[-3]
+    return by_platform(run, shape, q, k, v, mask, lengths, kernel=kernel)
+
+
+def _values_by_tiles(plan, q, k, v, mask, lengths, *, causal, scale):
+    """`_values`, tile by tile.
 
     The tiles of a block of queries are merged with a running maximum of the scores: sums that are
     relative to another maximum are rescaled by exp of the difference.
     """
-    a = _Arguments(q, k, v, mask, lengths, causal, scale)
+    a = _Arguments(plan, q, k, v, mask, lengths, causal, scale)
     bt, bu = a.tiles.block
     across = jnp.einsum("...uke->...keu", a.v)  # vᵀ at once: tile by tile it takes longer
     flaws = a.flaws()
     or_zero = lambda m: jnp.where(m <= _lowest(m), 0, m)
 
     def visit(i, j):
-        _, scores = a.at(i, j, flaws)  # Sᵀ (K, u, g, t)
+        _, scores, _ = a.at(i, j, flaws)  # Sᵀ (K, u, g, t)
         m = jax.lax.stop_gradient(scores.max(-3, initial=-jnp.inf))
         p = jnp.exp(scores - or_zero(m)[..., None, :, :])  # s Pᵀ (K, u, g, t)
-        y = jnp.einsum("...keu,...kugt->...kegt", a.clean(widen(take(across, j, bu, -1))), p)
+        y = a.product("...keu,...kugt->...kegt", a.clean(widen(take(across, j, bu, -1))), p)
         return y, m, p.sum(-3)
 
     def merge(state, found, i, j):
@@ -259,36 +299,43 @@ def _lowest(x):
     return float(jnp.finfo(x.dtype).min)
 
 
-def _kernel(qkv, mask, lengths, causal, scale, implementation):
-    """Calls `jax.nn.dot_product_attention` with the leading axes merged into one batch axis."""
-    q, k, v = qkv
-    t, u = q.shape[-3], k.shape[-3]
-    if v.shape[-1] != k.shape[-1]:
-        raise ValueError(
-            f"dot_product_attention: v must have the shape of k for {implementation}, "
-            f"got k {k.shape}, v {v.shape}"
-        )
-    if causal and t != u:
-        raise ValueError(
-            "dot_product_attention: causal must have as many keys as queries for "
-            f"{implementation}, got {u} and {t}"
-        )
-    batch = math.prod(q.shape[:-3])
-    if mask is not None:
-        heads = mask.shape[-3] if mask.ndim > 2 else 1
-        mask = jnp.broadcast_to(mask, (*q.shape[:-3], heads, t, u)).reshape(batch, heads, t, u)
-    with jax.numpy_dtype_promotion("standard"):  # JAX's code needs it
-        y = jax.nn.dot_product_attention(
-            *(x.reshape(batch, *x.shape[-3:]) for x in qkv),
-            mask=mask,
-            key_value_seq_lengths=None
-            if lengths is None
-            else lengths.reshape(batch).astype("int32"),
-            is_causal=causal,
-            scale=scale,
-            implementation=implementation,
-        )
-    return y.reshape(q.shape)
+def _values_by_cudnn(q, k, v, mask, lengths, *, causal, scale):
+    """`_values` without m and s, which only the tiles need."""
+    heads, by = k.shape[-2], q.shape[-2] // k.shape[-2]
+    one = jnp.ones((*q.shape[:-3], heads, by, q.shape[-3]), jnp.float32)
+    return _y_by_cudnn(causal, scale, q, k, v), one, one
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _y_by_cudnn(causal, scale, q, k, v):
+    return by_library((q, k, v), None, None, causal, scale, "cudnn")
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _cotangents_by_cudnn(causal, scale, q, k, v, dy):
+    """dq, dk and dv. The forward pass runs again, since its statistics cannot be saved."""
+    f = lambda *x: by_library(x, None, None, causal, scale, "cudnn")
+    return jax.vjp(f, q, k, v)[1](dy)
+
+
+# Further derivatives are those of the tiles, because cuDNN has none.
+@_y_by_cudnn.defjvp
+def _y_by_cudnn_jvp(causal, scale, primals, tangents):
+    values = lambda q, k, v: _values_by_tiles(
+        ON_GPU, q, k, v, None, None, causal=causal, scale=scale
+    )
+    along = jax.jvp(lambda *x: values(*x)[0], primals, tangents)[1]
+    return _y_by_cudnn(causal, scale, *primals), along
+
+
+@_cotangents_by_cudnn.defjvp
+def _cotangents_by_cudnn_jvp(causal, scale, primals, tangents):
+    def by_tiles(q, k, v, dy):
+        found = _values_by_tiles(ON_GPU, q, k, v, None, None, causal=causal, scale=scale)
+        return _cotangents(ON_GPU, q, k, v, None, None, *found, dy, causal=causal, scale=scale)
+
+    along = jax.jvp(by_tiles, primals, tangents)[1]
+    return _cotangents_by_cudnn(causal, scale, *primals), along
 
 
 def _check(q, k, v, mask, lengths, scale, implementation):
@@ -320,9 +367,9 @@ def _check(q, k, v, mask, lengths, scale, implementation):
         )
     if scale is not None:
         check_number(f, "scale", scale)
-    if implementation not in (None, "cudnn", "xla"):
+    if implementation not in (None, "tiles", *LIBRARIES):
         raise ValueError(
-            f"{f}: implementation must be None, 'cudnn' or 'xla', got {implementation!r}"
+            f"{f}: implementation must be None, 'tiles', 'cudnn' or 'xla', got {implementation!r}"
         )
 
 

@@ -40,8 +40,8 @@ def pulled(f, *args):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Sets tiles of 2 by 3, which do not divide the shapes."""
-    monkeypatch.setattr(_attention_tiles, "QUERIES", 2)
-    monkeypatch.setattr(_attention_tiles, "KEYS", 3)
+    plan = _attention_tiles.Plan(2, 3, narrow=False)
+    monkeypatch.setattr(_attention_tiles, "ON_CPU", plan)
 
 
 @pytest.mark.slow
@@ -65,7 +65,7 @@ def test_any_tiles_give_what_one_gives(t, u, restricted):
 
 def test_causal_tiles_are_skipped():
     for causal, count in ((False, 32), (True, 20)):
-        tiles = _attention_tiles.tiles(2048, 2048, causal)
+        tiles = _attention_tiles.tiles(2048, 2048, causal, _attention_tiles.ON_CPU)
         assert tiles.block == (256, 512)
         assert len(tiles.visible) == count
 
@@ -370,7 +370,10 @@ def test_errors(args, options, message):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"implementation": "flash"}, "implementation must be None, 'cudnn' or 'xla', got 'flash'"),
+        (
+            {"implementation": "flash"},
+            "implementation must be None, 'tiles', 'cudnn' or 'xla', got 'flash'",
+        ),
         ({"scale": np.nan}, "scale must be a finite number, got nan"),
         ({"scale": "big"}, "scale must be a number, got 'big'"),
         ({"causal": "no"}, "causal must be True or False, got 'no'"),

@@ -63,8 +63,8 @@ def test_the_place_of_the_maximum_takes_as_few_bytes_as_it_can(window, dtype):
     fwd = lambda x: RULES["max_pool"].fwd(x, window=window, strides=None, padding="VALID")[1]
     assert place_dtype(int(np.prod(window))) == dtype
     if np.prod(window) < 1000:
-        place, rest = jax.eval_shape(fwd, jnp.ones((*window, 1)))
-        assert (place.dtype, rest.size) == (dtype, 0)
+        place, _ = jax.eval_shape(fwd, jnp.ones((*window, 1)))
+        assert place.dtype == dtype
 
 
 @pytest.mark.slow
