@@ -5,6 +5,7 @@
     python scripts/bench.py --cases lstm '*_norm' --growth # how time and bytes grow with the sizes
     python scripts/bench.py --write                        # also the tables of the README files
     python scripts/bench.py --cases softsign --write       # some of their rows, on the same machine
+    python scripts/bench.py --device tpu:v5e               # on an accelerator that is not there
 
 `funcnet.profile_rule` measures at the arguments of `MEASURED` in tests/cases. It compares the hand
 rule with these programs:
@@ -26,7 +27,10 @@ round: below 1 the hand rule is faster, and it is known no better than its quart
 - Kept bytes: what the gradient keeps between its passes, without arguments, before XLA's part.
 - Verdicts and errors (in units in the last place) are those at smaller arguments.
 
-It runs on the default device of JAX; on a GPU the numbers are that GPU's.
+It runs on the default device of JAX; on a GPU the numbers are that GPU's. With `--device` it
+compiles all rules for an accelerator, at the sizes `large` of `MEASURED`, in bfloat16 and float32,
+alone and between matrix products: bytes and launches are counts, times are estimates. If JAX runs
+on an accelerator, it also times the programs there.
 """
 
 import dataclasses
@@ -38,6 +42,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import bench_device
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +53,7 @@ from command_line import check_writable, command, make_folder, parse, write
 from funcnet import check_rule, ops, profile_rule
 from funcnet.check.report import finite_json, number
 from funcnet.profile import Cost, Profile
+from funcnet.profile.devices import device_named
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -73,6 +79,8 @@ class Config:
     """How often each program is timed, at most."""
     seconds: float = 2.0
     """Time for each program of a case: slow ones get fewer rounds, but at least 11."""
+    device: str | None = None
+    """Accelerator for which to compile, such as tpu:v5e or gpu:h100, in place of measuring here."""
     scale: float = 1.0
     """Factor of all sizes, for a quick look."""
     out: Path = Path("runs/bench")
@@ -94,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(Config, argv)
     cases = check(config)
     make_folder(config.out)
+    if config.device is not None:
+        return on_device(config, cases)
     versions, where = machine(), place()
     print(where)
     rows, verdicts, record = [], {}, []
@@ -118,6 +128,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.write:
         for part, text in tables.items():
             readme.write(part, text if config.cases == ("*",) else merged(readme.text(part), text))
+    print(f"results in {config.out.resolve()}")
+    return 0
+
+
+def on_device(config: Config, cases: Mapping[str, Measured]) -> int:
+    """Compiles the cases for an accelerator, and times them if one is there."""
+    device = str(config.device)
+    lines: list[str] = []
+    record: list[dict[str, Any]] = []
+    for name, case in cases.items():
+        try:
+            found = bench_device.measure(name, case, device)
+        except jax.errors.JaxRuntimeError as e:  # it does not compile
+            print(f"{name}: {str(e).splitlines()[0]}", flush=True)
+            continue
+        lines.append(bench_device.row(name, case, found))
+        print(lines[-1], flush=True)
+        profiles = {**found.alone, **({"block": found.block} if found.block else {})}
+        record.append({"case": name} | {k: p.to_dict() for k, p in profiles.items()})
+        text = {"device": device, "jax": jax.__version__, "cases": record}
+        save(config.out / f"{device.replace(':', '-')}.json", json.dumps(text, indent=1))
+    head = f"Compiled for {device} by jax {jax.__version__}; the times are estimates.\n\n"
+    table = head + "\n".join([*bench_device.HEADER, *lines])
+    if config.write:
+        readme.write(
+            device, table if config.cases == ("*",) else merged(readme.text(device), table)
+        )
+    if jax.default_backend() != "cpu":
+        timed = bench_device.time_all(cases, "bf16", config.rounds, config.seconds)
+        print(f"timed on {jax.devices()[0].device_kind}, bf16: ms by hand, ms usual, ratio")
+        for name, inside, t in timed:
+            where = "in a block" if inside else "alone"
+            text = repr(t) if isinstance(t, Exception) else bench_device.shown(t)
+            print(f"{name}, {where}: {text}", flush=True)
     print(f"results in {config.out.resolve()}")
     return 0
 
@@ -161,6 +205,10 @@ def check(config: Config) -> dict[str, Measured]:
             raise ValueError(f"--{option} must be a finite number above 0, got {value}")
     if config.write and (config.targets or config.scale != 1):
         raise ValueError("--write must have cases at their sizes, without --targets and --scale")
+    if config.device is not None:
+        device_named("--device", config.device)
+        if config.targets or config.growth or config.scale != 1:
+            raise ValueError("--device takes neither --targets nor --growth nor --scale")
     chosen = {
         name: case
         for name, case in MEASURED.items()
@@ -169,7 +217,9 @@ def check(config: Config) -> dict[str, Measured]:
     }
     if not chosen:
         raise ValueError("--cases must leave a case, with --targets one that has a target")
-    if config.write:
+    if config.write and config.device is not None:
+        check_writable("--write", readme.page(config.device))
+    elif config.write:
         for part in ("rules", "compared"):
             check_writable("--write", readme.page(part))
             if config.cases != ("*",) and not readme.text(part).startswith(header(place())):

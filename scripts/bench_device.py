@@ -194,3 +194,8 @@ def _fits(f: Callable[..., Any], args: Sequence[Any]) -> bool:
     out, x = jax.eval_shape(f, *args), args[0]
     same = getattr(out, "shape", None) == x.shape and out.dtype == x.dtype
     return same and jnp.issubdtype(x.dtype, jnp.inexact)
+
+
+def shown(t: Timed) -> str:
+    """Such as "1.20 (1.19, 1.22), 2.40 (2.39, 2.43), 0.50 (0.49, 0.51)"."""
+    return ", ".join(f"{m:.3g} ({low:.3g}, {high:.3g})" for low, m, high in t)

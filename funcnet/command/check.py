@@ -19,6 +19,7 @@ from funcnet.check.model import check_model
 from funcnet.check.prove import check_rule
 from funcnet.command.base import USAGE, check_writable, command, say
 from funcnet.command.specs import DTYPES, GRAMMAR, is_option, parse_argument, parse_option
+from funcnet.profile.devices import device_named
 from funcnet.profile.profile_rule import profile_rule
 from funcnet.rule import RULES
 
@@ -27,6 +28,7 @@ EXAMPLES = """examples:
   funcnet check funcnet.ops:softmax 'f32[8,16]' axis=0
   funcnet check my_rules.py:loss 'f32[8,10]' 'i32[8]<10' eps=1e-5 --profile
   funcnet check my_model.py:loss 'f32[784,10]' 'f32[8,784]' --model
+  funcnet check funcnet.ops:gelu 'bf16[8192,4096]' --profile --device tpu:v5e
 
 exit status: 0 proved, 1 refuted, 2 undecided, bad usage, or the function cannot be run"""
 
@@ -55,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--model", action="store_true", help="name the wrong rules that a function calls"
     )
     check.add_argument("--profile", action="store_true", help="also measure memory, time, accuracy")
+    check.add_argument(
+        "--device", help="profile for this accelerator, such as tpu:v5e, instead of checking"
+    )
     check.add_argument("--dtypes", help="further dtypes for the accuracy: bf16,f16")
     check.add_argument(
         "--strict", action="store_true", help="require the accuracy of autodiff, and no notes"
@@ -94,6 +99,10 @@ def _check(options: argparse.Namespace) -> int:
         raise ValueError(f"--seed must be at least 0, got {options.seed}")
     if options.model and (options.strict or options.dtypes is not None):
         raise ValueError("--model takes neither --strict nor --dtypes")
+    if options.device is not None:
+        device_named("--device", options.device)
+        if options.model or options.strict or options.dtypes is not None:
+            raise ValueError("--device takes neither --model nor --strict nor --dtypes")
     if options.json not in (None, "-"):
         check_writable("--json", Path(options.json))
     args, static = _arguments(options)
@@ -102,24 +111,43 @@ def _check(options: argparse.Namespace) -> int:
         names = (options.dtypes or "").split(",")
         how = {"strict": options.strict, "dtypes": [DTYPES.get(d, d) for d in names if d]}
     f = _imported(options.function)
+    if options.device is not None:
+        return _profile(options, f, args, static)
     try:
         report = (check_model if options.model else check_rule)(f, *args, **how, **static)
         profile = profile_rule(f, *args, **static) if options.profile else None
     except (Exception, SystemExit) as e:  # the function may raise anything
         raise ValueError(_reason(e, options.function.rpartition(":")[2])) from None
-    if options.json != "-":
-        color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        sys.stdout.write(report.render(color=color) + "\n")
-        if profile is not None:
-            sys.stdout.write(f"\n{profile}\n")
-    if options.json is not None:
-        found = report.to_dict() | ({"profile": profile.to_dict()} if profile else {})
-        text = json.dumps(found, indent=2) + "\n"
-        if options.json == "-":
-            sys.stdout.write(text)
-        else:
-            Path(options.json).write_text(text, encoding="utf-8")
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    text = report.render(color=color) + "\n" + (f"\n{profile}\n" if profile else "")
+    found = report.to_dict() | ({"profile": profile.to_dict()} if profile else {})
+    _write(options, text, found)
     return {"proved": PROVED, "refuted": REFUTED, "undecided": UNDECIDED}[report.verdict]
+
+
+def _profile(
+    options: argparse.Namespace, f: Callable[..., Any], args: list[Any], static: dict[str, Any]
+) -> int:
+    """Compiles for an accelerator; nothing is computed, so nothing is checked."""
+    try:
+        profile = profile_rule(f, *args, device=options.device, **static)
+    except (Exception, SystemExit) as e:  # the function may raise anything
+        raise ValueError(_reason(e, options.function.rpartition(":")[2])) from None
+    _write(options, f"{profile}\n", {"profile": profile.to_dict()})
+    return PROVED
+
+
+def _write(options: argparse.Namespace, text: str, as_json: dict[str, Any]) -> None:
+    """Prints a text and writes the JSON file, or prints the JSON alone if its file is "-"."""
+    if options.json != "-":
+        sys.stdout.write(text)
+    if options.json is None:
+        return
+    found = json.dumps(as_json, indent=2) + "\n"
+    if options.json == "-":
+        sys.stdout.write(found)
+    else:
+        Path(options.json).write_text(found, encoding="utf-8")
 
 
 def _arguments(options: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
@@ -134,7 +162,7 @@ def _arguments(options: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
                 raise ValueError(f"argument {text!r}: this is the option --{name}")
             static[name] = value
         else:
-            args.append(parse_argument(text, options.seed + i))
+            args.append(parse_argument(text, options.seed + i, draw=options.device is None))
     return args, static
 
 

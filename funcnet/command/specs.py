@@ -25,12 +25,13 @@ GRAMMAR = (
 )
 
 
-def parse_argument(text: str, seed: int) -> Any:
+def parse_argument(text: str, seed: int, *, draw: bool = True) -> Any:
     """Parses one argument.
 
     Args:
       text: See `GRAMMAR`.
       seed: Seed of the random numbers.
+      draw: Whether to draw random numbers, or to return their shape and dtype.
 
     Raises:
       ValueError: If the text does not match `GRAMMAR`; the message is one line.
@@ -74,7 +75,8 @@ def parse_argument(text: str, seed: int) -> Any:
         raise ValueError(f"argument {text!r}: the upper limit must be at least 1")
     if high - 1 > _limits(dtype)[1]:
         raise ValueError(f"argument {text!r}: {dtype} cannot hold {high - 1}")
-    return drawn(jax.ShapeDtypeStruct(shape, dtype), high=high, seed=seed)
+    spec = jax.ShapeDtypeStruct(shape, dtype)
+    return drawn(spec, high=high, seed=seed) if draw else spec
 
 
 def _limits(dtype: Any) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Integer
 
 from funcnet._arguments import check_number
-from funcnet._arrays import batches_alike, sum_products, widen
+from funcnet._arrays import batches_alike, sum_products, wide_dtype, widen
 from funcnet.ops._attention_libraries import LIBRARIES, by_library, is_for_cudnn
 from funcnet.ops._attention_tiles import (
     ON_GPU,
@@ -138,8 +138,8 @@ def dot_product_attention_bwd(residuals, dy, *, causal, scale, implementation):
     kernel = None
     if is_for_cudnn(q, k, v, mask, lengths, causal, scale, implementation):
         kernel = lambda q, k, v, *rest: _cotangents_by_cudnn(causal, scale, q, k, v, rest[-1])
-    found = by_platform(run, (q.shape[-3], k.shape[-3]), *residuals, dy, kernel=kernel)
-    return *found, None, None
+    shape = q.shape[-3], k.shape[-3]
+    return *by_platform(run, shape, *residuals, dy, kernel=kernel), None, None  # (1) to (3)
 
 
 def _cotangents(plan, *args, causal, scale):
@@ -153,7 +153,7 @@ def _cotangents(plan, *args, causal, scale):
     m, r, dot = (padded(x, length, -1) for x in (m, 1 / s, dot))
     flaws = ()
     if a.hides:
-        flaws = (_nan_where(~jnp.isfinite(dot))[..., None, :, :],)
+        flaws = (_nan_where(~jnp.isfinite(dot), dot.dtype)[..., None, :, :],)
         m, r, dot = (jnp.where(jnp.isfinite(dot), x, 0) for x in (m, r, dot))
     dys = padded(dy, length, -3)
     across = jnp.einsum("...ukd->...kdu", a.k)  # kᵀ at once: tile by tile it takes longer
@@ -241,12 +241,13 @@ class _Arguments:
         by = max(1, abs(self.scale))  # α q or α k may be infinite where q and k are finite
         of_k = not_finite(self.k, by) | not_finite(self.v)
         of_q = self.by_head(not_finite(self.q, by)[..., None])[..., None, :, :, 0]
-        return _nan_where(of_q), _nan_where(jnp.swapaxes(of_k, -2, -1)[..., None, None])
+        dtype, of_k = wide_dtype(self.q.dtype), jnp.swapaxes(of_k, -2, -1)[..., None, None]
+        return _nan_where(of_q, dtype), _nan_where(of_k, dtype)
 
 
-def _nan_where(flaw: Array) -> Array:
+def _nan_where(flaw: Array, dtype: Any) -> Array:
     """Returns nan where a query or key is not finite, else 0."""
-    return jnp.where(flaw, jnp.nan, jnp.zeros((), jnp.float32))
+    return jnp.where(flaw, jnp.nan, jnp.zeros((), dtype))
 
 
 def _values(q, k, v, mask, lengths, causal, scale, implementation):

@@ -87,9 +87,9 @@ def embedding_bwd(residuals, dy):
     ids, w = residuals
     is_narrow, placed = widen(w).dtype != w.dtype, explicit_sharding(w, ids, dy)
     if not is_narrow or placed is not None or math.prod(ids.shape) >= len(w):
-        return None, _sums_in_a_table(ids, w, dy)
+        return None, _sums_in_a_table(ids, w, dy)  # (1)
     dw = jax.lax.platform_dependent(ids, w, dy, cpu=_sums_in_a_table, default=_sums_of_sorted)
-    return None, dw
+    return None, dw  # (1)
 
 
 def _sums_in_a_table(ids, w, dy):

@@ -247,7 +247,11 @@ def _convolution(
     right: tuple[int, ...],
     out: tuple[int, ...],
 ) -> float:
-    """2 for each product of x and the kernel; cuDNN's backward forms do the work of the forward."""
+    """2 for each product of x and the kernel; cuDNN's backward forms do the work of the forward.
+
+    XLA:TPU writes a batched matrix product as a convolution over the batch axes, in which x is
+    dilated so much that one tap of the window meets a number.
+    """
     found = re.search(r"dim_labels=(\w+)_(\w+)->", i.attributes)
     if found is None:
         return 0.0
@@ -255,7 +259,10 @@ def _convolution(
         "convBackwardInput": (right, left),  # left = dy, out = dx
         "convBackwardFilter": (out, right),  # right = dy, out = dw
     }.get(library[2] if library else "", (right, out))
-    return 2.0 * math.prod(result) * math.prod(kernel) / kernel[found[2].index("o")]
+    window = {k: v.split("x") for k, v in re.findall(r"\b(size|lhs_dilate)=([\dx]+)", i.attributes)}
+    sizes, dilations = (window.get(k, []) for k in ("size", "lhs_dilate"))
+    batch = math.prod(int(n) for n, d in zip(sizes, dilations, strict=False) if n == d)
+    return 2.0 * math.prod(result) * math.prod(kernel) / kernel[found[2].index("o")] / batch
 
 
 def _attention(q: tuple[int, ...], k: tuple[int, ...]) -> float:

@@ -96,14 +96,13 @@ def device_named(caller: str, name: Any) -> Device:
     """The device of this name, if a compiler for it is installed.
 
     Raises:
-      ValueError: If there is none of this name.
-      RuntimeError: If a package is missing; the message says which.
+      ValueError: If there is none of this name, or the package with its compiler is missing.
     """
     if name not in DEVICES:
         raise ValueError(f"{caller}: device must be one of {', '.join(DEVICES)}, got {name!r}")
     modules, wheel = WHEELS[name.partition(":")[0]]
     if not any(map(importlib.util.find_spec, modules)):
-        raise RuntimeError(f"{caller}: {name} needs its compiler: pip install {wheel}")
+        raise ValueError(f"{caller}: {name} needs its compiler: pip install {wheel}")
     return DEVICES[name]
 
 

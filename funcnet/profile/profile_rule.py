@@ -180,8 +180,7 @@ def profile_rule(
     Raises:
       TypeError: If the arguments do not fit f.
       ValueError: If f calls no function with a hand-written rule, or nothing is differentiated, or
-        there is no such device.
-      RuntimeError: If a package that compiles for the device is missing.
+        there is no such device or no compiler for it.
     """
     caller = "profile_rule"
     rounds = check_int(caller, "rounds", rounds, at_least=1)

@@ -1,0 +1,98 @@
+"""Tests the forms that rules have on GPU and TPU, by running them on the CPU.
+
+`jax.lax.platform_dependent` is replaced by a function that takes the branch of another platform.
+"""
+
+import contextlib
+from importlib import import_module
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES, ORACLES
+from criterion import cast, cotangents, equal, error_ratio, pull, split
+
+from funcnet import autodiff, ops
+
+# Rules whose program is not the same on all platforms.
+DEPENDENT = [
+    "conv", "conv_transpose", "depthwise_conv", "dot_product_attention", "dropout", "embedding",
+    "linear_cross_entropy", "max_pool", "softmax_cross_entropy",
+]  # fmt: skip
+PLATFORMS = ["tpu", "cuda"]
+platform = jax.make_user_context(default_value="")  # part of the cache key of `jax.jit`
+
+
+def param(name, index, on, *values, slow=False):
+    marks = [pytest.mark.xdist_group(name), *([pytest.mark.slow] if slow or index else [])]
+    case_id = f"{name}-{CASES[name][index].id}-{on}"
+    return pytest.param(name, index, on, *values, id=case_id, marks=marks)
+
+
+ALL = [
+    param(name, i, on) for name in DEPENDENT for i in range(len(CASES[name])) for on in PLATFORMS
+]
+
+
+@contextlib.contextmanager
+def as_on(name):
+    def chosen(*args, default=None, **own):
+        return own.get(name, default)(*args)
+
+    with pytest.MonkeyPatch.context() as patch, platform(name):
+        patch.setattr(jax.lax, "platform_dependent", chosen)
+        yield
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_dependent_rules_are_tested(name):
+    """A rule whose program asks for the platform is in the list above."""
+    f, values = split(getattr(ops, name), CASES[name][0].args, CASES[name][0].static)
+    found = False
+    for dtype in (jnp.float32, jnp.bfloat16):
+        narrow = cast(values, dtype)
+        text = str(jax.make_jaxpr(lambda *v: jax.vjp(f, *v)[0])(*narrow))
+        dout = cotangents(f, narrow)
+        pulled = lambda *v, dout=dout: jax.vjp(f, *v)[1](dout)
+        text += str(jax.make_jaxpr(pulled)(*narrow))
+        found |= "platform_index" in text
+    assert not found or name in DEPENDENT
+
+
+@pytest.mark.parametrize(("name", "index", "on"), ALL)
+def test_value_and_gradient(name, index, on):
+    """The form on another platform has the oracle's value, and the gradient is autodiff's."""
+    case = CASES[name][index]
+    with as_on(on):
+        g, values = split(getattr(ops, name), case.args, case.static)
+        dout = cotangents(g, values)
+        value, by_hand = jax.jit(g)(*values), pull(g)(values, dout)
+        by_autodiff = pull(autodiff(g))(values, dout)
+        with np.errstate(all="ignore"):
+            expected = ORACLES[name](*case.args, **case.static)
+    equal(by_hand, by_autodiff)
+    equal(value, jax.tree.map(lambda v, e: jnp.asarray(e, v.dtype), value, expected))
+
+
+@pytest.mark.parametrize(("name", "index", "on"), ALL)
+def test_accuracy_in_bfloat16(name, index, on):
+    """The error is that of rounding, or at most that of autodiff."""
+    case = CASES[name][index]
+    with as_on(on):
+        g, values = split(getattr(ops, name), case.args, case.static)
+        narrow = cast(values, jnp.bfloat16)
+        dout = cotangents(g, narrow)
+        hand, auto = (pull(f)(narrow, dout) for f in (g, autodiff(g)))
+        assert [h.dtype for h in hand] == [v.dtype for v in narrow]
+        ratio = error_ratio(g, narrow, dout, jnp.bfloat16, hand)
+        assert ratio <= 1 or ratio <= error_ratio(g, narrow, dout, jnp.bfloat16, auto)
+
+
+def test_a_wrong_branch_is_noticed(monkeypatch):
+    """Tests the tests above: they run the branch of the platform that is asked for."""
+    embedding = import_module("funcnet.ops.embedding")
+    right = embedding._sums_of_sorted
+    monkeypatch.setattr(embedding, "_sums_of_sorted", lambda *args: 2 * right(*args))
+    with pytest.raises(AssertionError):
+        test_accuracy_in_bfloat16("embedding", 0, "tpu")
