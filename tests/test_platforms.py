@@ -17,8 +17,8 @@ from funcnet import autodiff, ops
 
 # Rules whose program is not the same on all platforms.
 DEPENDENT = [
-    "conv", "conv_transpose", "depthwise_conv", "dot_product_attention", "dropout", "embedding",
-    "linear_cross_entropy", "max_pool", "softmax_cross_entropy",
+    "avg_pool", "conv", "conv_transpose", "depthwise_conv", "dot_product_attention", "dropout",
+    "embedding", "linear_cross_entropy", "max_pool", "softmax_cross_entropy",
 ]  # fmt: skip
 PLATFORMS = ["tpu", "cuda"]
 platform = jax.make_user_context(default_value="")  # part of the cache key of `jax.jit`

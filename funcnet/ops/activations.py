@@ -117,7 +117,7 @@ def sigmoid(x: Num[ArrayLike, "*shape"]) -> Inexact[Array, "*shape"]:
     >>> float(sigmoid(0.0))
     0.5
     """
-    return jax.lax.logistic(x)
+    return jax.lax.logistic(widen(x)).astype(x.dtype)
 
 
 @elementwise(
@@ -149,7 +149,7 @@ def tanh(x: Num[ArrayLike, "*shape"]) -> Inexact[Array, "*shape"]:
     >>> float(tanh(0.0))
     0.0
     """
-    return jnp.tanh(x)
+    return jnp.tanh(widen(x)).astype(x.dtype)
 
 
 @elementwise(

@@ -129,7 +129,7 @@ def hard_tanh(x: Real[ArrayLike, "*shape"]) -> Real[Array, "*shape"]:
 
 
 @elementwise(
-    saves=lambda x: _is_between(x, -3, 3),
+    saves=lambda x: _is_between(widen(x), -3, 3),
     dx=lambda inside, dy: _where(inside, _scaled(1 / 6, dy)),  # (1)
     real=("x",),
 )

@@ -327,4 +327,4 @@ def log_sigmoid(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """
     x = jnp.asarray(x)
     wide = widen(x)
-    return -jnp.logaddexp(-wide, jnp.zeros_like(wide)).astype(x.dtype)
+    return (-jnp.logaddexp(-wide, jnp.zeros_like(wide))).astype(x.dtype)

@@ -218,18 +218,15 @@ def group_norm(
     return group_norm_fwd(x, scale, bias, groups=groups, eps=eps)[0]
 
 
-def _grouped(x: Array, groups: int) -> Array:
-    """Reshapes (..., c) to (..., groups, c/groups)."""
-    return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+def _over_groups(a: Array, groups: int) -> Array:
+    """Averages (n, 1, …, 1, c) over the channels of each group; the shape stays."""
+    split = a.reshape(*a.shape[:-1], groups, a.shape[-1] // groups)
+    return jnp.broadcast_to(split.mean(-1, keepdims=True), split.shape).reshape(a.shape)
 
 
-def _group_mean(a: Array) -> Array:
-    """The mean over positions and channels of a group, for a of shape (n, ..., groups, c/groups).
-
-    The mean over positions comes first, because its sums run along whole rows of channels.
-    """
-    places = tuple(range(1, a.ndim - 2))
-    return a.mean(places, keepdims=True).mean(-1, keepdims=True)
+def _of_channels(a: Array, like: Array) -> Array:
+    """Repeats (n, 1, …, 1, groups) for the channels of each group."""
+    return jnp.repeat(a, like.shape[-1] // a.shape[-1], -1)
 
 
 def group_norm_fwd(x, scale, bias, *, groups, eps):
@@ -241,12 +238,16 @@ def group_norm_fwd(x, scale, bias, *, groups, eps):
         )
     if groups < 1 or x.shape[-1] % groups:
         raise ValueError(f"group_norm: groups must divide {x.shape[-1]} channels, got {groups}")
-    grouped = _grouped(widen(x), groups)
-    mean, delta, var = moments(grouped, _group_mean)
+    places = tuple(range(1, x.ndim - 1))
+    # The mean over positions comes first: arrays as large as x are never split into groups, which
+    # would make their last axis short.
+    of_group = lambda a: _over_groups(a.mean(places, keepdims=True), groups)
+    mean, delta, var = moments(widen(x), of_group)
     r = jax.lax.rsqrt(var + eps)
-    z = ((grouped - mean - delta) * r).reshape(x.shape)
+    z = (widen(x) - mean - delta) * r
     y = (row(widen(scale), x.ndim) * z + row(widen(bias), x.ndim)).astype(x.dtype)
-    return y, (x, mean, delta, r, scale, bias)
+    saved = (a[..., :: x.shape[-1] // groups] for a in (mean, delta, r))
+    return y, (x, *saved, scale, bias)
 
 
 def group_norm_bwd(residuals, dy, *, groups, eps):
@@ -267,19 +268,20 @@ def group_norm_bwd(residuals, dy, *, groups, eps):
         dx = r (dz − ⟨dz⟩ − z ⟨dz ⊙ z⟩).                                                      (4)
     """
     # See layer_norm_bwd.
-    x, mean, delta, r, scale, bias = barrier(residuals, on=CPU_AND_GPU)
+    x, *saved, scale, bias = barrier(residuals, on=CPU_AND_GPU)
+    mean, delta, r = (_of_channels(a, x) for a in saved)
     places = tuple(range(1, x.ndim - 1))
-    g, gamma = (_grouped(a, groups) for a in (widen(dy), row(widen(scale), x.ndim)))
-    z = (_grouped(widen(x), groups) - mean - delta) * r
+    g, gamma = widen(dy), row(widen(scale), x.ndim)
+    z = (widen(x) - mean - delta) * r
     s = g.sum(places, keepdims=True)  # (1)
     t = jnp.expand_dims(sum_products(g, z, places), places)
     others = tuple(range(x.ndim - 1))
     dscale = t.sum(others).reshape(scale.shape)  # (2)
     dbias = s.sum(others).reshape(bias.shape)
-    m = math.prod(x.shape[1:]) // groups
-    mean_dz = (gamma * s).sum(-1, keepdims=True) / m  # (3)
-    mean_dz_z = (gamma * t).sum(-1, keepdims=True) / m
-    dx = (r * (gamma * g - mean_dz - z * mean_dz_z)).reshape(x.shape)  # (4)
+    count = math.prod(x.shape[1:-1])  # m is this times the channels of a group
+    mean_dz = _over_groups(gamma * s, groups) / count  # (3)
+    mean_dz_z = _over_groups(gamma * t, groups) / count
+    dx = r * (gamma * g - mean_dz - z * mean_dz_z)  # (4)
     return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
 
 

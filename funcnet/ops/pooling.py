@@ -212,15 +212,24 @@ def avg_pool(
     """
     x = jnp.asarray(x)
     at = _windows("avg_pool", x, window, strides, padding)
-    total = widen(fold(x, len(at.sizes)))
-    for stage in stages(at):
-        total = _window_sums(total, stage)
+    by_stage = functools.partial(_sums_by_stage, at)
+    at_once = functools.partial(_reduced_sums, at=at)  # a TPU has an instruction for it
+    total = jax.lax.platform_dependent(widen(fold(x, len(at.sizes))), tpu=at_once, default=by_stage)
     return unfold(total / _counts(at, count_include_pad, total.dtype), x).astype(x.dtype)
+
+
+def _sums_by_stage(at: Windows, x: Array) -> Array:
+    """The sum of each window, along one axis after another."""
+    return functools.reduce(_window_sums, stages(at), x)
 
 
 def _window_sums(x: Array, at: Windows) -> Array:
     if math.prod(at.window) <= MOST_TERMS:
         return functools.reduce(operator.add, taps(x, at))
+    return _reduced_sums(x, at)
+
+
+def _reduced_sums(x: Array, at: Windows) -> Array:
     pads = ((0, 0), *at.padding, (0, 0))
     return jax.lax.reduce_window(x, 0.0, jax.lax.add, *_whole(at), pads)
 
@@ -252,15 +261,27 @@ def avg_pool_bwd(empty, dy, *, window, strides, padding, count_include_pad):
 
         dx_pc = Σ_q dy_(i−q, c) / n_(i−q).                                                    (1)
 
-    The sum is computed along one axis after another.
+    The sum is computed along one axis after another; on a TPU it is the transpose of
+    `reduce_window`.
     """
     at = _windows("avg_pool", empty, window, strides, padding)
     g = widen(fold(dy, len(at.sizes)))
-    dx = g / _counts(at, count_include_pad, g.dtype)
+    g = g / _counts(at, count_include_pad, g.dtype)
+    by_stage, at_once = (functools.partial(f, at) for f in (_spread_by_stage, _spread_at_once))
+    dx = jax.lax.platform_dependent(g, tpu=at_once, default=by_stage)  # (1)
+    return (unfold(dx, empty).astype(dy.dtype),)
+
+
+def _spread_by_stage(at, g):
     term = lambda tap, g: jnp.where(jnp.asarray(tap) >= 0, g, jnp.zeros_like(g))
     for stage in reversed(stages(at)):
-        dx = spread(term, (dx,), stage, reach(stage))  # (1)
-    return (unfold(dx, empty).astype(dy.dtype),)
+        g = spread(term, (g,), stage, reach(stage))
+    return g
+
+
+def _spread_at_once(at, g):
+    x = jax.ShapeDtypeStruct((g.shape[0], *at.sizes, g.shape[-1]), g.dtype)
+    return jax.linear_transpose(functools.partial(_reduced_sums, at=at), x)(g)[0]
 
 
 avg_pool.defvjp(avg_pool_fwd, avg_pool_bwd)

@@ -97,14 +97,11 @@ def _check(x: Array, positions: Array, base: float) -> None:
 
 def _rotate(x: Array, cos: Array, sin: Array, interleaved: bool) -> Array:
     """Rotates each pair of features in the last axis."""
-    wide, half = widen(x), x.shape[-1] // 2
-    if interleaved:
-        a, b = wide[..., 0::2], wide[..., 1::2]
-        y = jnp.stack([a * cos - b * sin, b * cos + a * sin], -1).reshape(x.shape)
-    else:
-        a, b = wide[..., :half], wide[..., half:]
-        y = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-    return y.astype(x.dtype)
+    half = x.shape[-1] // 2
+    a, b = (x[..., 0::2], x[..., 1::2]) if interleaved else (x[..., :half], x[..., half:])
+    a, b = widen(a), widen(b)
+    parts = [y.astype(x.dtype) for y in (a * cos - b * sin, b * cos + a * sin)]
+    return jnp.stack(parts, -1).reshape(x.shape) if interleaved else jnp.concatenate(parts, -1)
 
 
 def _cos_sin(x: Array, positions: AnyArray, base: float) -> tuple[Array, Array]:

@@ -5,7 +5,7 @@ import numpy as np
 
 from cases.activations import ELEMENTWISE
 from cases.case import Case, normal
-from cases.measured import Measured
+from cases.measured import Measured, Target
 
 KINKS = Case("kinks", (np.array([-3.0, -1.0, -0.0, 0.0, 1.0, 3.0, 6.0]),))
 BELOW = Case("below", (np.nextafter([-3.0, -1.0, 0.0, 1.0, 3.0, 6.0], -np.inf),))
@@ -41,3 +41,6 @@ RESIDUAL_BYTES = {  # one byte per element, 8 elements
 }
 
 MEASURED = {name: Measured(getattr(jax.nn, name), "jax.nn") for name in CASES}
+# The saved mask keeps XLA:TPU from fusing both passes, alone; in a network they are apart anyway.
+MEASURED["hard_sigmoid"] = MEASURED["hard_sigmoid"]._replace(tpu=Target(1.52))
+MEASURED["leaky_relu"] = MEASURED["leaky_relu"]._replace(tpu=Target(1.04))

@@ -94,6 +94,7 @@ MEASURED = {
         "two-pass",
         columns,
         growth={"n": (128, 512, 2048, 8192)},
+        tpu=Target(1.15),  # the second part of the mean
         peers={
             "Flax": flax(lambda nn: nn.LayerNorm(epsilon=EPS), "scale", "bias"),
             "tokamax": tokamax(lambda t, *args: t.layer_norm(*args, implementation="xla")),
@@ -105,6 +106,7 @@ MEASURED = {
         "jnp",
         lambda n, c: columns(n, c)[:2],
         static={"eps": EPS},
+        gpu=Target(1.18),
         peers={"Flax": flax(lambda nn: nn.RMSNorm(epsilon=EPS), "scale")},
     ),
     "group_norm": Measured(
@@ -114,6 +116,7 @@ MEASURED = {
         {"n": 16, "s": 32, "c": 64},
         {"n": 64, "s": 56, "c": 64},
         {"groups": 8},
+        tpu=Target(1.15),  # the second part of the mean
         growth={"n": (1, 4, 16, 64)},
         peers={"Flax": flax(lambda nn: nn.GroupNorm(8, epsilon=EPS), "scale", "bias")},
     ),

@@ -5,7 +5,7 @@ import numpy as np
 from jax import lax
 
 from cases.case import Case, normal, probabilities
-from cases.measured import Measured
+from cases.measured import Measured, Target
 
 
 def _args(*batch, steps, channels=2, h0=True):
@@ -71,6 +71,8 @@ _RECURRENCE = Measured(
     {"t": 1024},
     {"t": 4096, "n": 1, "c": 4096},
     growth={"t": (64, 256, 1024)},
+    tpu=Target(1.21),
+    gpu=Target(3.7),  # beside a scan, which takes as many launches as steps
 )
 
 MEASURED = {

@@ -65,6 +65,8 @@ class Measured(NamedTuple):
     growth: Mapping[str, tuple[int, ...]] = MappingProxyType({})  # sizes to vary one by one
     peers: Mapping[str, Callable[[], Callable[..., Any]]] = MappingProxyType({})  # may fail
     target: Target | None = None
+    tpu: Target = Target(1.02)  # estimated cycles and temporary bytes on a v5e, in bfloat16
+    gpu: Target = Target(1.02)  # moved bytes on an H100, in bfloat16
 
 
 def flax(make, *names):

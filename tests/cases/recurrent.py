@@ -190,5 +190,7 @@ MEASURED = {
     "rnn": _LSTM._replace(usual=_rnn, make=_sequences(1), peers={}),
     "lstm": _LSTM,
     "lstm, wide": _LSTM._replace(sizes={"t": 128, "n": 32, "h": 256}, target=Target(1.02)),
-    "gru": _LSTM._replace(usual=_gru, make=_sequences(3), peers={}),
+    "gru": _LSTM._replace(
+        usual=_gru, make=_sequences(3), peers={}, tpu=Target(1.18), gpu=Target(1.12)
+    ),
 }
