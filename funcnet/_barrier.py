@@ -34,7 +34,7 @@ def _batch(args: Any, dims: Any, *, on: tuple[str, ...]) -> Any:
     return barrier_p.bind(*args, on=on), dims
 
 
-def _lowered(*xs: Any, on: tuple[str, ...], platform: str) -> Any:
+def _lowered(*xs: Any, on: tuple[str, ...], platform: str | None) -> Any:
     return jax.lax.optimization_barrier(xs) if platform in on else xs
 
 

@@ -145,10 +145,13 @@ def on_device(config: Config, cases: Mapping[str, Measured]) -> int:
             continue
         lines.append(bench_device.row(name, case, found))
         print(lines[-1], flush=True)
-        profiles = {**found.alone, **({"block": found.block} if found.block else {})}
-        record.append({"case": name} | {k: p.to_dict() for k, p in profiles.items()})
+        as_dict = lambda c: c.estimate._asdict() | {"temporary": c.temporary}
+        parts = {k: {n: as_dict(c) for n, c in v.items()} for k, v in found._asdict().items()}
+        record.append({"case": name} | parts)
         text = {"device": device, "jax": jax.__version__, "cases": record}
-        save(config.out / f"{device.replace(':', '-')}.json", json.dumps(text, indent=1))
+        save(
+            config.out / f"{device.replace(':', '-')}.json", json.dumps(finite_json(text), indent=1)
+        )
     head = f"Compiled for {device} by jax {jax.__version__}; the times are estimates.\n\n"
     table = head + "\n".join([*bench_device.HEADER, *lines])
     if config.write:

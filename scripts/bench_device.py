@@ -9,18 +9,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnet import ops, profile_rule
-from funcnet.profile import Cost, Estimate, Profile, in_turns, loop_of, quartiles
+from funcnet import ops
+from funcnet.profile import Estimate, in_turns, loop_of, quartiles
+from funcnet.profile.devices import DEVICES, placed
+from funcnet.profile.estimate import estimate
 
 USUAL, CHECKPOINT = "usual", "usual + checkpoint"
 DTYPES = {"bf16": "bfloat16", "f32": "float32"}
 
 
-class OnDevice(NamedTuple):
-    """The profiles of a case: of the rule alone, and between matrix products if it fits there."""
+class Compiled(NamedTuple):
+    """A program of value and cotangents for a given dy."""
 
-    alone: Mapping[str, Profile]  # by dtype
-    block: Profile | None  # in bfloat16
+    estimate: Estimate
+    temporary: int  # bytes
+
+
+class OnDevice(NamedTuple):
+    """Programs of a case, of the hand-written rule and the usual code."""
+
+    bf16: Mapping[str, Compiled]
+    f32: Mapping[str, Compiled]
+    block: Mapping[str, Compiled]  # between matrix products, in bfloat16, if the rule fits there
 
 
 class _Zeros:
@@ -62,21 +72,58 @@ def block(f: Callable[..., Any]) -> Callable[..., Any]:
 def measure(name: str, case: Any, device: str) -> OnDevice:
     """Compiles a case for a device."""
     f, usual = rule_of(name, case), case.usual
-    rivals = {USUAL: usual, CHECKPOINT: jax.checkpoint(usual)}
-    how = {"device": device, "growth": False}
-    alone = {
-        short: profile_rule(
-            f, *shapes(case, case.large, dtype), against=rivals, argnums=case.argnums, **how
-        )
-        for short, dtype in DTYPES.items()
-    }
     args = shapes(case, case.large, "bfloat16")
-    if not _fits(f, args) or case.argnums is not None:
-        return OnDevice(alone, None)
-    x = args[0]
-    ws = (jax.ShapeDtypeStruct((x.shape[-1],) * 2, x.dtype),) * 3
-    inside = profile_rule(block(f), ws, *args, against={USUAL: block(usual)}, **how)
-    return OnDevice(alone, inside)
+    both = {"hand": f, USUAL: usual}
+    numbers = differentiated(case, args)
+    block_of = {}
+    if _fits(f, args) and case.argnums is None:
+        ws = (jax.ShapeDtypeStruct((args[0].shape[-1],) * 2, args[0].dtype),) * 3
+        inside = {k: block(g) for k, g in both.items()}
+        block_of = compiled(inside, [ws, *args], (0, *(i + 1 for i in numbers)), device)
+    more = both | {CHECKPOINT: jax.checkpoint(usual)}
+    return OnDevice(
+        compiled(more, args, numbers, device),
+        compiled(both, shapes(case, case.large, "float32"), numbers, device),
+        block_of,
+    )
+
+
+def differentiated(case: Any, args: Sequence[Any]) -> tuple[int, ...]:
+    """The arguments that are differentiated."""
+    numbers = range(len(args)) if case.argnums is None else np.atleast_1d(case.argnums)
+    return tuple(int(i) for i in numbers if jnp.issubdtype(args[i].dtype, jnp.inexact))
+
+
+def compiled(
+    functions: Mapping[str, Callable[..., Any]],
+    args: Sequence[Any],
+    argnums: Sequence[int],
+    device: str,
+) -> dict[str, Compiled]:
+    """Compiles value and cotangents of functions of the same arguments for a device."""
+    found = {}
+    for k, f in functions.items():
+        out = jax.eval_shape(f, *args)
+        program = jax.jit(pull(f, argnums)).lower(*placed((out, *args), device)).compile()
+        memory: Any = program.memory_analysis()
+        found[k] = Compiled(estimate(program, DEVICES[device]), memory.temp_size_in_bytes)
+    return found
+
+
+def pull(f: Callable[..., Any], argnums: Sequence[int]) -> Callable[..., Any]:
+    """The function (dy, *args) ↦ value of f and cotangents of the arguments `argnums`."""
+
+    def pulled(dy: Any, *args: Any) -> Any:
+        def call(*own: Any) -> Any:
+            new = list(args)
+            for i, value in zip(argnums, own, strict=True):
+                new[i] = value
+            return f(*new)
+
+        y, vjp = jax.vjp(call, *(args[i] for i in argnums))
+        return y, vjp(dy)
+
+    return pulled
 
 
 HEADER = [
@@ -89,30 +136,25 @@ HEADER = [
 def row(name: str, case: Any, found: OnDevice) -> str:
     """A row of the table."""
     rule, _, variant = name.partition(", ")
-    p = found.alone["bf16"]
-    hand, usual, checkpoint = p.hand, p.against[USUAL], p.against[CHECKPOINT]
+    own = found.bf16
     cells = [
         f"`{rule}`{', ' * bool(variant)}{variant}",
         ", ".join(f"{k} {n}" for k, n in case.large.items()),
-        *(ratio(q, lambda e: e.milliseconds) for q in found.alone.values()),
-        ratio(found.block, lambda e: e.milliseconds) if found.block else "",
-        ratio(p, lambda e: e.moved_bytes),
-        f"{_of(hand).launches:,}, {_of(usual).launches:,}",
-        ", ".join(f"{c.temporary_bytes / 1e6:,.1f}" for c in (hand, usual, checkpoint)),
+        *(ratio(part, lambda e: e.milliseconds) for part in found),
+        ratio(own, lambda e: e.moved_bytes),
+        ", ".join(f"{own[k].estimate.launches:,}" for k in ("hand", USUAL)),
+        ", ".join(f"{own[k].temporary / 1e6:,.1f}" for k in ("hand", USUAL, CHECKPOINT)),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def ratio(p: Profile, of: Callable[[Estimate], float]) -> str:
+def ratio(found: Mapping[str, Compiled], of: Callable[[Estimate], float]) -> str:
     """The hand rule's number divided by that of the usual code."""
-    hand, usual = _of(p.hand), _of(p.against[USUAL])
+    if not found:
+        return ""
+    hand, usual = found["hand"].estimate, found[USUAL].estimate
     mark = "" if hand.exact and usual.exact else "~"
     return f"{mark}{of(hand) / of(usual):.2f}" if of(usual) else "–"
-
-
-def _of(cost: Cost) -> Estimate:
-    assert cost.estimate is not None
-    return cost.estimate
 
 
 class Timed(NamedTuple):
@@ -124,11 +166,15 @@ class Timed(NamedTuple):
 
 
 def time_all(cases: Mapping[str, Any], dtype: str, rounds: int, seconds: float) -> Iterator[Any]:
-    """Times value and gradient of each case, alone and in a block; yields (name, where, Timed)."""
-    jobs = [(name, case, inside) for name, case in cases.items() for inside in (False, True)]
+    """Times value and cotangents of each case, alone and in a block.
+
+    Yields:
+      The name, whether it is in a block, and a `Timed`, or the error if it does not compile.
+    """
+    jobs = [(name, inside) for name in cases for inside in (False, True)]
     with ThreadPoolExecutor() as pool:  # XLA compiles on all cores; nothing is timed meanwhile
-        compiled = list(pool.map(lambda job: _compiled(*job, dtype), jobs))
-    for (name, _, inside), found in zip(jobs, compiled, strict=True):
+        ready = list(pool.map(lambda job: _here(job[0], cases[job[0]], job[1], dtype), jobs))
+    for (name, inside), found in zip(jobs, ready, strict=True):
         if isinstance(found, Exception):
             yield name, inside, found
         elif found is not None:
@@ -136,47 +182,32 @@ def time_all(cases: Mapping[str, Any], dtype: str, rounds: int, seconds: float) 
             args = make()
             loops = {k: loop_of(program, *args) for k, program in programs.items()}
             times = in_turns(loops, rounds, seconds=seconds)
-            of = lambda t: quartiles(t / 1e3)
             hand, usual = times["hand"], times[USUAL]
+            of = lambda t: quartiles(t / 1e3)
             yield name, inside, Timed(of(hand), of(usual), quartiles(hand / usual))
 
 
-def _compiled(name: str, case: Any, inside: bool, dtype: str) -> Any:
-    """The programs of a case and a function that makes their arguments; None if nothing fits."""
+def _here(name: str, case: Any, inside: bool, dtype: str) -> Any:
+    """Programs for the device of JAX, and a function that makes their arguments."""
     try:
         f, usual = rule_of(name, case), case.usual
         args = shapes(case, case.large, DTYPES[dtype])
+        numbers = differentiated(case, args)
         if inside:
             if not _fits(f, args) or case.argnums is not None:
                 return None
             f, usual = block(f), block(usual)
-            x = args[0]
-            args = [(jax.ShapeDtypeStruct((x.shape[-1],) * 2, x.dtype),) * 3, *args]
-        numbers = range(len(args)) if case.argnums is None else np.atleast_1d(case.argnums)
-        is_float = lambda x: all(jnp.issubdtype(t.dtype, jnp.inexact) for t in jax.tree.leaves(x))
-        chosen = tuple(int(i) for i in numbers if is_float(args[i]))
+            ws = (jax.ShapeDtypeStruct((args[0].shape[-1],) * 2, args[0].dtype),) * 3
+            args, numbers = [ws, *args], (0, *(i + 1 for i in numbers))
+        out = jax.eval_shape(f, *args)
+        programs = {
+            k: jax.jit(pull(g, numbers)).lower(out, *args).compile()
+            for k, g in (("hand", f), (USUAL, usual))
+        }
         high = case.large.get("v", case.large.get("c", 2))
-        programs = {}
-        for k, g in (("hand", f), (USUAL, usual)):
-            out = jax.eval_shape(g, *args)
-
-            def pull(dy: Any, *xs: Any, g: Any = g) -> Any:
-                call = lambda *own: g(*_put(xs, chosen, own))
-                y, vjp = jax.vjp(call, *(xs[i] for i in chosen))
-                return y, vjp(dy)
-
-            programs[k] = jax.jit(pull).lower(out, *args).compile()
-        make = lambda: jax.tree.map(lambda t: _drawn(t, high), (out, *args))
+        return programs, lambda: jax.tree.map(lambda t: _drawn(t, high), (out, *args))
     except Exception as e:  # a rule that does not compile is a result
         return e
-    return programs, make
-
-
-def _put(xs: Sequence[Any], places: Sequence[int], values: Sequence[Any]) -> list[Any]:
-    new = list(xs)
-    for i, value in zip(places, values, strict=True):
-        new[i] = value
-    return new
 
 
 def _drawn(t: Any, high: int) -> jax.Array:

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from funcnet._arguments import as_int
 from funcnet._arrays import explicit_sharding
+from funcnet.ops._types import AnyArray
 
 Ints = int | Sequence[int]
 Padding = str | Sequence[tuple[int, int]]
@@ -158,7 +159,7 @@ def split_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
     return _reshape(x, shape, lambda *s: (*s[: axis + 1], None, *s[axis + 1 :]))
 
 
-def lowest_of(f: str, x: jax.Array) -> np.ndarray:
+def lowest_of(f: str, x: AnyArray) -> np.ndarray:
     """The lowest number of the dtype of x, which is used as padding."""
     if jnp.iscomplexobj(x):
         raise TypeError(f"{f}: x must be real, got {x.dtype}")

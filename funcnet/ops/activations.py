@@ -117,6 +117,7 @@ def sigmoid(x: Num[ArrayLike, "*shape"]) -> Inexact[Array, "*shape"]:
     >>> float(sigmoid(0.0))
     0.5
     """
+    x = jnp.asarray(x)
     return jax.lax.logistic(widen(x)).astype(x.dtype)
 
 
@@ -149,6 +150,7 @@ def tanh(x: Num[ArrayLike, "*shape"]) -> Inexact[Array, "*shape"]:
     >>> float(tanh(0.0))
     0.0
     """
+    x = jnp.asarray(x)
     return jnp.tanh(widen(x)).astype(x.dtype)
 
 

@@ -1,6 +1,8 @@
 """Tests particular to the linear cross entropy: memory, cotangents, ignored examples."""
 
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -302,3 +304,23 @@ def test_export_of_any_batch():
     for count in (1, 2, 5, 6):
         args = H[:count], W, T[:count]
         close(exported.call(*args), gradient(*args))
+
+
+@pytest.mark.few
+@pytest.mark.parametrize("n", [256, 96, 1000])
+def test_devices_share_the_batch(n):
+    """Under data parallelism each device computes its share, and sends little but its sum of dw."""
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    rows, whole = (NamedSharding(mesh, P(*spec)) for spec in (("data",), ()))
+    h, w, t = jnp.ones((n, 32)), jnp.ones((32, 64)), jnp.zeros(n, jnp.int32)
+    loss = lambda h, w, t: ops.linear_cross_entropy(h, w, t, at_once=40 * 64).mean()
+    f = jax.grad(loss, (0, 1))
+    alone = jax.jit(f).lower(h, w, t).compile()
+    shared = jax.jit(f, in_shardings=(rows, whole, rows)).lower(h, w, t).compile()
+    flops = lambda compiled: compiled.cost_analysis()["flops"]
+    assert flops(shared) < 0.3 * flops(alone)
+    moved = re.findall(
+        r"= f64\[([\d,]*)\]\S* (?:all-reduce|all-gather|all-to-all)\(", shared.as_text()
+    )
+    sizes = [math.prod(int(k) for k in shape.split(",") if k) for shape in moved]
+    assert sum(sizes) <= 2 * w.size + 4 * n

@@ -9,14 +9,12 @@ import math
 import bench_device
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from cases import MEASURED
 
 from funcnet import ops, profile_rule
+from funcnet.profile import Estimate
 from funcnet.profile._program import launches
-from funcnet.profile.devices import DEVICES, placed
-from funcnet.profile.estimate import Estimate, estimate
 
 S = jax.ShapeDtypeStruct
 
@@ -111,48 +109,35 @@ def test_a_missing_compiler(monkeypatch):
         profile_rule(ops.gelu, jnp.ones(3), device="tpu:v5e")
 
 
-def compiled(device, f, argnums, args):
-    """The estimate of value and cotangents of f for a given dy, and its temporary bytes."""
-
-    def pull(dy, *xs):
-        call = lambda *own: f(*(own[argnums.index(i)] if i in argnums else x for i, x in at))
-        at = list(enumerate(xs))
-        y, vjp = jax.vjp(call, *(xs[i] for i in argnums))
-        return y, vjp(dy)
-
-    with jax.enable_x64(False):
-        out = jax.eval_shape(f, *args)
-        program = jax.jit(pull).lower(*placed((out, *args), device)).compile()
-    return estimate(program, DEVICES[device]), program.memory_analysis().temp_size_in_bytes
-
-
 def both(device, name, dtype="bf16"):
     """The rule and the usual code, compiled at the sizes for accelerators."""
     case = MEASURED[name]
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         args = bench_device.shapes(case, case.large, bench_device.DTYPES[dtype])
-        numbers = range(len(args)) if case.argnums is None else np.atleast_1d(case.argnums)
-        argnums = [int(i) for i in numbers if jnp.issubdtype(args[i].dtype, jnp.inexact)]
-        hand = compiled(device, bench_device.rule_of(name, case), argnums, args)
-        return hand, compiled(device, case.usual, argnums, args)
+        functions = {"hand": bench_device.rule_of(name, case), "usual": case.usual}
+        found = bench_device.compiled(
+            functions, args, bench_device.differentiated(case, args), device
+        )
+    return found["hand"], found["usual"]
+
+
+QUICK = {"gelu", "layer_norm", "max_pool", "depthwise_conv", "dropout", "linear_cross_entropy"}
+NAMES = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in MEASURED]
 
 
 @TPU
-@pytest.mark.parametrize("name", list(MEASURED))
+@pytest.mark.parametrize("name", NAMES)
 def test_on_a_v5e(name):
     """No rule costs more estimated cycles than the usual code, unless its case says how much."""
-    (hand, temporary), (usual, usual_temporary) = both("tpu:v5e", name)
-    bounds = MEASURED[name].tpu
-    assert hand.cycles <= bounds.time * usual.cycles
-    if bounds.temporary is not None:
-        assert temporary <= bounds.temporary * usual_temporary + 2**20
+    hand, usual = both("tpu:v5e", name)
+    assert hand.estimate.cycles <= MEASURED[name].tpu.time * usual.estimate.cycles
 
 
 @GPU
-@pytest.mark.parametrize("name", list(MEASURED))
+@pytest.mark.parametrize("name", NAMES)
 def test_on_an_h100(name):
     """No rule moves more bytes than the usual code, unless its case says how much."""
-    (hand, _), (usual, _) = both("gpu:h100", name)
+    hand, usual = (program.estimate for program in both("gpu:h100", name))
     assert hand.moved_bytes <= MEASURED[name].gpu.time * usual.moved_bytes
     assert hand.launches <= 10 or not name.startswith("dot_product_attention")
     if name in ("dot_product_attention", "linear_cross_entropy", "affine", "conv"):
@@ -184,10 +169,8 @@ def test_a_pallas_kernel_for_a_tpu():
     kernel = lambda x: pallas.pallas_call(double, out_shape=S(x.shape, x.dtype))(x)
     f = jax.custom_vjp(kernel)
     f.defvjp(lambda x: (kernel(x), None), lambda _, dy: (kernel(dy),))
-    against = {"jnp": lambda x: 2 * x}
     with jax.enable_x64(False):
         args = (S((256, 512), "float32"),)
-        hand, _ = compiled("tpu:v5e", f, [0], args)
-        usual, _ = compiled("tpu:v5e", against["jnp"], [0], args)
-    assert hand.launches >= 2
-    assert usual.cycles > 0
+        found = bench_device.compiled({"hand": f, "usual": lambda x: 2 * x}, args, [0], "tpu:v5e")
+    assert found["hand"].estimate.launches >= 2
+    assert found["usual"].estimate.cycles > 0
