@@ -3,6 +3,7 @@
 The checks run while JAX traces, so they cost nothing in a compiled program. Traced numbers pass.
 """
 
+import inspect
 import math
 import operator
 from typing import Any
@@ -116,6 +117,44 @@ def check_bool(f: str, name: str, value: Any) -> None:
     """
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{f}: {name} must be True or False, got {describe(value)}")
+
+
+def check_function(f: str, name: str, function: Any, arguments: int, **options: Any) -> None:
+    """Raises a TypeError unless `function` can be called with so many arguments and these options.
+
+    >>> check_function("Dense", "w_init", "he", 3)
+    Traceback (most recent call last):
+    TypeError: Dense: w_init must be a function, got 'he'
+    >>> check_function("make_step", "loss", lambda y: y, 2)
+    Traceback (most recent call last):
+    TypeError: make_step: loss must take 2 arguments: too many positional arguments
+    """
+    if not callable(function):
+        raise TypeError(f"{f}: {name} must be a function, got {describe(function)}")
+    try:
+        inspect.signature(function).bind(*range(arguments), **options)
+    except TypeError as e:
+        more = f" and {', '.join(options)}" if options else ""
+        plural = "s" if arguments > 1 else ""
+        raise TypeError(f"{f}: {name} must take {arguments} argument{plural}{more}: {e}") from None
+    except ValueError:  # a builtin function has no signature
+        pass
+
+
+def check_dtype(f: str, name: str, dtype: Any) -> Any:
+    """Checks that `dtype` is a floating or complex dtype, and returns it as one.
+
+    >>> check_dtype("Embedding", "dtype", "float33")
+    Traceback (most recent call last):
+    TypeError: Embedding: dtype must be a floating dtype, got 'float33'
+    """
+    try:
+        found = None if is_array(dtype) or dtype is None else jnp.dtype(dtype)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.inexact):
+        raise TypeError(f"{f}: {name} must be a floating dtype, got {found or describe(dtype)}")
+    return found
 
 
 def check_axis(f: str, name: str, axis: Any, x: Any) -> None:

@@ -15,7 +15,15 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import AbstractArray
 
-from funcnet._arguments import as_number, check_array, check_bool, check_int, describe, kind
+from funcnet._arguments import (
+    as_number,
+    check_array,
+    check_bool,
+    check_int,
+    describe,
+    kind,
+    type_name,
+)
 
 
 def check_leaves(name: str, signature: inspect.Signature, args: Any, kwargs: Any) -> None:
@@ -65,6 +73,16 @@ def _is_array_type(hint: Any) -> bool:
     return hint is jax.Array or (isinstance(hint, type) and issubclass(hint, AbstractArray))
 
 
+def _holds_numbers(hint: Any) -> bool:
+    """Whether a hint such as `Real[Array, "n"]` names dtypes, and a PRNG key has none of them."""
+    dtypes = getattr(hint, "dtypes", None)
+    return isinstance(dtypes, list | tuple) and "prng_key" not in dtypes
+
+
+def _is_key(value: Any) -> bool:
+    return jnp.issubdtype(jax.typeof(value).dtype, jax.dtypes.prng_key)
+
+
 def check_annotation(name: str, argument: str, value: Any, hint: Any) -> None:
     """Checks a value annotated as array, bool, int or float; ignores other annotations.
 
@@ -78,6 +96,8 @@ def check_annotation(name: str, argument: str, value: Any, hint: Any) -> None:
     arrays = set(filter(_is_array_type, hints))
     if arrays and hints - arrays <= NUMBERS:
         check_array(name, argument, value)
+        if _is_key(value) and all(map(_holds_numbers, arrays)):
+            raise TypeError(f"{name}: {argument} must hold numbers, got {type_name(value)}")
     elif hints == {bool}:
         check_bool(name, argument, value)
     elif hints == {int}:

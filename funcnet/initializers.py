@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from funcnet._arguments import check_int, check_key, check_number, describe
+from funcnet._arguments import check_dtype, check_int, check_key, check_number, describe
 
 __all__ = [
     "Initializer",
@@ -76,6 +76,7 @@ def constant(value: float) -> Initializer:
     def init(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         del key
         _check_shape("constant", shape)
+        check_dtype("constant", "dtype", dtype)
         return jnp.full(shape, value, dtype)
 
     return init
@@ -99,7 +100,7 @@ def normal(std: float | jax.Array = 0.01) -> Initializer:
     check_number("normal", "std", std, at_least=0)
 
     def init(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        _check("normal", key, shape)
+        _check("normal", key, shape, dtype)
         return jnp.asarray(std, dtype) * jax.random.normal(key, shape, dtype)
 
     return init
@@ -205,7 +206,7 @@ def _gaussian(
     count: Callable[[tuple[int, ...]], int],
 ) -> jax.Array:
     """Gaussian weights of variance scale / count(shape)."""
-    _check(name, key, shape)
+    _check(name, key, shape, dtype)
     return normal(math.sqrt(scale / count(shape)))(key, shape, dtype)
 
 
@@ -218,7 +219,7 @@ def _uniform(
     count: Callable[[tuple[int, ...]], int],
 ) -> jax.Array:
     """Uniform weights of variance scale / count(shape)."""
-    _check(name, key, shape)
+    _check(name, key, shape, dtype)
     bound = math.sqrt(3 * scale / count(shape))
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
@@ -233,9 +234,10 @@ def _inputs_and_outputs(shape: tuple[int, ...]) -> int:
     return _inputs(shape) + max(1, math.prod(shape[:-2]) * math.prod(shape[-1:]))
 
 
-def _check(function: str, key: Any, shape: Any) -> None:
+def _check(function: str, key: Any, shape: Any, dtype: Any) -> None:
     check_key(function, key)
     _check_shape(function, shape)
+    check_dtype(function, "dtype", dtype)
 
 
 def _check_shape(function: str, shape: Any) -> None:

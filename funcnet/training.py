@@ -4,7 +4,6 @@ They are pure functions of plain pytrees. The optimizer is any `optax.GradientTr
 """
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import optax
 
 from funcnet._arguments import (
     check_array,
+    check_function,
     check_int,
     check_key,
     check_tree,
@@ -140,13 +140,13 @@ def make_step(
         another optimizer or other params.
     """
     _check_model("make_step", model)
-    _check_function("make_step", "loss", loss, 2)
+    check_function("make_step", "loss", loss, 2)
     _check_optimizer("make_step", optimizer)
     metrics = _check_metrics("make_step", {} if metrics is None else metrics)
     if "loss" in metrics:
         raise ValueError('make_step: metrics must not be called "loss", as the loss is reported so')
     if penalty is not None:
-        _check_function("make_step", "penalty", penalty, 1)
+        check_function("make_step", "penalty", penalty, 1)
 
     def step(train_state: TrainState, x: Any, labels: Any):
         _check_train_state("step", train_state)
@@ -203,7 +203,7 @@ def make_epoch(
       ValueError: If batch_size is less than 1; in the epoch, if there are fewer than batch_size
         examples, or x and labels have different numbers of examples.
     """
-    _check_function("make_epoch", "step", step, 3)
+    check_function("make_epoch", "step", step, 3)
     batch_size = check_int("make_epoch", "batch_size", batch_size, at_least=1)
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -294,25 +294,13 @@ def _check_optimizer(f: str, optimizer: Any) -> None:
         )
 
 
-def _check_function(f: str, name: str, function: Any, arguments: int) -> None:
-    """Raises a TypeError unless `function` can be called with this number of arguments."""
-    if not callable(function):
-        raise TypeError(f"{f}: {name} must be a function, got {describe(function)}")
-    try:
-        inspect.signature(function).bind(*range(arguments))
-    except TypeError as e:
-        raise TypeError(f"{f}: {name} must take {arguments} arguments: {e}") from None
-    except ValueError:  # a builtin function has no signature
-        pass
-
-
 def _check_metrics(f: str, metrics: Any) -> dict[str, PerExample]:
     if not isinstance(metrics, Mapping):
         raise TypeError(f"{f}: metrics must be a dict of functions, got {describe(metrics)}")
     for name, metric in metrics.items():
         if not isinstance(name, str):
             raise TypeError(f"{f}: metrics must have strings as names, got {describe(name)}")
-        _check_function(f, f"metrics[{name!r}]", metric, 2)
+        check_function(f, f"metrics[{name!r}]", metric, 2)
     return dict(metrics)
 
 

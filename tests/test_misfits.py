@@ -19,11 +19,16 @@ from funcnet.layers import (
     GatedMLP,
     GlobalAvgPool,
     GroupNorm,
+    Layer,
     LayerNorm,
     MaxPool,
     MultiHeadAttention,
     RMSNorm,
+    chain,
     mlp,
+    parallel,
+    residual,
+    stateless,
 )
 
 KEY = jax.random.key(0)
@@ -176,6 +181,73 @@ def test_a_table_that_does_not_fit():
         (lambda: mlp(5, 3, dropout="a"), "mlp: dropout must be a number, got 'a'"),
         (lambda: GatedMLP(2.5), "GatedMLP: hidden must be an integer of at least 1, got 2.5"),
         (lambda: GatedMLP(3, gate="swiglu"), "GatedMLP: gate must be a function, got 'swiglu'"),
+        (
+            lambda: GatedMLP(3, gate=ops.relu),
+            "GatedMLP: gate must take 2 arguments: too many positional arguments",
+        ),
+        (
+            lambda: Dense(3, w_init=lambda: 1),
+            "Dense: w_init must take 3 arguments: too many positional arguments",
+        ),
+        (
+            lambda: Dense(3, b_init=lambda key, shape, dtype: jnp.ones(2)).init(KEY, X),
+            "Dense(3): b_init must return an array of shape (3,), got float64[2]",
+        ),
+        (
+            lambda: Conv(3, (3,), w_init=lambda key, shape, dtype: "he").init(KEY, SEQUENCE),
+            "Conv(3, (3,)): what w_init returns must be an array, got str",
+        ),
+        (
+            lambda: MultiHeadAttention(4, attend=lambda q, k, v: v),
+            "MultiHeadAttention: attend must take 3 arguments and causal: "
+            "got an unexpected keyword argument 'causal'",
+        ),
+        (
+            lambda: parallel(Dense(3), merge=lambda: 1),
+            "parallel: merge must take 1 argument: too many positional arguments",
+        ),
+        (lambda: mlp(3, w_init=0), "mlp: w_init must be a function, got 0"),
+        (
+            lambda: Conv(3, jnp.ones((2, 2))),
+            "Conv: kernel must be 1 to 3 ints of at least 1, or one int for two axes, "
+            "got float64[2,2]",
+        ),
+        (
+            lambda: chain(int),
+            "chain: layers must be layers or functions of one array, got class int",
+        ),
+        (lambda: LayerNorm().init(KEY, (X, X)), "LayerNorm(): x must be an array, got tuple"),
+        (
+            lambda: Dense(3).apply(),
+            "Dense(3).apply() missing 3 required positional arguments: 'params', 'state', and 'x'",
+        ),
+        (lambda: Dense(3).init(KEY), "Dense(3).init() missing 1 required positional argument: 'x'"),
+        (
+            lambda: MaxPool(1).apply({"w": X}, (), X[None, None]),
+            "MaxPool((1, 1)): params must be (), as it has none, got dict",
+        ),
+        (
+            lambda: GatedMLP(3).apply(GatedMLP(3).init(KEY, X)[0], {"mean": X}, X),
+            "GatedMLP(3): state must be (), as it has none, got dict",
+        ),
+        (
+            lambda: residual(lambda x: (x, x)).init(KEY, X),
+            "residual(<lambda>): its layers must return an array, got tuple",
+        ),
+        (
+            lambda: Layer(lambda key, x: X, lambda params, state, x, **options: x, "mine").init(
+                KEY, X
+            ),
+            "mine: init must return (params, state), got float64[2,8]",
+        ),
+        (
+            lambda: Layer(lambda: (), lambda: (), "mine"),
+            "Layer: init must take 2 arguments: too many positional arguments",
+        ),
+        (
+            lambda: stateless(lambda params, x: x, None, "mine"),
+            "stateless: init must be a function, got None",
+        ),
         (lambda: Embedding(5, 2.5), "Embedding: width must be an integer of at least 1, got 2.5"),
         (
             lambda: Embedding(5, 3, dtype=jnp.int32),
@@ -191,7 +263,10 @@ def test_what_it_says(make, message):
     assert refused(make) == message
 
 
-def test_a_gate_of_one_argument():
-    net = GatedMLP(3, gate=ops.relu)
-    params, _ = net.init(KEY, X)
-    assert refused(lambda: net.apply(params, (), X)).startswith("relu: ")
+@pytest.mark.parametrize(("layer", "x"), LAYERS, ids=[layer.name for layer, _ in LAYERS])
+def test_an_empty_batch_fits(layer, x):
+    params, state = layer.init(KEY, x[:0])
+    assert layer.apply(params, state, x[:0])[0].shape == (
+        0,
+        *layer.apply(params, state, x)[0].shape[1:],
+    )

@@ -3,19 +3,48 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from funcnet._arguments import describe, kind
+import jax.numpy as jnp
+
+from funcnet._arguments import check_array, check_function, describe, kind
 
 
-def check_functions(layer: str, **functions: Any) -> None:
-    """Raises a TypeError unless every argument is a function.
+def check_initializers(layer: str, **functions: Any) -> None:
+    """Raises a TypeError unless every argument is a function of a key, a shape and a dtype.
 
-    >>> check_functions("Dense", w_init="he")
+    >>> check_initializers("Dense", w_init="he")
     Traceback (most recent call last):
     TypeError: Dense: w_init must be a function, got 'he'
     """
     for name, f in functions.items():
-        if not callable(f):
-            raise TypeError(f"{layer}: {name} must be a function, got {describe(f)}")
+        check_function(layer, name, f, 3)
+
+
+def initialize(layer: str, name: str, f: Any, key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """Returns f(key, shape, dtype); raises a one-line error unless it is an array of this shape.
+
+    >>> initialize("Dense(3)", "w_init", lambda key, shape, dtype: jnp.ones(2), None, (4, 3), float)
+    Traceback (most recent call last):
+    ValueError: Dense(3): w_init must return an array of shape (4, 3), got float32[2]
+    """
+    array = f(key, shape, dtype)
+    check_array(layer, f"what {name} returns", array)
+    if jnp.shape(array) != shape:
+        raise ValueError(
+            f"{layer}: {name} must return an array of shape {shape}, got {describe(array)}"
+        )
+    return array
+
+
+def shape_of(layer: str, x: Any) -> tuple[int, ...]:
+    """Returns the shape of x; raises a TypeError unless x is an array or `jax.ShapeDtypeStruct`.
+
+    >>> shape_of("Dense(3)", [1.0])
+    Traceback (most recent call last):
+    TypeError: Dense(3): x must be an array, got list
+    """
+    if not (hasattr(x, "shape") and hasattr(x, "dtype")):
+        raise TypeError(f"{layer}: x must be an array, got {kind(x)}")
+    return x.shape
 
 
 def last_axis(layer: str, x: Any) -> int:
@@ -25,13 +54,11 @@ def last_axis(layer: str, x: Any) -> int:
       TypeError: If x is not an array.
       ValueError: If x is a scalar.
 
-    >>> last_axis("Dense(3)", [1.0])
+    >>> last_axis("Dense(3)", 1.0)
     Traceback (most recent call last):
-    TypeError: Dense(3): x must be an array, got list
+    TypeError: Dense(3): x must be an array, got float
     """
-    shape = getattr(x, "shape", None)
-    if shape is None:
-        raise TypeError(f"{layer}: x must be an array, got {kind(x)}")
+    shape = shape_of(layer, x)
     if not shape:
         raise ValueError(f"{layer}: x must have shape (..., c), got ()")
     return shape[-1]

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from funcnet import initializers, ops
-from funcnet._arguments import check_bool, check_int, check_number, describe
-from funcnet.layers._params import check_params, last_axis
-from funcnet.layers.base import Layer
+from funcnet._arguments import check_bool, check_function, check_int, check_number
+from funcnet.layers._params import check_initializers, check_params, last_axis
+from funcnet.layers.base import Layer, stateless
 from funcnet.layers.dense import Dense
 
 
@@ -64,30 +64,27 @@ def MultiHeadAttention(
     check_bool(f, "bias", bias)
     if rope_base is not None:
         check_number(f, "rope_base", rope_base, above=0)
-    for option, function in (("w_init", w_init), ("attend", attend)):
-        if not callable(function):
-            raise TypeError(f"{f}: {option} must be a function, got {describe(function)}")
+    check_initializers(f, w_init=w_init)
+    check_function(f, "attend", attend, 3, causal=causal)
     name = f"MultiHeadAttention({heads}{', causal=True' if causal else ''})"
 
     def widths(c: int) -> dict[str, int]:
         return {"q": c, "k": c // heads * groups, "v": c // heads * groups, "out": c}
 
     def init(key, x):
+        c = last_axis(name, x)
         if len(x.shape) < 2:
             raise ValueError(f"{name}: x must have shape (..., T, c), got {x.shape}")
-        if x.shape[-1] % heads:
+        if c % heads:
             raise ValueError(f"{name}: heads must divide the last axis of x, got x {x.shape}")
-        if rope_base is not None and x.shape[-1] // heads % 2:
-            raise ValueError(
-                f"{name}: rope_base needs heads of even width, got {x.shape[-1] // heads}"
-            )
+        if rope_base is not None and c // heads % 2:
+            raise ValueError(f"{name}: rope_base needs heads of even width, got {c // heads}")
         return {
             part: Dense(width, bias=bias, w_init=w_init).init(jax.random.fold_in(key, i), x)[0]
-            for i, (part, width) in enumerate(widths(x.shape[-1]).items())
-        }, ()
+            for i, (part, width) in enumerate(widths(c).items())
+        }
 
-    def apply(params, state, x, *, key=None, train=False):
-        del key, train
+    def of_params(params, x):
         c = last_axis(name, x)
         shapes = {
             part: {"w": (c, width)} | ({"b": (width,)} if bias else {})
@@ -95,12 +92,12 @@ def MultiHeadAttention(
         }
         check_params(name, params, shapes, x)
         linear = lambda part, x: ops.affine(x, params[part]["w"], params[part].get("b"))
-        by_head = lambda y: y.reshape(*y.shape[:-1], -1, x.shape[-1] // heads)
-        q, k, v = (by_head(linear(part, x)) for part in ("q", "k", "v"))
+        by_head = lambda part, n: linear(part, x).reshape(*x.shape[:-1], n, c // heads)
+        q, k, v = by_head("q", heads), by_head("k", groups), by_head("v", groups)
         if rope_base is not None:
             places = jnp.arange(x.shape[-2])
             q, k = (ops.rope(y, places, base=rope_base) for y in (q, k))
         y = attend(q, k, v, causal=causal)
-        return linear("out", y.reshape(x.shape)), state
+        return linear("out", y.reshape(x.shape))
 
-    return Layer(init, apply, name)
+    return stateless(of_params, init, name)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 
-from funcnet._arguments import check_bool, check_key, describe, is_array, kind
+from funcnet._arguments import check_bool, check_function, check_key, describe, is_array, kind
 
 Params = Any  # a pytree of trainable arrays
 State = Any  # a pytree of arrays updated without gradients, such as running statistics
@@ -61,26 +61,43 @@ class Layer(_Fields):
         name: str,
         parts: tuple["Layer", ...] = (),
     ) -> "Layer":
+        if not isinstance(name, str):
+            raise TypeError(f"Layer: name must be a string, got {describe(name)}")
+        if not (isinstance(parts, tuple) and all(isinstance(part, Layer) for part in parts)):
+            raise TypeError(f"Layer: parts must be a tuple of layers, got {describe(parts)}")
+        check_function("Layer", "init", init, 2)
+        check_function("Layer", "apply", apply, 3, key=None, train=False)
         short = name if len(name) <= 60 else f"{name.partition('(')[0]}(…)"
 
         @functools.wraps(init)
         def checked_init(key: Any, x: Shaped) -> tuple[Params, State]:
             check_key(short, key)
             _check_x(short, x, lambda leaf: hasattr(leaf, "shape") and hasattr(leaf, "dtype"))
-            return init(key, x)
+            return _pair(short, "init", "params, state", init(key, x))
 
         @functools.wraps(apply)
-        def checked_apply(params: Params, state: State, x: Any, **options: Any) -> Any:
+        def checked_apply(
+            params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
+        ) -> tuple[jax.Array, State]:
             _check_x(short, x, is_array)
-            if options.get("key") is not None:
-                check_key(short, options["key"])
-            check_bool(short, "train", options.get("train", False))
-            return apply(params, state, x, **options)
+            if key is not None:
+                check_key(short, key)
+            check_bool(short, "train", train)
+            y = apply(params, state, x, key=key, train=train)
+            return _pair(short, "apply", "y, state", y)
 
+        for f, role in ((checked_init, "init"), (checked_apply, "apply")):
+            f.__qualname__ = f"{short}.{role}"  # Python's errors about missing arguments begin so
         return super().__new__(cls, checked_init, checked_apply, name, parts)
 
     def __repr__(self) -> str:
         return self.name
+
+
+def _pair(name: str, function: str, what: str, result: Any) -> tuple[Any, Any]:
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise TypeError(f"{name}: {function} must return ({what}), got {describe(result)}")
+    return result
 
 
 def _check_x(name: str, x: Any, is_leaf: Callable[[Any], bool]) -> None:
@@ -98,7 +115,12 @@ def stateless(
       f: `(params, x) -> y`.
       init: `(key, x) -> params`.
       name: The printed form of the layer.
+
+    Raises:
+      TypeError: If f or init is not a function of two arguments, or name is not a string.
     """
+    check_function("stateless", "f", f, 2)
+    check_function("stateless", "init", init, 2)
 
     def apply(params, state, x, *, key=None, train=False):
         del key, train
@@ -106,6 +128,16 @@ def stateless(
         return f(params, x), state
 
     return Layer(lambda key, x: (init(key, x), ()), apply, name)
+
+
+def parameterless(f: Callable[[jax.Array], jax.Array], name: str) -> Layer:
+    """Makes a layer without params from a function of one array."""
+
+    def apply(params, x):
+        check_none(name, "params", params)
+        return f(x)
+
+    return stateless(apply, lambda *_: (), name)
 
 
 def check_none(name: str, what: str, tree: Any) -> None:
@@ -120,8 +152,8 @@ def as_layer(f: str, layer: Any) -> Layer:
     if isinstance(layer, Layer):
         return layer
     wrong = f"{f}: layers must be layers or functions of one array, got"
-    if not callable(layer):
-        raise TypeError(f"{wrong} {describe(layer)}")
+    if not callable(layer) or isinstance(layer, type):
+        raise TypeError(f"{wrong} {kind(layer) if callable(layer) else describe(layer)}")
     name = getattr(layer, "__name__", repr(layer))
     call = f"{kind(layer)}, which makes a layer: {name}(...)"
     try:
@@ -136,8 +168,7 @@ def as_layer(f: str, layer: Any) -> Layer:
         except TypeError as e:
             raise TypeError(f"{wrong} {kind(layer)}: {e}") from None
 
-    def apply(params, x):
-        check_none(name, "params", params)
+    def apply(x):
         y = layer(x)
         if isinstance(y, Layer):
             raise TypeError(f"{wrong} {call}")
@@ -146,4 +177,4 @@ def as_layer(f: str, layer: Any) -> Layer:
             raise TypeError(f"{f}: {name} must return an array, got {kind(y)}")
         return cast(jax.Array, y)
 
-    return stateless(apply, lambda *_: (), name)
+    return parameterless(apply, name)

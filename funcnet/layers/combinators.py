@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from funcnet._arguments import check_bool, check_int, describe, kind
+from funcnet._arguments import check_bool, check_function, check_int, kind
 from funcnet.layers.base import Layer, Params, Shaped, State, as_layer
 
 
@@ -105,12 +105,15 @@ def parallel(
     (1, 5)
     """
     branches = _parts("parallel", layers)
-    if merge is not None and not callable(merge):
-        raise TypeError(f"parallel: merge must be a function, got {describe(merge)}")
+    if merge is not None:
+        check_function("parallel", "merge", merge, 1)
 
     def merged(outputs: list[jax.Array]) -> jax.Array:
         if merge is not None:
             return merge(outputs)
+        for branch, y in zip(branches, outputs, strict=True):
+            if not hasattr(y, "shape"):
+                raise TypeError(f"parallel: {branch} must return an array, got {kind(y)}")
         if len({y.shape[:-1] for y in outputs}) > 1:
             shapes = " and ".join(str(y.shape) for y in outputs)
             raise ValueError(f"parallel: outputs may differ in the last axis alone, got {shapes}")
@@ -238,6 +241,8 @@ def _parts(f: str, layers: Sequence[Any]) -> tuple[Layer, ...]:
 
 
 def _check_same(name: str, x: Any, y: Any) -> None:
+    if not hasattr(y, "shape"):
+        raise TypeError(f"{name}: its layers must return an array, got {kind(y)}")
     if (x.shape, x.dtype) != (y.shape, y.dtype):
         raise ValueError(
             f"{name}: its layers must keep shape and dtype of x, {x.shape} {x.dtype}, "

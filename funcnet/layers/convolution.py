@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from funcnet import initializers, ops
 from funcnet._arguments import check_bool, check_int
-from funcnet.layers._params import check_functions, check_params, last_axis
+from funcnet.layers._params import check_initializers, check_params, initialize, last_axis
 from funcnet.layers.base import Layer, stateless
 from funcnet.ops._windows import Ints, Padding, paddings, per_axis, window_sizes
 
@@ -167,9 +167,10 @@ def _convolution(
     """Makes a layer from f(x, w, b); `shape` maps the channels of x to the shape of w."""
     kind = name.partition("(")[0]
     check_bool(kind, "bias", bias)
-    check_functions(kind, w_init=w_init, b_init=b_init)
+    check_initializers(kind, w_init=w_init, b_init=b_init)
 
     def init(key, x: Any):
+        c = last_axis(name, x)
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             raise TypeError(f"{name}: x must be of a floating dtype, got {x.dtype}")
         if len(x.shape) <= len(kernel):
@@ -177,9 +178,11 @@ def _convolution(
                 f"{name}: x must have {len(kernel)} spatial axes and one of channels, got {x.shape}"
             )
         w_key, b_key = jax.random.split(key)
-        whole = shape(x.shape[-1])
-        params = {"w": w_init(w_key, whole, x.dtype)}
-        return params | ({"b": b_init(b_key, whole[-1:], x.dtype)} if bias else {})
+        whole = shape(c)
+        params = {"w": initialize(name, "w_init", w_init, w_key, whole, x.dtype)}
+        if bias:
+            params["b"] = initialize(name, "b_init", b_init, b_key, whole[-1:], x.dtype)
+        return params
 
     def apply(params, x):
         whole = shape(last_axis(name, x))

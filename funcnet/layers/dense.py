@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from funcnet import initializers, ops
 from funcnet._arguments import check_bool, check_int, check_key
-from funcnet.layers._params import check_functions, check_params, last_axis
+from funcnet.layers._params import check_initializers, check_params, initialize, last_axis
 from funcnet.layers.base import Layer, stateless
 
 
@@ -40,7 +40,7 @@ def Dense(
     """
     units = check_int("Dense", "units", units, at_least=1)
     check_bool("Dense", "bias", bias)
-    check_functions("Dense", w_init=w_init, b_init=b_init)
+    check_initializers("Dense", w_init=w_init, b_init=b_init)
     name = f"Dense({units})" if bias else f"Dense({units}, bias=False)"
 
     def shapes(x):
@@ -52,8 +52,10 @@ def Dense(
             raise TypeError(f"{name}: x must be of a floating dtype, got {x.dtype}")
         check_key(name, key)
         w_key, b_key = jax.random.split(key)
-        params = {"w": w_init(w_key, whole["w"], x.dtype)}
-        return params | ({"b": b_init(b_key, (units,), x.dtype)} if bias else {})
+        params = {"w": initialize(name, "w_init", w_init, w_key, whole["w"], x.dtype)}
+        if bias:
+            params["b"] = initialize(name, "b_init", b_init, b_key, (units,), x.dtype)
+        return params
 
     def f(params, x):
         check_params(name, params, shapes(x), x)

@@ -5,8 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from funcnet import initializers, ops
-from funcnet._arguments import check_int, check_key
-from funcnet.layers._params import check_functions, check_params
+from funcnet._arguments import check_dtype, check_int, check_key
+from funcnet.layers._params import check_initializers, check_params, initialize, shape_of
 from funcnet.layers.base import Layer, stateless
 
 SMALL = initializers.normal(0.02)
@@ -39,22 +39,17 @@ def Embedding(
     """
     vocabulary = check_int("Embedding", "vocabulary", vocabulary, at_least=1)
     width = check_int("Embedding", "width", width, at_least=1)
-    check_functions("Embedding", w_init=w_init)
-    wrong = "Embedding: dtype must be a floating dtype, got"
-    try:
-        dtype = jnp.dtype(dtype)
-    except TypeError:
-        raise TypeError(f"{wrong} {dtype!r}") from None
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        raise TypeError(f"{wrong} {dtype}")
+    check_initializers("Embedding", w_init=w_init)
+    dtype = check_dtype("Embedding", "dtype", dtype)
     name = f"Embedding({vocabulary}, {width})"
     shape = vocabulary, width
 
     def init(key, x):
+        shape_of(name, x)
         if not jnp.issubdtype(x.dtype, jnp.integer):
             raise TypeError(f"{name}: x must be of an integer dtype, got {x.dtype}")
         check_key(name, key)
-        return {"w": w_init(key, shape, dtype)}
+        return {"w": initialize(name, "w_init", w_init, key, shape, dtype)}
 
     def f(params, x):
         check_params(name, params, {"w": shape})

@@ -3,7 +3,7 @@
 import math
 
 from funcnet._arguments import check_array
-from funcnet.layers.base import Layer, stateless
+from funcnet.layers.base import Layer, parameterless
 
 
 def Flatten() -> Layer:
@@ -15,10 +15,10 @@ def Flatten() -> Layer:
       ValueError: In `init` and `apply`, if x is a scalar.
     """
 
-    def flat(_, x):
+    def flat(x):
         check_array("Flatten()", "x", x)
         if not x.shape:
             raise ValueError("Flatten(): x must have shape (n, ...), got ()")
         return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
-    return stateless(flat, lambda *_: (), "Flatten()")
+    return parameterless(flat, "Flatten()")

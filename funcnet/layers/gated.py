@@ -5,9 +5,9 @@ from collections.abc import Callable
 import jax
 
 from funcnet import initializers, ops
-from funcnet._arguments import check_int, check_key
-from funcnet.layers._params import check_functions, check_params, last_axis
-from funcnet.layers.base import Layer
+from funcnet._arguments import check_function, check_int, check_key
+from funcnet.layers._params import check_initializers, check_params, last_axis
+from funcnet.layers.base import Layer, stateless
 from funcnet.layers.dense import Dense
 
 
@@ -35,7 +35,8 @@ def GatedMLP(
     Reference: Shazeer, GLU variants improve transformer, 2020, equation 6, arXiv:2002.05202.
     """
     hidden = check_int("GatedMLP", "hidden", hidden, at_least=1)
-    check_functions("GatedMLP", gate=gate, w_init=w_init)
+    check_function("GatedMLP", "gate", gate, 2)
+    check_initializers("GatedMLP", w_init=w_init)
     name = f"GatedMLP({hidden})"
     inner = Dense(hidden, bias=False, w_init=w_init)
 
@@ -46,14 +47,13 @@ def GatedMLP(
         params = {part: inner.init(keys[part], x)[0] for part in ("gate", "up")}
         wide = jax.ShapeDtypeStruct((*x.shape[:-1], hidden), x.dtype)
         down = Dense(c, bias=False, w_init=w_init).init(keys["down"], wide)[0]
-        return params | {"down": down}, ()
+        return params | {"down": down}
 
-    def apply(params, state, x, *, key=None, train=False):
-        del key, train
+    def f(params, x):
         c = last_axis(name, x)
         w, w_down = {"w": (c, hidden)}, {"w": (hidden, c)}
         check_params(name, params, {"gate": w, "up": w, "down": w_down}, x)
         linear = lambda part, x: ops.affine(x, params[part]["w"])
-        return linear("down", gate(linear("gate", x), linear("up", x))), state
+        return linear("down", gate(linear("gate", x), linear("up", x)))
 
-    return Layer(init, apply, name)
+    return stateless(f, init, name)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 
 from funcnet import initializers, ops
-from funcnet._arguments import check_bool, check_int, check_number
-from funcnet.layers._params import check_functions
+from funcnet._arguments import check_bool, check_function, check_int, check_number
+from funcnet.layers._params import check_initializers
 from funcnet.layers.base import Layer
 from funcnet.layers.combinators import chain
 from funcnet.layers.dense import Dense
@@ -46,9 +46,11 @@ def mlp(
     if not units:
         raise ValueError("mlp: units must name the output layer at least, got none")
     units = tuple(check_int("mlp", f"units[{i}]", n, at_least=1) for i, n in enumerate(units))
-    check_functions("mlp", activation=activation)
+    check_function("mlp", "activation", activation, 1)
     check_bool("mlp", "batch_norm", batch_norm)
     check_number("mlp", "dropout", dropout, at_least=0, below=1)
+    if w_init is not None:
+        check_initializers("mlp", w_init=w_init)
     hidden_init = initializers.he if activation is ops.relu else initializers.lecun_normal
     parts: list[Layer | Callable[[jax.Array], jax.Array]] = []
     for width in units[:-1]:

@@ -130,9 +130,10 @@ def RMSNorm(*, eps: float = 1e-6) -> Layer:
 
 def _vector(name: str, x: Any) -> tuple[tuple[int], Any]:
     """Returns the shape and dtype of a parameter with one number per feature of x."""
+    shape = (last_axis(name, x),)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{name}: x must be of a floating dtype, got {x.dtype}")
-    return (last_axis(name, x),), wide_dtype(x.dtype)
+    return shape, wide_dtype(x.dtype)
 
 
 def _per_example(

@@ -1,12 +1,10 @@
 """Pooling layers: channels are the last axis, and there may be any number of batch axes."""
 
-from collections.abc import Callable
-
 import jax
 
 from funcnet import ops
 from funcnet._arguments import check_bool, check_int
-from funcnet.layers.base import Layer, stateless
+from funcnet.layers.base import Layer, parameterless
 from funcnet.ops._windows import Ints, Padding, paddings, per_axis, window_sizes
 
 
@@ -32,7 +30,7 @@ def MaxPool(
     """
     window = _window("MaxPool", window, strides, padding)
     pool = lambda x: ops.max_pool(x, window=window, strides=strides, padding=padding)
-    return _pooling(pool, f"MaxPool({window})")
+    return parameterless(pool, f"MaxPool({window})")
 
 
 def AvgPool(
@@ -66,7 +64,7 @@ def AvgPool(
             count_include_pad=count_include_pad,
         )
 
-    return _pooling(pool, f"AvgPool({window})")
+    return parameterless(pool, f"AvgPool({window})")
 
 
 def _window(f: str, window: Ints, strides: Ints | None, padding: Padding) -> tuple[int, ...]:
@@ -84,7 +82,7 @@ def GlobalMaxPool(*, spatial: int = 2) -> Layer:
       spatial: The number of spatial axes, which are removed.
     """
     spatial = check_int("GlobalMaxPool", "spatial", spatial, at_least=1)
-    return _pooling(lambda x: ops.global_max_pool(x, spatial=spatial), "GlobalMaxPool()")
+    return parameterless(lambda x: ops.global_max_pool(x, spatial=spatial), "GlobalMaxPool()")
 
 
 def GlobalAvgPool(*, spatial: int = 2) -> Layer:
@@ -94,8 +92,4 @@ def GlobalAvgPool(*, spatial: int = 2) -> Layer:
       spatial: The number of spatial axes, which are removed.
     """
     spatial = check_int("GlobalAvgPool", "spatial", spatial, at_least=1)
-    return _pooling(lambda x: ops.global_avg_pool(x, spatial=spatial), "GlobalAvgPool()")
-
-
-def _pooling(f: Callable[[jax.Array], jax.Array], name: str) -> Layer:
-    return stateless(lambda _, x: f(x), lambda *_: (), name)
+    return parameterless(lambda x: ops.global_avg_pool(x, spatial=spatial), "GlobalAvgPool()")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from funcnet import initializers, ops
 from funcnet._arguments import check_bool, check_int, check_key
-from funcnet.layers._params import check_functions, check_params, last_axis
+from funcnet.layers._params import check_initializers, check_params, initialize, last_axis
 from funcnet.layers.base import Layer, stateless
 
 
@@ -131,7 +131,7 @@ def _recurrent(
     width = gates * units
     for option, value in {"last": last, **options}.items():
         check_bool(kind, option, value)
-    check_functions(kind, w_init=w_init)
+    check_initializers(kind, w_init=w_init)
     name = f"{kind}({units}{', last=True' if last else ''})"
 
     def shapes(x):
@@ -146,7 +146,7 @@ def _recurrent(
             raise TypeError(f"{name}: x must be of a real floating dtype, got {x.dtype}")
         check_key(name, key)
         keys = zip(("w_x", "w_h"), jax.random.split(key), strict=True)
-        w = {part: w_init(k, whole[part], x.dtype) for part, k in keys}
+        w = {part: initialize(name, "w_init", w_init, k, whole[part], x.dtype) for part, k in keys}
         return w | {b: jnp.zeros(whole[b], x.dtype) for b in biases}
 
     def apply(params, x):

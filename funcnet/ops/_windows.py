@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from funcnet._arguments import as_int
+from funcnet._arguments import as_int, describe
 from funcnet._arrays import explicit_sharding
 from funcnet.ops._types import AnyArray
 
@@ -55,7 +55,7 @@ def per_axis(f: str, name: str, value: Ints, axes: int) -> tuple[int, ...]:
     values = _integers(value, axes)
     if values is None or len(values) != axes or min(values) < 1:
         raise (TypeError if values is None else ValueError)(
-            f"{f}: {name} must be an int of at least 1, or {axes} of them, got {value!r}"
+            f"{f}: {name} must be an int of at least 1, or {axes} of them, got {describe(value)}"
         )
     return values
 
@@ -65,7 +65,8 @@ def window_sizes(f: str, name: str, value: Ints) -> tuple[int, ...]:
     values = _integers(value, 2)
     if values is None or len(values) not in (1, 2, 3) or min(values) < 1:
         raise (TypeError if values is None else ValueError)(
-            f"{f}: {name} must be 1 to 3 ints of at least 1, or one int for two axes, got {value!r}"
+            f"{f}: {name} must be 1 to 3 ints of at least 1, or one int for two axes, "
+            f"got {describe(value)}"
         )
     return values
 
@@ -89,7 +90,7 @@ def paddings(f: str, padding: Padding, axes: int) -> tuple[tuple[int, int], ...]
     if not len(pairs) == len(found) == axes:
         raise (ValueError if several else TypeError)(
             f"{f}: padding must be 'SAME', 'VALID' or {axes} pair(s) (low, high) of ints of at "
-            f"least 0, got {padding!r}"
+            f"least 0, got {describe(padding)}"
         )
     return tuple(pairs)
 
