@@ -108,6 +108,19 @@ def as_int(value: Any) -> int | None:
         return None
 
 
+def check_count(f: str, name: str, value: Any) -> None:
+    """Raises a TypeError unless `value` is one integer, traced or not, such as a number of steps.
+
+    >>> check_count("adam", "state.count", None)
+    Traceback (most recent call last):
+    TypeError: adam: state.count must be an integer of shape (), got None
+    """
+    shape, dtype = jnp.shape(value) if is_array(value) else None, getattr(value, "dtype", None)
+    is_int = as_int(value) is not None if dtype is None else jnp.issubdtype(dtype, jnp.integer)
+    if shape != () or not is_int:
+        raise TypeError(f"{f}: {name} must be an integer of shape (), got {describe(value)}")
+
+
 def check_bool(f: str, name: str, value: Any) -> None:
     """Raises a TypeError unless `value` is a Python or NumPy boolean, not a traced one.
 
@@ -200,6 +213,18 @@ def check_array(f: str, name: str, x: Any) -> None:
         fits = x.dtype.kind in "biufcV" and x.dtype.names is None
     if not fits:
         raise TypeError(f"{f}: {name} must be an array, got {kind(x)}")
+
+
+def check_arrays(f: str, name: str, tree: Any) -> None:
+    """Raises a TypeError unless the leaves of `tree` are arrays or numbers.
+
+    >>> check_arrays("sgd", "grads", {"w": "a"})
+    Traceback (most recent call last):
+    TypeError: sgd: grads['w'] must be an array, got str
+    """
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if getattr(leaf, "dtype", None) != jax.dtypes.float0:
+            check_array(f, name + jax.tree_util.keystr(path), leaf)
 
 
 def check_real(f: str, name: str, x: Any) -> None:

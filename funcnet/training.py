@@ -13,6 +13,8 @@ import optax
 
 from funcnet._arguments import (
     check_array,
+    check_arrays,
+    check_count,
     check_function,
     check_int,
     check_key,
@@ -73,14 +75,16 @@ def accuracy(y: jax.Array, labels: jax.Array) -> jax.Array:
     """Whether the label of each example has the largest of the C outputs.
 
     Args:
-      y: Outputs, shape (..., C), real.
-      labels: Class indices, integers of shape (...); or one-hot labels of the shape of y.
+      y: Outputs, shape (..., C), of a real floating dtype.
+      labels: Class indices, integers of shape (...); or one-hot labels of the shape of y, which
+        must not be integers if the shape is (C,), the shape of C indices.
 
     Returns:
-      0 or 1, shape (...), float32; nan where an output is nan or the index is not in [0, C).
+      0 or 1, shape (...), float32; nan where an output is nan, the index is not in [0, C), or a
+      one-hot label has no positive element.
 
     Raises:
-      TypeError: If y or labels is not an array, or y is complex.
+      TypeError: If y or labels is not an array, or y does not hold real floats.
       ValueError: If the shapes do not match.
 
     >>> accuracy(jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1])).tolist()
@@ -89,9 +93,13 @@ def accuracy(y: jax.Array, labels: jax.Array) -> jax.Array:
     check_array("accuracy", "y", y)
     check_array("accuracy", "labels", labels)
     y, labels = jnp.asarray(y), jnp.asarray(labels)
-    if jnp.issubdtype(y.dtype, jnp.complexfloating):
-        raise TypeError(f"accuracy: y must be real, got {describe(y)}")
+    if not jnp.issubdtype(y.dtype, jnp.floating):
+        raise TypeError(f"accuracy: y must be of a real floating dtype, got {describe(y)}")
     one_hot = labels.shape == y.shape
+    if y.ndim == 1 and one_hot and jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"accuracy: y must have shape (n, C) for n labels, got {y.shape} and {labels.shape}"
+        )
     integer = jnp.issubdtype(labels.dtype, jnp.integer)
     if not y.shape or y.shape[-1] < 2:
         raise ValueError(f"accuracy: y must have shape (..., C) with C > 1, got {y.shape}")
@@ -102,6 +110,8 @@ def accuracy(y: jax.Array, labels: jax.Array) -> jax.Array:
         )
     index = (labels.argmax(-1) if one_hot else labels).astype(jnp.int32)
     known = ~jnp.isnan(y.max(-1)) & (index >= 0) & (index < y.shape[-1])
+    if one_hot:
+        known &= labels.max(-1) > 0
     right = y.argmax(-1).astype(jnp.int32) == index
     return jnp.where(known, right.astype(jnp.float32), jnp.nan)
 
@@ -135,9 +145,9 @@ def make_step(
     Raises:
       TypeError: If an argument has the wrong type; in the step, if an input or the result of one of
         these functions is not an array.
-      ValueError: If a metric is called "loss"; in the step, if x and labels have different numbers
-        of examples, a function returns a wrong shape, or the state of the optimizer belongs to
-        another optimizer or other params.
+      ValueError: If a metric is called "loss"; in the step, if there are no examples, x and labels
+        have different numbers of examples, a function returns a wrong shape, or the state of the
+        optimizer belongs to another optimizer or other params.
     """
     _check_model("make_step", model)
     check_function("make_step", "loss", loss, 2)
@@ -154,6 +164,8 @@ def make_step(
         like = jax.eval_shape(optimizer.init, params)
         check_tree("step", "opt_state", opt_state, "optimizer.init(params)", like)
         n = _examples("step", x, labels)
+        if n == 0:
+            raise ValueError("step: x must hold at least one example, got none")
 
         def objective(params):
             y, new_state = model.apply(params, state, x, key=_step_key(key, i), train=True)
@@ -163,8 +175,10 @@ def make_step(
             value = values.mean(dtype=_dtype(values))
             if penalty is not None:
                 term = penalty(params)
-                if not is_array(term) or jnp.shape(term):
-                    raise ValueError(f"step: penalty must return a scalar, got {describe(term)}")
+                if not is_array(term) or jnp.shape(term) or jnp.iscomplexobj(term):
+                    raise ValueError(
+                        f"step: penalty must return a real scalar, got {describe(term)}"
+                    )
                 value = value + jnp.asarray(term, value.dtype)
             measured = {"loss": value}
             for name, metric in metrics.items():
@@ -256,6 +270,8 @@ def evaluate(
     _check_model("evaluate", model)
     metrics = _check_metrics("evaluate", metrics)
     batch_size = check_int("evaluate", "batch_size", batch_size, at_least=1)
+    check_arrays("evaluate", "params", params)
+    check_arrays("evaluate", "state", state)
     n = _examples("evaluate", x, labels)
     if n == 0:
         raise ValueError("evaluate: x must hold at least one example, got none")
@@ -308,6 +324,7 @@ def _check_train_state(f: str, train_state: Any) -> None:
     if not isinstance(train_state, TrainState):
         raise TypeError(f"{f}: train_state must be a TrainState, got {kind(train_state)}")
     check_key(f, train_state.key, "train_state.key")
+    check_count(f, "train_state.step", train_state.step)
 
 
 def _examples(f: str, x: Any, labels: Any) -> int:
@@ -342,7 +359,7 @@ def _values(f: str, name: str, values: Any, n: int) -> jax.Array:
     if not is_array(values):
         raise TypeError(f"{f}: {name} must return an array, got {kind(values)}")
     values = jnp.asarray(values)
-    if values.shape and values.shape[0] != n:
+    if values.size == 0 or (values.shape and values.shape[0] != n):
         raise ValueError(
             f"{f}: {name} must return an array of shape ({n}, ...) for {n} examples, or a scalar, "
             f"got {describe(values)}"

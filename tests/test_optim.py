@@ -884,6 +884,31 @@ ERRORS = {
     "sgd: what the schedule returns must be a number, got None": lambda: update(
         optim.sgd(lambda count: None), 1.0, 1.0
     ),
+    "sgd: what the schedule returns must be a finite number of at least 0, got -1.0": lambda: (
+        update(optim.sgd(lambda count: -1.0), 1.0, 1.0)
+    ),
+    "sgd: learning_rate must take 1 argument: too many positional arguments": lambda: optim.sgd(
+        lambda: 0.1
+    ),
+    "adamw: mask must take 1 argument: too many positional arguments": lambda: update(
+        optim.adamw(0.1, mask=lambda: True), 1.0, 1.0
+    ),
+    "l2: state must be that of l2, EmptyState, got AdamState": lambda: optim.l2(0.1).update(
+        1.0, optim.adam(0.1).init(1.0), 1.0
+    ),
+    "l1: params['w'] must be an array, got str": lambda: optim.l1(0.1).init({"w": "1"}),
+    "adam: state.count must be an integer of shape (), got None": lambda: optim.adam(0.1).update(
+        1.0, optim.adam(0.1).init(1.0)._replace(count=None)
+    ),
+    "sgd: state.count must be an integer of shape (), got int32[2]": lambda: optim.sgd(0.1).update(
+        1.0, optim.SGDState(np.zeros(2, np.int32))
+    ),
+    "adam: grads must be an array, got ShapeDtypeStruct": lambda: update(
+        optim.adam(0.1), jax.ShapeDtypeStruct((), "float32"), 1.0
+    ),
+    "adam.update() missing 1 required positional argument: 'state'": lambda: optim.adam(0.1).update(
+        1.0
+    ),
     "adam: bias_correction must be True or False, got 'no'": lambda: optim.adam(
         0.1, bias_correction="no"
     ),

@@ -120,6 +120,12 @@ def test_accuracy_does_not_hide_nan(dtype):
     np.testing.assert_array_equal(accuracy(y, jnp.eye(2)[:, [0, 0, 1, 1]].T), [np.nan] * 2 + [1, 0])
 
 
+def test_accuracy_of_labels_without_a_class():
+    """Labels of nan and of zeros, as in padding, name no class."""
+    labels = jnp.array([[jnp.nan, 0, 0], [0, 0, 0], [0, 0, 1]])
+    np.testing.assert_array_equal(accuracy(jnp.eye(3), labels), [np.nan, np.nan, 1])
+
+
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8, jnp.int64])
 def test_accuracy_of_many_classes(dtype):
     """uint8 labels cannot hold the number of classes; labels out of range give nan."""
@@ -542,7 +548,18 @@ ERRORS = [
         lambda: measure(lambda y, t: accuracy(y, t[:, None])),
         r"accuracy: labels must have shape \(24, 3\), or \(24,\) .* got \(24, 1\) and int64",
     ),
-    (lambda: accuracy(LABELS, normal(N, 3)), r"accuracy: labels must have shape \(24,\), or \(\)"),
+    (
+        lambda: accuracy(LABELS, normal(N, 3)),
+        r"accuracy: y must be of a real floating dtype, got int64\[24\]",
+    ),
+    (  # the predicted classes instead of the outputs
+        lambda: accuracy(normal(N, 3).argmax(-1), LABELS),
+        r"accuracy: y must be of a real floating dtype, got int64\[24\]",
+    ),
+    (
+        lambda: accuracy(normal(N), LABELS),
+        r"accuracy: y must have shape \(n, C\) for n labels, got \(24,\) and \(24,\)",
+    ),
     (lambda: accuracy(normal(N, 3), LABELS[:1]), r"accuracy: labels must .*, got \(1,\) and int64"),
     (lambda: accuracy(normal(N, 3), np.ones(N)), r"accuracy: labels must .* and float64"),
     (
@@ -552,7 +569,7 @@ ERRORS = [
     (lambda: accuracy([[1.0, 2.0]], LABELS[:1]), "accuracy: y must be an array, got list"),
     (
         lambda: accuracy(normal(2, 3).astype(complex), LABELS[:2]),
-        "accuracy: y must be real, got complex128",
+        "accuracy: y must be of a real floating dtype, got complex128",
     ),
     (
         lambda: make_step(PLAIN, LOSS, ADAM, metrics={"loss": accuracy}),
@@ -589,7 +606,27 @@ ERRORS = [
     ),
     (
         lambda: one_step(penalty=lambda p: p[0]["b"]),
-        r"step: penalty must return a scalar, got .*\[8\]",
+        r"step: penalty must return a real scalar, got .*\[8\]",
+    ),
+    (
+        lambda: one_step(penalty=lambda p: 1j),
+        "step: penalty must return a real scalar, got 1j",
+    ),
+    (
+        lambda: one_step(loss=lambda y, t: y[:, :0]),
+        r"step: loss must return an array of shape \(24, ...\) .* got .*float64\[24,0\]",
+    ),
+    (
+        lambda: one_step(examples()[0][:0], LABELS[:0]),
+        "step: x must hold at least one example, got none",
+    ),
+    (
+        lambda: one_step(train_state=create(PLAIN, MOMENTUM)._replace(step=0.0)),
+        r"step: train_state.step must be an integer of shape \(\), got a traced float64\[\]",
+    ),
+    (
+        lambda: evaluate(PLAIN, {"m": accuracy}, ADAM, (), *examples()),
+        "evaluate: params.init must be an array, got function init",
     ),
     (lambda: one_step(loss=lambda y, t: {}), "step: loss must return an array, got dict"),
     (

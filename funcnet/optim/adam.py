@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from funcnet._arguments import check_bool, check_number, describe
+from funcnet._arguments import check_bool, check_function, check_number, describe
 from funcnet.optim.base import divide_by_root, leafwise
 from funcnet.optim.checks import check_choice, check_learning_rate
 
@@ -187,6 +187,8 @@ def _decaying(mask: Any, params: optax.Params) -> optax.Params:
     if mask is None:
         return params
     is_function = callable(mask) and jax.tree_util.all_leaves([mask])  # some trees are callable
+    if is_function:
+        check_function("adamw", "mask", mask, 1)
     tree = mask(params) if is_function else mask
     try:
         tree = jax.tree.broadcast(tree, params)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from funcnet._arguments import check_arrays
 from funcnet.optim.checks import (
     check_gradient,
     check_grads,
-    check_leaves,
     check_params,
     check_scheduled,
     check_state,
@@ -44,7 +44,7 @@ def leafwise(
     """
 
     def init(params: optax.Params) -> Any:
-        check_leaves(function, "params", params)
+        check_arrays(function, "params", params)
         trees = (_accumulators(params, initial) for _ in State._fields[1:])
         return State(jnp.zeros((), jnp.int32), *trees)
 
@@ -58,6 +58,14 @@ def leafwise(
         updates, *trees = map_leaves(function, step, updates, params, trees, others, now)
         return updates, State(optax.safe_increment(count), *trees)
 
+    return transformation(function, init, update)
+
+
+def transformation(
+    function: str, init: Callable[..., Any], update: Callable[..., Any]
+) -> optax.GradientTransformation:
+    """Makes the pair (init, update), named so that Python's messages name the optimizer."""
+    init.__qualname__, update.__qualname__ = f"{function}.init", f"{function}.update"
     return optax.GradientTransformation(init, update)
 
 

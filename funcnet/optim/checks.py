@@ -8,12 +8,22 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from funcnet._arguments import check_array, check_number, check_tree, kind
+from funcnet._arguments import (
+    check_arrays,
+    check_count,
+    check_function,
+    check_number,
+    check_tree,
+    describe,
+    kind,
+)
 
 
 def check_learning_rate(function: str, learning_rate: ArrayLike | optax.Schedule) -> None:
     """Raises an error unless `learning_rate` is a schedule or a number of at least 0."""
-    if not callable(learning_rate):
+    if callable(learning_rate):
+        check_function(function, "learning_rate", learning_rate, 1)
+    else:
         check_number(function, "learning_rate", learning_rate, at_least=0)
 
 
@@ -21,13 +31,13 @@ def check_scheduled(function: str, value: Any) -> None:
     """Raises an error unless a schedule returned a number; never waits for a JAX array's value."""
     is_scalar = isinstance(value, jax.Array) and value.shape == ()
     if not (is_scalar and (is_floating(value) or jnp.issubdtype(value.dtype, jnp.integer))):
-        check_number(function, "what the schedule returns", value)
+        check_number(function, "what the schedule returns", value, at_least=0)
 
 
 def check_choice(function: str, argument: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises a ValueError unless `value` is one of `choices`."""
     if not (isinstance(value, str) and value in choices):
-        raise ValueError(f"{function}: {argument} must be one of {choices}, got {value!r}")
+        raise ValueError(f"{function}: {argument} must be one of {choices}, got {describe(value)}")
 
 
 def check_params(function: str, params: Any) -> Any:
@@ -43,13 +53,8 @@ def check_state(function: str, state: Any, State: type[Any]) -> None:
         raise TypeError(
             f"{function}: state must be that of {function}, {State.__name__}, got {kind(state)}"
         )
-
-
-def check_leaves(function: str, name: str, tree: Any) -> None:
-    """Raises a TypeError unless the leaves of `tree` are arrays or numbers."""
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        if not hasattr(leaf, "dtype"):
-            check_array(function, name + jax.tree_util.keystr(path), leaf)
+    if hasattr(state, "count"):
+        check_count(function, "state.count", state.count)
 
 
 def check_grads(function: str, grads: Any, **others: Any) -> None:
@@ -57,7 +62,7 @@ def check_grads(function: str, grads: Any, **others: Any) -> None:
 
     (JAX would broadcast a gradient of another shape.) A None in grads matches any subtree.
     """
-    check_leaves(function, "grads", grads)
+    check_arrays(function, "grads", grads)
     for name, like in others.items():
         if name == "params" and like is None:
             continue

@@ -7,10 +7,10 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from funcnet._arguments import check_number
+from funcnet._arguments import check_arrays, check_number
 from funcnet.ops.penalties import elastic_net_gradient, l1_gradient, l2_gradient
-from funcnet.optim.base import map_leaves
-from funcnet.optim.checks import check_grads, check_params
+from funcnet.optim.base import map_leaves, transformation
+from funcnet.optim.checks import check_grads, check_params, check_state
 
 
 def l1(rate: ArrayLike) -> optax.GradientTransformation:
@@ -106,7 +106,13 @@ def _adds(
     def step(g, p, **rates):
         return (g + gradient(p, **rates),)
 
+    def init(params: optax.Params) -> optax.EmptyState:
+        check_arrays(function, "params", params)
+        return optax.EmptyState()
+
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if jax.tree.leaves(state):
+            check_state(function, state, optax.EmptyState)
         check_params(function, params)
         check_grads(function, updates, params=params)
         (updates,) = map_leaves(
@@ -114,4 +120,4 @@ def _adds(
         )
         return updates, state
 
-    return optax.GradientTransformation(optax.init_empty_state, update)
+    return transformation(function, init, update)
