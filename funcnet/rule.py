@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 import jax
 import jax.numpy as jnp
 
+from funcnet._arguments import describe
 from funcnet._door import (
     annotations,
     argument_names,
@@ -71,6 +72,8 @@ def autodiff(f: Callable[P, R]) -> Callable[P, R]:
     >>> float(dy)
     0.25
     """
+    if not callable(f):
+        raise TypeError(f"autodiff: f must be a function, got {describe(f)}")
 
     @functools.wraps(f)
     def plain(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -129,7 +132,8 @@ def rule(
         option is traced; in forward mode, which rules do not support (see `autodiff`). When
         differentiating, if `fwd` or `bwd` returns a wrong structure, shape or dtype, or `None` for
         a floating argument; the message names the argument.
-      ValueError: At `defvjp`, if another module has a rule of the same name.
+      ValueError: If `real` or `inexact` names no argument; at `defvjp`, if another module has a
+        rule of the same name.
 
     >>> import jax, jax.numpy as jnp
     >>> @rule
@@ -139,6 +143,9 @@ def rule(
     >>> float(jax.grad(cube)(2.0))
     12.0
     """
+    for option, names in (("real", real), ("inexact", inexact)):
+        if not isinstance(names, tuple | list):
+            raise TypeError(f"rule: {option} must be a tuple of names, got {describe(names)}")
     if primal is None:
         return functools.partial(_rule, real=real, inexact=inexact)
     return _rule(primal, real=real, inexact=inexact)
@@ -147,7 +154,12 @@ def rule(
 def _rule(
     primal: Callable[P, R_co], *, real: Sequence[str], inexact: Sequence[str]
 ) -> Ruled[P, R_co]:
+    if not inspect.isfunction(primal):
+        raise TypeError(f"rule: primal must be a function, got {describe(primal)}")
     name, signature = primal.__name__, inspect.signature(primal)
+    for argument in (*real, *inexact):
+        if argument not in signature.parameters:
+            raise ValueError(f"rule: {name} must have an argument {argument!r}, as it is cast")
     options = [p.name for p in signature.parameters.values() if p.kind == p.KEYWORD_ONLY]
     compiled: Callable[..., Any] | None = None
 

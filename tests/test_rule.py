@@ -366,3 +366,28 @@ def test_hessian_through_every_level():
     expected = jax.hessian(autodiff(f))(x)
     np.testing.assert_allclose(jax.hessian(f)(x), expected, atol=1e-14)
     np.testing.assert_allclose(jax.jacrev(jax.jacrev(f))(x), expected, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("declare", "message"),
+    [
+        (lambda: rule(3), "rule: primal must be a function, got 3"),
+        (lambda: rule(real="x"), "rule: real must be a tuple of names, got 'x'"),
+        (
+            lambda: rule(inexact=("y",))(scaled_fwd),
+            "rule: scaled_fwd must have an argument 'y', as it is cast",
+        ),
+        (lambda: autodiff(3), "autodiff: f must be a function, got 3"),
+    ],
+)
+def test_one_line_at_a_declaration(declare, message):
+    with pytest.raises((TypeError, ValueError)) as raised:
+        declare()
+    assert str(raised.value) == message
+
+
+def test_a_key_holds_no_numbers():
+    keys = jax.random.split(jax.random.key(0), 3)
+    with pytest.raises(TypeError) as e:
+        ops.affine(jnp.ones((2, 3)), jnp.ones((3, 3)), keys)
+    assert str(e.value) == "affine: b must hold numbers, got key[3]"
