@@ -197,8 +197,10 @@ def check_axis(f: str, name: str, axis: Any, x: Any) -> None:
 
 
 def is_array(x: Any) -> bool:
-    """Whether x is an array, a NumPy scalar or a Python number, traced or not."""
-    return isinstance(x, jax.Array | np.ndarray | np.generic | bool | int | float | complex)
+    """Whether x is an array of a dtype of JAX, a NumPy scalar or a Python number, traced or not."""
+    if isinstance(x, np.ndarray | np.generic):
+        return x.dtype.kind in "biufcV" and x.dtype.names is None
+    return isinstance(x, jax.Array | bool | int | float | complex)
 
 
 def check_array(f: str, name: str, x: Any) -> None:
@@ -208,10 +210,7 @@ def check_array(f: str, name: str, x: Any) -> None:
     Traceback (most recent call last):
     TypeError: relu: x must be an array, got list
     """
-    fits = is_array(x)
-    if fits and isinstance(x, np.ndarray | np.generic):
-        fits = x.dtype.kind in "biufcV" and x.dtype.names is None
-    if not fits:
+    if not is_array(x):
         raise TypeError(f"{f}: {name} must be an array, got {kind(x)}")
 
 

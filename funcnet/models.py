@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from funcnet import ops
-from funcnet._arguments import as_int, check_bool, check_int, check_number
+from funcnet._arguments import as_int, check_bool, check_int, check_number, describe
 from funcnet.layers import (
     BatchNorm,
     Conv,
@@ -61,7 +61,7 @@ def cnn(
     if len(each) != len(channels) or min(each) < 1:
         raise ValueError(
             f"cnn: convolutions must be at least 1 for each of {len(channels)} stages, "
-            f"got {convolutions}"
+            f"got {describe(convolutions)}"
         )
     check_number("cnn", "dropout", dropout, at_least=0, below=1)
     parts: list[Layer | Callable[[jax.Array], jax.Array]] = []

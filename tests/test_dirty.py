@@ -134,6 +134,22 @@ def arrays(name, case):
     return [i for i, (argument, *_) in enumerate(floats) if hints[argument.idx] is not typing.Any]
 
 
+@pytest.mark.parametrize(("name", "case"), EVERY)
+def test_keys_hold_no_numbers(name, case):
+    """A PRNG key in place of an array raises a one-line error, even if its shape fits."""
+    g, values = call_of(name, case)
+    key = jax.random.key(0).dtype
+    for i in arrays(name, case):
+        variant = list(values)
+        variant[i] = jax.ShapeDtypeStruct(values[i].shape, key)
+        with pytest.raises((TypeError, ValueError)) as raised:
+            jax.eval_shape(g, *variant)
+        message = str(raised.value)
+        assert message.startswith(f"{name}: ")
+        assert "key[" in message
+        assert "\n" not in message
+
+
 @pytest.mark.by_family
 @pytest.mark.parametrize("kind", ["uint8", *slow("int32", "bool")])
 @pytest.mark.parametrize(("name", "case"), EVERY)

@@ -174,6 +174,15 @@ def test_a_table_that_does_not_fit():
             lambda: BatchNorm().apply(BatchNorm().init(KEY, X)[0], (), X),
             "BatchNorm(): state must have the structure of init; state['mean'] is missing",
         ),
+        (
+            lambda: BatchNorm().apply(
+                BatchNorm().init(KEY, X)[0],
+                {"mean": X[0], "var": X[0].astype(complex)},
+                X,
+                train=True,
+            ),
+            "BatchNorm(): state['var'] must be real, got complex128[8]",
+        ),
         (lambda: mlp(5, 2.5), "mlp: units[1] must be an integer of at least 1, got 2.5"),
         (lambda: mlp([5, 3]), "mlp: units[0] must be an integer of at least 1, got [5, 3]"),
         (lambda: mlp(3, activation="relu"), "mlp: activation must be a function, got 'relu'"),

@@ -321,7 +321,7 @@ def test_keys_reach_every_layer():
         ),
         (
             lambda x: models.cnn(3, 4, classes=3, convolutions="22"),
-            "cnn: convolutions must be at least 1 for each of 2 stages, got 22",
+            "cnn: convolutions must be at least 1 for each of 2 stages, got '22'",
         ),
         (
             lambda x: models.cnn("10", classes=3),

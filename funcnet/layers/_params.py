@@ -22,7 +22,8 @@ def check_initializers(layer: str, **functions: Any) -> None:
 def initialize(layer: str, name: str, f: Any, key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     """Returns f(key, shape, dtype); raises a one-line error unless it is an array of this shape.
 
-    >>> initialize("Dense(3)", "w_init", lambda key, shape, dtype: jnp.ones(2), None, (4, 3), float)
+    >>> wrong = lambda key, shape, dtype: jnp.ones(2, "float32")
+    >>> initialize("Dense(3)", "w_init", wrong, None, (4, 3), "float32")
     Traceback (most recent call last):
     ValueError: Dense(3): w_init must return an array of shape (4, 3), got float32[2]
     """

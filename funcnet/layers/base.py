@@ -72,7 +72,7 @@ class Layer(_Fields):
         @functools.wraps(init)
         def checked_init(key: Any, x: Shaped) -> tuple[Params, State]:
             check_key(short, key)
-            _check_x(short, x, lambda leaf: hasattr(leaf, "shape") and hasattr(leaf, "dtype"))
+            _check_x(short, x, _is_shaped)
             return _pair(short, "init", "params, state", init(key, x))
 
         @functools.wraps(apply)
@@ -98,6 +98,10 @@ def _pair(name: str, function: str, what: str, result: Any) -> tuple[Any, Any]:
     if not (isinstance(result, tuple) and len(result) == 2):
         raise TypeError(f"{name}: {function} must return ({what}), got {describe(result)}")
     return result
+
+
+def _is_shaped(x: Any) -> bool:
+    return isinstance(x, jax.ShapeDtypeStruct) or (is_array(x) and hasattr(x, "dtype"))
 
 
 def _check_x(name: str, x: Any, is_leaf: Callable[[Any], bool]) -> None:

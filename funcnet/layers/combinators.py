@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from funcnet._arguments import check_bool, check_function, check_int, kind
+from funcnet._arguments import check_arrays, check_bool, check_function, check_int, kind
 from funcnet.layers.base import Layer, Params, Shaped, State, as_layer
 
 
@@ -177,6 +177,7 @@ def repeat(
 
     def apply(params, state, x, *, key=None, train=False):
         for what, tree in (("params", params), ("state", state)):
+            check_arrays("repeat", what, tree)
             for path, leaf in jax.tree.leaves_with_path(tree):
                 if jnp.shape(leaf)[:1] != (times,):
                     raise ValueError(
@@ -241,8 +242,9 @@ def _parts(f: str, layers: Sequence[Any]) -> tuple[Layer, ...]:
 
 
 def _check_same(name: str, x: Any, y: Any) -> None:
-    if not hasattr(y, "shape"):
-        raise TypeError(f"{name}: its layers must return an array, got {kind(y)}")
+    for what, array in (("x must be", x), ("its layers must return", y)):
+        if not hasattr(array, "shape"):
+            raise TypeError(f"{name}: {what} an array, got {kind(array)}")
     if (x.shape, x.dtype) != (y.shape, y.dtype):
         raise ValueError(
             f"{name}: its layers must keep shape and dtype of x, {x.shape} {x.dtype}, "

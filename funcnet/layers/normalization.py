@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcnet import ops
-from funcnet._arguments import check_int, check_number, check_tree
+from funcnet._arguments import check_int, check_number, check_real, check_tree
 from funcnet._arrays import wide_dtype
 from funcnet.layers._params import check_params, last_axis
 from funcnet.layers.base import Layer, Params, stateless
@@ -53,6 +53,8 @@ def BatchNorm(*, momentum: float = 0.9, eps: float = 1e-5) -> Layer:
         check_params("BatchNorm()", params, {"scale": c, "bias": c}, x)
         scale, bias = params["scale"], params["bias"]
         check_tree("BatchNorm()", "state", state, "init", {"mean": scale, "var": scale})
+        for running in ("mean", "var"):
+            check_real("BatchNorm()", f"state[{running!r}]", state[running])
         if not train:
             y = ops.batch_norm_inference(x, scale, bias, state["mean"], state["var"], eps=eps)
             return y, state
