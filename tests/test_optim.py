@@ -906,6 +906,9 @@ ERRORS = {
     "adam: grads must be an array, got ShapeDtypeStruct": lambda: update(
         optim.adam(0.1), jax.ShapeDtypeStruct((), "float32"), 1.0
     ),
+    "sgd: params must be an array, got ShapeDtypeStruct": lambda: optim.sgd(0.1).update(
+        1.0, optim.sgd(0.1).init(1.0), jax.ShapeDtypeStruct((), "float32")
+    ),
     "adam.update() missing 1 required positional argument: 'state'": lambda: optim.adam(0.1).update(
         1.0
     ),

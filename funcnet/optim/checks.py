@@ -66,6 +66,7 @@ def check_grads(function: str, grads: Any, **others: Any) -> None:
     for name, like in others.items():
         if name == "params" and like is None:
             continue
+        check_arrays(function, name, like)
         if grads is None and jax.tree.leaves(like):
             raise TypeError(f"{function}: grads must be a tree like {name}, got None")
         if not _alike(grads, like):
