@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet.check import criterion
+from funcnet.check.deliberate import deliberate
 from funcnet.check.diagnosis import cause
 from funcnet.check.failures import line
+from funcnet.check.intent import Declared
 from funcnet.check.points import (
     COMBINATION,
     COMBINED,
@@ -41,7 +43,7 @@ from funcnet.check.report import Log
 from funcnet.check.subject import Subject
 from funcnet.check.tracing import twin
 
-DIFFERENCES = "finite differences"
+DIFFERENCES, TRUTH, INTENT = "finite differences", "the truth", "the intent"
 # Where differences are the reference, the plain forward is often a solver that stops early, whose
 # own derivative differs from that of the solution.
 SOLVED = 1e-4
@@ -54,6 +56,7 @@ class Evidence(NamedTuple):
     plain: Outputs  # the function with every rule replaced by autodiff
     reference_outputs: Outputs  # the function with the right gradient: plain or truth
     against: str  # the name of the reference in messages
+    declared: str  # "truth", "intent" or ""
     points: Points
     floats: tuple[Any, ...]  # the arguments, in the dtype of the comparison
     hand: Numbers
@@ -74,7 +77,7 @@ class Evidence(NamedTuple):
         return float(largest)
 
 
-def gather(log: Log, truth: Subject | None, tolerance: float, floats: Any) -> Evidence:
+def gather(log: Log, declared: Declared | None, tolerance: float, floats: Any) -> Evidence:
     """Runs the rule and the reference; an exception of the rule propagates.
 
     `floats` are the arguments in the dtype of the comparison.
@@ -83,27 +86,32 @@ def gather(log: Log, truth: Subject | None, tolerance: float, floats: Any) -> Ev
     plain = twin(s.outputs)
     jax.eval_shape(pullback(s.outputs), floats, s.others, cotangents(plain, floats, s.others, 0))
     points = points_of(plain, s.floats, floats, s.others)
-    reference = truth.outputs if truth else plain
-    against = "the truth" if truth else "autodiff"
+    reference = declared.outputs if declared else plain
+    against = declared.against if declared else "autodiff"
     found = numbers(s.outputs, reference, points, s.others)
     if isinstance(found.hand, Exception):
         raise found.hand
     if isinstance(found.reference, Exception):
+        if against == INTENT:
+            raise found.reference
         against = DIFFERENCES
         why = line(found.reference)
-        log.warn(f"compared with {against}, because autodiff of the plain forward raises {why}")
+        of = declared.against if declared else "the plain forward"
+        log.warn(f"compared with {against}, because autodiff of {of} raises {why}")
         found = Both(found.hand, _from_differences(reference, points, s.others))
-    log.progress(DIFFERENCES)
     decided: frozenset[int] = frozenset()
+    along = None
     unmended = found.reference.cotangents
     try:
-        along = along_directions(plain, floats, s.others, tuple(d[FIRST] for d in points.dout))
-        if against == "autodiff":
+        if against != INTENT:  # it is no derivative
+            log.progress(DIFFERENCES)
+            dout = tuple(d[FIRST] for d in points.dout)
+            along = along_directions(reference, floats, s.others, dout)
+        if against == "autodiff" and along is not None:
             decided = _overruled(along, found.hand, found.reference)
             found = Both(found.hand, _mended(plain, points, s.others, found.reference, decided))
     except Exception as e:
         log.warn(f"no {DIFFERENCES}, because the plain forward raises {line(e)}")
-        along = None
     for i in decided:
         log.warn(
             f"{s.names[i]}: {DIFFERENCES} decide, which agree with the rule and not with autodiff "
@@ -114,6 +122,7 @@ def gather(log: Log, truth: Subject | None, tolerance: float, floats: Any) -> Ev
         plain,
         reference,
         against,
+        declared.name if declared else "",
         points,
         floats,
         found.hand,
@@ -195,15 +204,19 @@ def _mended(
 def check_algebra(log: Log, e: Evidence, eager: list[np.ndarray], nones: set[str]) -> None:
     """Checks value, linearity and cotangents in float64."""
     s = log.subject
-    if e.against != "the truth":  # a truth may have another value (straight-through estimator)
+    if e.declared != "truth":  # a truth may have another value (straight-through estimator)
         for i, name in enumerate(s.output_names()):
             _check_value(log, e, i, name)
     for i, name in enumerate(s.names):
         if e.along is not None:
             distance, size = _from_along(e.along, e.hand, i)
             log.row(name, finite=distance / size if size else 0.0)
-        _check_linearity(log, e, i, name)
-        _check_cotangent(log, e, i, name, eager[i], name in nones)
+        meant = _meant(s, e, i)
+        if e.declared == "intent":
+            _check_other_sizes(log, e, i, name)
+        else:
+            _check_linearity(log, e, i, name, meant)
+        _check_cotangent(log, e, i, name, eager[i], name in nones, meant)
     _check_everything_was_compared(log, e)
 
 
@@ -244,7 +257,35 @@ def _dtype(leaf: Any) -> Any:
     return jnp.finfo(leaf.dtype).dtype
 
 
-def _check_linearity(log: Log, e: Evidence, i: int, name: str) -> None:
+def _meant(s: Subject, e: Evidence, i: int) -> str:
+    """How to declare a cotangent that looks deliberate, or ""."""
+    if e.declared:
+        return ""
+    points = [FIRST, SECOND, COMBINED, SMALL]
+    hand = e.hand.cotangents[i][points]
+    right = e.reference.cotangents[i][[FIRST, SECOND]]
+    douts = zip(s.output_names(), e.points.dout, strict=True)
+    zeros = [not h.any() for h in e.hand.cotangents]
+    return deliberate(
+        s, i, hand, right, {name: criterion.as_wide(d[points]) for name, d in douts}, zeros
+    )
+
+
+def _check_other_sizes(log: Log, e: Evidence, i: int, name: str) -> None:
+    """Compares with the intent, which need not be linear, for large, small and zero cotangents."""
+    for k, size, what in (
+        (COMBINED, abs(COMBINATION), "a thousand times larger"),
+        (SMALL, 1.0, "thousands of times smaller"),
+        (ZERO, 1.0, "zero"),
+    ):
+        w = compare(e, i, k, size)
+        if w.ratio > 1:
+            at = f"for an output cotangent that is {what}, {w.place} according to {e.against}"
+            log.find("gradient", name, at, w.ratio)
+            return
+
+
+def _check_linearity(log: Log, e: Evidence, i: int, name: str, meant: str) -> None:
     """bwd(−1024 (d₀ + d₁)) = −1024 (bwd(d₀) + bwd(d₁)), bwd(d₀/8192) = bwd(d₀)/8192, bwd(0) = 0."""
     h, n = e.hand.cotangents[i], e.hand.noise[i]
     for k, what, expected, noise in (
@@ -262,7 +303,7 @@ def _check_linearity(log: Log, e: Evidence, i: int, name: str) -> None:
         allowed = 64 * noise + slack * largest + float(np.finfo(np.float32).tiny)
         w = criterion.worst(h[k], expected, allowed)
         if w.ratio > 1:
-            usual = (
+            usual = meant or (
                 "Usually dy is clipped, squared, normalised or ignored in bwd, or something is "
                 "added that it does not multiply"
             )
@@ -271,7 +312,7 @@ def _check_linearity(log: Log, e: Evidence, i: int, name: str) -> None:
 
 
 def _check_cotangent(
-    log: Log, e: Evidence, i: int, name: str, eager: np.ndarray, is_none: bool
+    log: Log, e: Evidence, i: int, name: str, eager: np.ndarray, is_none: bool, meant: str
 ) -> None:
     h, t = e.hand.cotangents[i], e.reference.cotangents[i]
     k, w = max(((k, compare(e, i, k)) for k in (FIRST, SECOND)), key=lambda pair: pair[1].ratio)
@@ -283,7 +324,9 @@ def _check_cotangent(
     if _near(eager, t[FIRST], seen) and not _near(h[FIRST], t[FIRST], seen):
         log.find("jit", name, f"right eagerly, but under jax.jit {w.place}", w.ratio)
         return
-    why, kind = _cause(log.subject, e, i, k, w), "gradient"
+    why, kind = "" if meant else _cause(log.subject, e, i, k, w), "gradient"
+    if any((f.kind, f.argument) == ("linearity", name) for f in log.findings):
+        meant = ""  # that finding says it
     if (~np.isfinite(h[k]) & np.isfinite(t[k])).any():
         kind = "nonfinite"
     elif is_none:
@@ -294,7 +337,7 @@ def _check_cotangent(
             "the two agree once the arguments are moved off their ties, zeros and corners; there "
             f"the rule must return the same as {e.against}"
         )
-    more = [f". {text[0].upper()}{text[1:]}" for text in (why, _opinion(e, i)) if text]
+    more = [f". {text[0].upper()}{text[1:]}" for text in (why, _opinion(e, i), meant) if text]
     against = e.against if np.isfinite(e.unmended[i][k][w.place_of]) else DIFFERENCES
     log.find(kind, name, f"{w.place} according to {against}{''.join(more)}", w.ratio)
 
@@ -317,10 +360,11 @@ def _check_all_elements(log: Log, e: Evidence, i: int, name: str) -> None:
         log.find("gradient", name, what, distance / (1e-6 * size + 10 * doubt))
 
 
-def compare(e: Evidence, i: int, k: int) -> criterion.Worst:
-    """Compares one cotangent at one point with the reference."""
+def compare(e: Evidence, i: int, k: int, size: float = 1.0) -> criterion.Worst:
+    """Compares one cotangent at one point with the reference; its noise is `size` times larger."""
     h, t = e.hand.cotangents[i][k], e.reference.cotangents[i][k]
-    n_h, n_t = (n[k] if k <= SECOND else n.max(0) for n in (e.hand.noise[i], e.reference.noise[i]))
+    noises = e.hand.noise[i], e.reference.noise[i]
+    n_h, n_t = (n[k] if k <= SECOND else size * n.max(0) for n in noises)
     largest = np.abs(t[np.isfinite(t)]).max(initial=0.0)
     allowed = criterion.algebra(t, n_h, n_t, _dtype(e.floats[i]), e.unit) + e.tolerance * largest
     if e.against == DIFFERENCES or i in e.decided:
