@@ -56,12 +56,12 @@ class Finding(NamedTuple):
 
 
 class Culprit(NamedTuple):
-    """A rule that makes the gradient of a model wrong."""
+    """A cotangent of a rule that makes the gradient of a model wrong."""
 
     rule: str  # the name of the function
     where: str  # the line that calls it: "file.py:12"
     argument: str  # the argument of the rule whose cotangent is wrong
-    error: float  # max |error| / max |gradient| of the model, with only this rule active
+    error: float  # max |error| / max |gradient| of the model, with this cotangent alone by the rule
 
     def __str__(self) -> str:
         return f"{self.rule} at {self.where}: {self.argument} (relative error {self.error:.1e})"
