@@ -7,17 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet.check import criterion
-from funcnet.check.algebra import DIFFERENCES, INTENT, TRUTH, Evidence, numbers
+from funcnet.check.algebra import DIFFERENCES, INTENT, LOSSES, TRUTH, Evidence, numbers
 from funcnet.check.failures import classify, line
 from funcnet.check.points import FIRST, REST, SEEDS, points_of
 from funcnet.check.programs import QUICK, Program, run_all
 from funcnet.check.reference import Outputs, narrowed, pullback, stack, wide_arithmetic, widened
 from funcnet.check.report import Log
-
-LOSSES = (
-    "Usually a residual is kept in a coarser dtype, nearly equal numbers are subtracted (1 − y, "
-    "exp(x − logsumexp)), or a sum is accumulated in the narrow dtype"
-)
 
 BFLOAT16 = jnp.dtype("bfloat16")
 # If bfloat16 is not asked for, only a relative error above GROSS refutes a rule there, and only if

@@ -41,12 +41,21 @@ from funcnet.check.reference import (
 )
 from funcnet.check.report import Log
 from funcnet.check.subject import Subject
-from funcnet.check.tracing import twin
+from funcnet.check.tracing import narrow_dtypes, stops_early, trace, twin
 
 DIFFERENCES, TRUTH, INTENT = "finite differences", "the truth", "the intent"
 # Where differences are the reference, the plain forward is often a solver that stops early, whose
 # own derivative differs from that of the solution.
 SOLVED = 1e-4
+ROUGH = 0.05  # an error of an iterative solver is smaller, relative to the largest element
+SOLVER = (
+    "A loop in the rule stops when its numbers tell, so that the cotangent is right only up to the "
+    "tolerance of that loop; check_rule(…, tolerance=) allows an error"
+)
+LOSSES = (
+    "Usually a residual is kept in a coarser dtype, nearly equal numbers are subtracted (1 − y, "
+    "exp(x − logsumexp)), or a sum is accumulated in the narrow dtype"
+)
 EXPLAINED = 1e-4  # the largest share of a cotangent that rounding of the arguments may explain
 
 
@@ -66,6 +75,7 @@ class Evidence(NamedTuple):
     decided: frozenset[int]  # arguments for which finite differences overrule autodiff
     tolerance: float
     unit: float  # ε of the coarsest dtype among the arguments
+    traced: Any  # the jaxpr of the gradient by the rule
 
     def noise(self) -> float:
         """The largest finite noise of the cotangents, each relative to its largest element."""
@@ -84,7 +94,8 @@ def gather(log: Log, declared: Declared | None, tolerance: float, floats: Any) -
     """
     s = log.subject
     plain = twin(s.outputs)
-    jax.eval_shape(pullback(s.outputs), floats, s.others, cotangents(plain, floats, s.others, 0))
+    at = floats, s.others, cotangents(plain, floats, s.others, 0)
+    traced = trace(pullback(s.outputs), *at)[0]
     points = points_of(plain, s.floats, floats, s.others)
     reference = declared.outputs if declared else plain
     against = declared.against if declared else "autodiff"
@@ -132,6 +143,7 @@ def gather(log: Log, declared: Declared | None, tolerance: float, floats: Any) -
         decided,
         tolerance,
         unit,
+        traced,
     )
 
 
@@ -170,7 +182,10 @@ def _overruled(along: Along, hand: Numbers, reference: Numbers) -> frozenset[int
         by_hand, size = _from_along(along, hand, i)
         by_auto, _ = _from_along(along, reference, i)
         size = max(size, abs(float(value)))
-        if np.isfinite(size) and by_hand < 1e-6 * size + 10 * doubt < 1e-3 * size < by_auto:
+        if (
+            np.isfinite(size)
+            and by_hand < SOLVED * size + 10 * doubt < 10 * SOLVED * size < by_auto
+        ):
             found.append(i)
     return frozenset(found)
 
@@ -287,7 +302,7 @@ def _check_other_sizes(log: Log, e: Evidence, i: int, name: str) -> None:
 
 def _check_linearity(log: Log, e: Evidence, i: int, name: str, meant: str) -> None:
     """bwd(−1024 (d₀ + d₁)) = −1024 (bwd(d₀) + bwd(d₁)), bwd(d₀/8192) = bwd(d₀)/8192, bwd(0) = 0."""
-    h, n = e.hand.cotangents[i], e.hand.noise[i]
+    h, n, solves = e.hand.cotangents[i], e.hand.noise[i], stops_early(e.traced)
     for k, what, expected, noise in (
         (
             COMBINED,
@@ -300,12 +315,19 @@ def _check_linearity(log: Log, e: Evidence, i: int, name: str, meant: str) -> No
     ):
         largest = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)
         slack = 1e-9 + e.tolerance + 64 * criterion.eps(_dtype(e.floats[i]))
+        if solves:  # up to an error that may not depend on the size of dy
+            largest = max(largest, np.abs(h[FIRST][np.isfinite(h[FIRST])]).max(initial=0.0))
+            slack += SOLVED
         allowed = 64 * noise + slack * largest + float(np.finfo(np.float32).tiny)
         w = criterion.worst(h[k], expected, allowed)
         if w.ratio > 1:
-            usual = meant or (
-                "Usually dy is clipped, squared, normalised or ignored in bwd, or something is "
-                "added that it does not multiply"
+            usual = (
+                meant
+                or (SOLVER if solves else "")
+                or (
+                    "Usually dy is clipped, squared, normalised or ignored in bwd, or something is "
+                    "added that it does not multiply"
+                )
             )
             log.find("linearity", name, f"{what}, {w.place}. {usual}", w.ratio)
             return
@@ -330,16 +352,37 @@ def _check_cotangent(
     if (~np.isfinite(h[k]) & np.isfinite(t[k])).any():
         kind = "nonfinite"
     elif is_none:
-        kind, why = "none", "bwd returns None for it, which JAX treats as zero"
-    elif len(t) > MOVED and (compare(e, i, MOVED).ratio <= 1 or _near(h[MOVED], t[MOVED], 1e-9)):
+        kind, why = "none", "its cotangent from bwd is None, which JAX treats as zero"
+    elif (
+        len(t) > MOVED
+        and i not in e.decided
+        and (compare(e, i, MOVED).ratio <= 1 or _near(h[MOVED], t[MOVED], 1e-9))
+    ):
         kind = "kink"
         why = (
             "the two agree once the arguments are moved off their ties, zeros and corners; there "
             f"the rule must return the same as {e.against}"
         )
+    elif _rounds(e, i, k):
+        kind, why = "accuracy", "the rounding of the rule explains this"
+        narrow = " and ".join(narrow_dtypes(e.traced, e.unit))
+        why += f": it computes in {narrow}" if narrow else f". {LOSSES}"
+    elif stops_early(e.traced) and _near(h[k], t[k], ROUGH):
+        why = SOLVER
     more = [f". {text[0].upper()}{text[1:]}" for text in (why, _opinion(e, i), meant) if text]
     against = e.against if np.isfinite(e.unmended[i][k][w.place_of]) else DIFFERENCES
     log.find(kind, name, f"{w.place} according to {against}{''.join(more)}", w.ratio)
+
+
+def _rounds(e: Evidence, i: int, k: int) -> bool:
+    """Whether the noise of the rule, too large for a right one, explains the whole difference."""
+    h, t, noise = e.hand.cotangents[i][k], e.reference.cotangents[i][k], e.hand.noise[i][k]
+    finite = np.isfinite(t)
+    largest = np.abs(t[finite]).max(initial=0.0)
+    with np.errstate(invalid="ignore"):
+        return bool(
+            (noise < largest / 8).all() and (np.abs(h - t) <= noise + noise.max() / 4)[finite].all()
+        )
 
 
 def _check_all_elements(log: Log, e: Evidence, i: int, name: str) -> None:
@@ -434,4 +477,6 @@ def _opinion(e: Evidence, i: int) -> str:
             f"finite differences agree with the rule, not with {e.against}: the plain forward has "
             "a stop_gradient, a corner, or a custom derivative"
         )
+    if min(hand, reference) > 10 * SOLVED * max(size, abs(float(e.along.values[i]))):
+        return f"finite differences agree neither with the rule nor with {e.against}"
     return ""
