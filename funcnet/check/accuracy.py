@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet.check import criterion
-from funcnet.check.algebra import DIFFERENCES, INTENT, LOSSES, TRUTH, Evidence, numbers
+from funcnet.check.algebra import LOSSES
+from funcnet.check.evidence import DIFFERENCES, INTENT, TRUTH, Evidence, numbers
 from funcnet.check.failures import classify, line
 from funcnet.check.points import FIRST, REST, SEEDS, points_of
 from funcnet.check.programs import QUICK, Program, run_all

@@ -1,16 +1,14 @@
 """The algebra gate: compare value, linearity and cotangents in float64; explain differences."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from funcnet.check import criterion
 from funcnet.check.deliberate import deliberate
 from funcnet.check.diagnosis import cause
-from funcnet.check.failures import line
-from funcnet.check.intent import Declared
+from funcnet.check.evidence import DIFFERENCES, SOLVED, Evidence, from_along
 from funcnet.check.points import (
     COMBINATION,
     COMBINED,
@@ -22,31 +20,14 @@ from funcnet.check.points import (
     SEEDS,
     SMALL,
     ZERO,
-    Numbers,
-    Points,
-    at_point,
-    numbers_from,
-    points_of,
-    programs_of,
 )
-from funcnet.check.programs import QUICK, run_all
 from funcnet.check.reference import (
     ELEMENTS,
-    Along,
-    Outputs,
-    along_directions,
-    by_differences,
-    cotangents,
-    pullback,
 )
 from funcnet.check.report import Log
 from funcnet.check.subject import Subject
-from funcnet.check.tracing import narrow_dtypes, stops_early, trace, twin
+from funcnet.check.tracing import narrow_dtypes, stops_early
 
-DIFFERENCES, TRUTH, INTENT = "finite differences", "the truth", "the intent"
-# Where differences are the reference, the plain forward is often a solver that stops early, whose
-# own derivative differs from that of the solution.
-SOLVED = 1e-4
 ROUGH = 0.05  # an error of an iterative solver is smaller, relative to the largest element
 SOLVER = (
     "A loop in the rule stops when its numbers tell, so that the cotangent is right only up to the "
@@ -59,163 +40,6 @@ LOSSES = (
 EXPLAINED = 1e-4  # the largest share of a cotangent that rounding of the arguments may explain
 
 
-class Evidence(NamedTuple):
-    """The numbers on which the verdict on a rule is based."""
-
-    plain: Outputs  # the function with every rule replaced by autodiff
-    reference_outputs: Outputs  # the function with the right gradient: plain or truth
-    against: str  # the name of the reference in messages
-    declared: str  # "truth", "intent" or ""
-    points: Points
-    floats: tuple[Any, ...]  # the arguments, in the dtype of the comparison
-    hand: Numbers
-    reference: Numbers
-    unmended: tuple[Any, ...]  # cotangents of the reference without finite differences
-    along: Along | None  # finite differences along one direction per argument
-    decided: frozenset[int]  # arguments for which finite differences overrule autodiff
-    tolerance: float
-    unit: float  # ε of the coarsest dtype among the arguments
-    traced: Any  # the jaxpr of the gradient by the rule
-
-    def noise(self) -> float:
-        """The largest finite noise of the cotangents, each relative to its largest element."""
-        largest = 0.0
-        for n, t in zip(self.hand.noise, self.reference.cotangents, strict=True):
-            n, t = n[FIRST], np.abs(t[FIRST])
-            size = t[np.isfinite(t)].max(initial=0.0)
-            largest = max(largest, n[np.isfinite(n)].max(initial=0.0) / size if size else 0.0)
-        return float(largest)
-
-
-def gather(log: Log, declared: Declared | None, tolerance: float, floats: Any) -> Evidence:
-    """Runs the rule and the reference; an exception of the rule propagates.
-
-    `floats` are the arguments in the dtype of the comparison.
-    """
-    s = log.subject
-    plain = twin(s.outputs)
-    at = floats, s.others, cotangents(plain, floats, s.others, 0)
-    traced = trace(pullback(s.outputs), *at)[0]
-    points = points_of(plain, s.floats, floats, s.others)
-    reference = declared.outputs if declared else plain
-    against = declared.against if declared else "autodiff"
-    found = numbers(s.outputs, reference, points, s.others)
-    if isinstance(found.hand, Exception):
-        raise found.hand
-    if isinstance(found.reference, Exception):
-        if against == INTENT:
-            raise found.reference
-        against = DIFFERENCES
-        why = line(found.reference)
-        of = declared.against if declared else "the plain forward"
-        log.warn(f"compared with {against}, because autodiff of {of} raises {why}")
-        found = Both(found.hand, _from_differences(reference, points, s.others))
-    decided: frozenset[int] = frozenset()
-    along = None
-    unmended = found.reference.cotangents
-    try:
-        if against != INTENT:  # it is no derivative
-            log.progress(DIFFERENCES)
-            dout = tuple(d[FIRST] for d in points.dout)
-            along = along_directions(reference, floats, s.others, dout)
-        if against == "autodiff" and along is not None:
-            decided = _overruled(along, found.hand, found.reference)
-            found = Both(found.hand, _mended(plain, points, s.others, found.reference, decided))
-    except Exception as e:
-        log.warn(f"no {DIFFERENCES}, because the plain forward raises {line(e)}")
-    for i in decided:
-        log.warn(
-            f"{s.names[i]}: {DIFFERENCES} decide, which agree with the rule and not with autodiff "
-            "of the plain forward (it has a stop_gradient, a loop, or a custom derivative)"
-        )
-    unit = max(criterion.eps(leaf.dtype) for leaf in s.floats)
-    return Evidence(
-        plain,
-        reference,
-        against,
-        declared.name if declared else "",
-        points,
-        floats,
-        found.hand,
-        found.reference,
-        unmended,
-        along,
-        decided,
-        tolerance,
-        unit,
-        traced,
-    )
-
-
-class Both(NamedTuple):
-    """The numbers of the rule and of the reference, or the exceptions that they raised."""
-
-    hand: Any
-    reference: Any
-
-
-def numbers(outputs: Outputs, reference: Outputs, points: Points, others: Any) -> Both:
-    """The gradients of the rule and of the reference at all points."""
-    programs = programs_of(outputs, points, others)
-    try:
-        jax.eval_shape(pullback(reference), *at_point(points, FIRST, others))
-    except Exception as e:
-        return Both(numbers_from(run_all(programs, QUICK)), e)
-    results = run_all([*programs, *programs_of(reference, points, others)], QUICK)
-    return Both(numbers_from(results[: len(programs)]), numbers_from(results[len(programs) :]))
-
-
-def _from_differences(outputs: Outputs, points: Points, others: Any) -> Numbers:
-    """The reference from finite differences instead of autodiff, at the first two points."""
-    two = [by_differences(outputs, *at_point(points, k, others)) for k in (FIRST, SECOND)]
-    pairs = [np.stack(leaves) for leaves in zip(*(t.cotangents for t in two), strict=True)]
-    doubts = [np.stack(leaves) for leaves in zip(*(t.noise for t in two), strict=True)]
-    floats, _, _ = at_point(points, FIRST, others)
-    out = [np.stack([criterion.as_wide(y)] * 2) for y in jax.jit(outputs)(floats, others)]
-    return Numbers(tuple(out), tuple(pairs), tuple(0 * np.abs(y) for y in out), tuple(doubts))
-
-
-def _overruled(along: Along, hand: Numbers, reference: Numbers) -> frozenset[int]:
-    """The arguments for which finite differences agree with the rule and not with autodiff."""
-    found = []
-    for i, (value, doubt) in enumerate(zip(along.values, along.noise, strict=True)):
-        by_hand, size = _from_along(along, hand, i)
-        by_auto, _ = _from_along(along, reference, i)
-        size = max(size, abs(float(value)))
-        if (
-            np.isfinite(size)
-            and by_hand < SOLVED * size + 10 * doubt < 10 * SOLVED * size < by_auto
-        ):
-            found.append(i)
-    return frozenset(found)
-
-
-def _mended(
-    plain: Outputs, points: Points, others: Any, reference: Numbers, decided: frozenset[int]
-) -> Numbers:
-    """The reference, from finite differences where autodiff is overruled, or not finite.
-
-    At the other points it is nan where it is overruled: nothing is compared there.
-    """
-    finite = all(np.isfinite(y[: SECOND + 1]).all() for y in reference.out)
-    masks = [
-        np.ones(t.shape[1:], bool) if i in decided else ~np.isfinite(t[FIRST])
-        for i, t in enumerate(reference.cotangents)
-    ]
-    if not finite or not any(m.any() for m in masks):
-        return reference
-    cotangents_, noises = list(map(np.copy, reference.cotangents)), [*map(np.copy, reference.noise)]
-    for i in decided:
-        cotangents_[i][:] = np.nan
-    for k in (FIRST, SECOND):
-        found = by_differences(plain, *at_point(points, k, others), masks)
-        each = zip(masks, found.cotangents, found.noise, strict=True)
-        for i, (mask, d, noise) in enumerate(each):
-            cotangents_[i][k][mask] = d[mask]
-            noises[i][k][mask] = noise[mask]
-    return reference._replace(cotangents=tuple(cotangents_), noise=tuple(noises))
-
-
 def check_algebra(log: Log, e: Evidence, eager: list[np.ndarray], nones: set[str]) -> None:
     """Checks value, linearity and cotangents in float64."""
     s = log.subject
@@ -224,7 +48,7 @@ def check_algebra(log: Log, e: Evidence, eager: list[np.ndarray], nones: set[str
             _check_value(log, e, i, name)
     for i, name in enumerate(s.names):
         if e.along is not None:
-            distance, size = _from_along(e.along, e.hand, i)
+            distance, size = from_along(e.along, e.hand, i)
             log.row(name, finite=distance / size if size else 0.0)
         meant = _meant(s, e, i)
         if e.declared == "intent":
@@ -390,7 +214,7 @@ def _check_all_elements(log: Log, e: Evidence, i: int, name: str) -> None:
     some = (e.against == DIFFERENCES or i in e.decided) and e.floats[i].size > ELEMENTS
     if not some or e.along is None:
         return
-    distance, size = _from_along(e.along, e.hand, i)
+    distance, size = from_along(e.along, e.hand, i)
     doubt = float(e.along.noise[i])
     if np.isnan(distance):
         log.undecide(f"{ELEMENTS} elements of the cotangent of {name} were compared, not all")
@@ -458,18 +282,12 @@ def _cause(s: Subject, e: Evidence, i: int, k: int, w: criterion.Worst) -> str:
     return cause(h, t, w.wrong, e.floats[i], others, sizes)
 
 
-def _from_along(along: Along, numbers: Numbers, i: int) -> tuple[float, float]:
-    """The distance of a cotangent from the finite difference, and the size of the terms."""
-    terms = numbers.cotangents[i][FIRST] * criterion.as_wide(along.directions[i])
-    return abs(float(np.real(terms.sum())) - float(along.values[i])), float(np.linalg.norm(terms))
-
-
 def _opinion(e: Evidence, i: int) -> str:
     """Which of the two finite differences agree with, or "" if they cannot tell them apart."""
     if e.along is None or e.against == DIFFERENCES:
         return ""
-    hand, _ = _from_along(e.along, e.hand, i)
-    reference, size = _from_along(e.along, e.reference, i)
+    hand, _ = from_along(e.along, e.hand, i)
+    reference, size = from_along(e.along, e.reference, i)
     if reference < 1e-6 * size and hand > 10 * reference:
         return f"finite differences agree with {e.against}"
     if hand < 1e-6 * size and reference > 10 * hand:

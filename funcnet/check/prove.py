@@ -9,7 +9,8 @@ import numpy as np
 
 from funcnet._arguments import check_bool, check_number, describe
 from funcnet.check.accuracy import check_accuracy
-from funcnet.check.algebra import Evidence, check_algebra, gather
+from funcnet.check.algebra import check_algebra
+from funcnet.check.evidence import Evidence, gather
 from funcnet.check.failures import TRACED, classify, line
 from funcnet.check.inspection import check_eagerly, check_form
 from funcnet.check.intent import Declared, declared_intent, declared_truth
