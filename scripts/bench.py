@@ -148,10 +148,8 @@ def on_device(config: Config, cases: Mapping[str, Measured]) -> int:
         as_dict = lambda c: c.estimate._asdict() | {"temporary": c.temporary}
         parts = {k: {n: as_dict(c) for n, c in v.items()} for k, v in found._asdict().items()}
         record.append({"case": name} | parts)
-        text = {"device": device, "jax": jax.__version__, "cases": record}
-        save(
-            config.out / f"{device.replace(':', '-')}.json", json.dumps(finite_json(text), indent=1)
-        )
+        text = finite_json({"device": device, "jax": jax.__version__, "cases": record})
+        save(config.out / f"{device.replace(':', '-')}.json", json.dumps(text, indent=1))
     head = f"Compiled for {device} by jax {jax.__version__}; the times are estimates.\n\n"
     table = head + "\n".join([*bench_device.HEADER, *lines])
     if config.write:
@@ -181,7 +179,9 @@ def header(where: str) -> str:
 
 
 def merged(old: str, new: str) -> str:
-    """The old table with the rows of the new one, in the order of `MEASURED`."""
+    """The old table, if there is one, with the rows of the new one in the order of `MEASURED`."""
+    if not old:
+        return new
     name = lambda row: row.split("|")[1].strip().replace("`", "")
     is_row = lambda line: line.startswith("| `")
     rows = {name(line): line for text in (old, new) for line in text.splitlines() if is_row(line)}
