@@ -207,7 +207,9 @@ def _rule(
             )
             if not rules_on.value:
                 return primal(*args, **bound.kwargs)
-            return _custom_vjp(own, names, args, bound.kwargs)(*_vary_alike(args))
+            f = _custom_vjp(own, names, args, bound.kwargs)
+            f.origin = functools.partial(ruled, **bound.kwargs)  # f itself has fixed types
+            return f(*_vary_alike(args))
 
         compiled = jax.jit(call, static_argnames=options, inline=True)
 

@@ -1,0 +1,117 @@
+"""Prove or refute the recorded calls of rules, in the time that is given."""
+
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcnet.check.failures import line
+from funcnet.check.prove import check_rule
+from funcnet.check.subject import drawn, is_floating
+from funcnet.command.recording import JAX, Call, Place, Recorder
+
+VERDICTS = ("refuted", "undecided", "not checked", "proved")
+
+
+class Outcome(NamedTuple):
+    """What was found about one rule at one signature."""
+
+    verdict: str  # one of VERDICTS
+    name: str
+    file: str
+    line: int
+    signature: str
+    reason: str  # what is wrong, or why there is no verdict, in one line
+    report: str  # the whole report
+    test: str  # the test that called the rule first
+    random: bool  # whether arguments were drawn at random
+    seconds: float
+
+
+def verdicts(recorder: Recorder, seconds: float) -> Iterator[Outcome]:
+    """The outcome of each recorded call; those not reached in `seconds` are not checked.
+
+    The smallest arguments of each rule come first, then the second smallest, and so on; the rules
+    of JAX itself come last. A check that has begun is finished.
+    """
+    for (name, place), reason in recorder.lost.items():
+        yield Outcome("undecided", name, *place, "", reason, "", "", False, 0.0)
+    start = time.perf_counter()
+    names: defaultdict[tuple[Any, ...], int] = defaultdict(int)
+    for call in _in_order(recorder.calls.values()):
+        names[call.name, call.place, call.signature] += 1
+        count = names[call.name, call.place, call.signature]
+        again = f" #{count}" if count > 1 else ""  # they differ in what they close over
+        began = time.perf_counter()
+        if began - start < seconds:
+            verdict, reason, report = _verdict(call)
+        else:
+            verdict, reason, report = "not checked", "out of time", ""
+        yield Outcome(
+            verdict, call.name, *call.place, call.signature + again, reason, report, call.test,
+            call.unknown > 0, time.perf_counter() - began,
+        )  # fmt: skip
+
+
+def _in_order(calls: Iterable[Call]) -> list[Call]:
+    by_rule: defaultdict[tuple[str, Place], list[Call]] = defaultdict(list)
+    for call in sorted(calls, key=lambda call: call.size):
+        by_rule[call.name, call.place].append(call)
+    turns = [(i, call) for of_one in by_rule.values() for i, call in enumerate(of_one)]
+    turns.sort(key=lambda turn: (turn[1].place.file.startswith(JAX), turn[0], turn[1].size))
+    return [call for _, call in turns]
+
+
+def _verdict(call: Call) -> tuple[str, str, str]:
+    """The verdict, its reason and the report; whatever the rule raises leaves it undecided."""
+    try:
+        with (
+            jax.enable_x64(call.wide),
+            jax.debug_nans(False),
+            jax.debug_infs(False),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            report = check_rule(call.f, *_arguments(call))
+    except (Exception, SystemExit) as e:
+        reason = str(e).partition("\n")[0]
+        ours = reason.startswith("check_rule: ")
+        return "undecided", reason.removeprefix("check_rule: ") if ours else line(e), ""
+    kinds = {finding.kind for finding in report.findings}
+    if kinds == {"tracer"}:
+        return "undecided", "it uses a value of a trace that has ended", str(report)
+    found = [f"{f.kind} of {f.argument}" if f.argument else f.kind for f in report.findings]
+    return report.verdict, "; ".join([*found, *report.undecided]), str(report)
+
+
+def _arguments(call: Call) -> list[Any]:
+    """The arguments of a call; unknown values are normal numbers, or uniform ones in (0, 1).
+
+    The latter are for functions that are not finite at the former, such as a logarithm.
+    """
+    normal = call.arguments(_normal)
+    if not call.unknown or _is_finite(call.f, normal):
+        return normal
+    uniform = call.arguments(_uniform)
+    return uniform if _is_finite(call.f, uniform) else normal
+
+
+def _normal(spec: jax.ShapeDtypeStruct, place: int) -> Any:
+    """Normal numbers, or integers 0 and 1; different ones for each place."""
+    return drawn(spec, seed=place)
+
+
+def _uniform(spec: jax.ShapeDtypeStruct, place: int) -> Any:
+    if not jnp.issubdtype(spec.dtype, jnp.floating):
+        return drawn(spec, seed=place)
+    return jnp.asarray(np.random.default_rng(place).uniform(0, 1, spec.shape), spec.dtype)
+
+
+def _is_finite(f: Callable[..., Any], args: list[Any]) -> bool:
+    leaves = [y for y in jax.tree.leaves(f(*args)) if is_floating(y)]
+    return all(bool(jnp.isfinite(y).all()) for y in leaves)
