@@ -1,6 +1,7 @@
 """A plugin of pytest: `pytest --check-rules` proves or refutes every rule that the tests call.
 
-It is outside the package `funcnet`, which imports JAX, so that it costs nothing without the flag.
+It is installed outside the package `funcnet`, which imports JAX, so that it costs nothing without
+the flag.
 """
 
 import math
