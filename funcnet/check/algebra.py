@@ -1,14 +1,14 @@
 """The algebra gate: compare value, linearity and cotangents in float64; explain differences."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from funcnet.check import criterion
-from funcnet.check.deliberate import deliberate
 from funcnet.check.diagnosis import cause
-from funcnet.check.evidence import DIFFERENCES, SOLVED, Evidence, from_along
+from funcnet.check.failures import line
 from funcnet.check.points import (
     COMBINATION,
     COMBINED,
@@ -20,42 +20,190 @@ from funcnet.check.points import (
     SEEDS,
     SMALL,
     ZERO,
+    Numbers,
+    Points,
+    at_point,
+    numbers_from,
+    points_of,
+    programs_of,
 )
+from funcnet.check.programs import QUICK, run_all
 from funcnet.check.reference import (
     ELEMENTS,
+    Along,
+    Outputs,
+    along_directions,
+    by_differences,
+    cotangents,
+    pullback,
 )
 from funcnet.check.report import Log
 from funcnet.check.subject import Subject
-from funcnet.check.tracing import narrow_dtypes, stops_early
+from funcnet.check.tracing import twin
 
-ROUGH = 0.05  # an error of an iterative solver is smaller, relative to the largest element
-SOLVER = (
-    "A loop in the rule stops when its numbers tell, so that the cotangent is right only up to the "
-    "tolerance of that loop; check_rule(…, tolerance=) allows an error"
-)
-LOSSES = (
-    "Usually a residual is kept in a coarser dtype, nearly equal numbers are subtracted (1 − y, "
-    "exp(x − logsumexp)), or a sum is accumulated in the narrow dtype"
-)
+DIFFERENCES = "finite differences"
+# Where differences are the reference, the plain forward is often a solver that stops early, whose
+# own derivative differs from that of the solution.
+SOLVED = 1e-4
 EXPLAINED = 1e-4  # the largest share of a cotangent that rounding of the arguments may explain
+
+
+class Evidence(NamedTuple):
+    """The numbers on which the verdict on a rule is based."""
+
+    plain: Outputs  # the function with every rule replaced by autodiff
+    reference_outputs: Outputs  # the function with the right gradient: plain or truth
+    against: str  # the name of the reference in messages
+    points: Points
+    floats: tuple[Any, ...]  # the arguments, in the dtype of the comparison
+    hand: Numbers
+    reference: Numbers
+    unmended: tuple[Any, ...]  # cotangents of the reference without finite differences
+    along: Along | None  # finite differences along one direction per argument
+    decided: frozenset[int]  # arguments for which finite differences overrule autodiff
+    tolerance: float
+    unit: float  # ε of the coarsest dtype among the arguments
+
+    def noise(self) -> float:
+        """The largest finite noise of the cotangents, each relative to its largest element."""
+        largest = 0.0
+        for n, t in zip(self.hand.noise, self.reference.cotangents, strict=True):
+            n, t = n[FIRST], np.abs(t[FIRST])
+            size = t[np.isfinite(t)].max(initial=0.0)
+            largest = max(largest, n[np.isfinite(n)].max(initial=0.0) / size if size else 0.0)
+        return float(largest)
+
+
+def gather(log: Log, truth: Subject | None, tolerance: float, floats: Any) -> Evidence:
+    """Runs the rule and the reference; an exception of the rule propagates.
+
+    `floats` are the arguments in the dtype of the comparison.
+    """
+    s = log.subject
+    plain = twin(s.outputs)
+    jax.eval_shape(pullback(s.outputs), floats, s.others, cotangents(plain, floats, s.others, 0))
+    points = points_of(plain, s.floats, floats, s.others)
+    reference = truth.outputs if truth else plain
+    against = "the truth" if truth else "autodiff"
+    found = numbers(s.outputs, reference, points, s.others)
+    if isinstance(found.hand, Exception):
+        raise found.hand
+    if isinstance(found.reference, Exception):
+        against = DIFFERENCES
+        why = line(found.reference)
+        log.warn(f"compared with {against}, because autodiff of the plain forward raises {why}")
+        found = Both(found.hand, _from_differences(reference, points, s.others))
+    log.progress(DIFFERENCES)
+    decided: frozenset[int] = frozenset()
+    unmended = found.reference.cotangents
+    try:
+        along = along_directions(plain, floats, s.others, tuple(d[FIRST] for d in points.dout))
+        if against == "autodiff":
+            decided = _overruled(along, found.hand, found.reference)
+            found = Both(found.hand, _mended(plain, points, s.others, found.reference, decided))
+    except Exception as e:
+        log.warn(f"no {DIFFERENCES}, because the plain forward raises {line(e)}")
+        along = None
+    for i in decided:
+        log.warn(
+            f"{s.names[i]}: {DIFFERENCES} decide, which agree with the rule and not with autodiff "
+            "of the plain forward (it has a stop_gradient, a loop, or a custom derivative)"
+        )
+    unit = max(criterion.eps(leaf.dtype) for leaf in s.floats)
+    return Evidence(
+        plain,
+        reference,
+        against,
+        points,
+        floats,
+        found.hand,
+        found.reference,
+        unmended,
+        along,
+        decided,
+        tolerance,
+        unit,
+    )
+
+
+class Both(NamedTuple):
+    """The numbers of the rule and of the reference, or the exceptions that they raised."""
+
+    hand: Any
+    reference: Any
+
+
+def numbers(outputs: Outputs, reference: Outputs, points: Points, others: Any) -> Both:
+    """The gradients of the rule and of the reference at all points."""
+    programs = programs_of(outputs, points, others)
+    try:
+        jax.eval_shape(pullback(reference), *at_point(points, FIRST, others))
+    except Exception as e:
+        return Both(numbers_from(run_all(programs, QUICK)), e)
+    results = run_all([*programs, *programs_of(reference, points, others)], QUICK)
+    return Both(numbers_from(results[: len(programs)]), numbers_from(results[len(programs) :]))
+
+
+def _from_differences(outputs: Outputs, points: Points, others: Any) -> Numbers:
+    """The reference from finite differences instead of autodiff, at the first two points."""
+    two = [by_differences(outputs, *at_point(points, k, others)) for k in (FIRST, SECOND)]
+    pairs = [np.stack(leaves) for leaves in zip(*(t.cotangents for t in two), strict=True)]
+    doubts = [np.stack(leaves) for leaves in zip(*(t.noise for t in two), strict=True)]
+    floats, _, _ = at_point(points, FIRST, others)
+    out = [np.stack([criterion.as_wide(y)] * 2) for y in jax.jit(outputs)(floats, others)]
+    return Numbers(tuple(out), tuple(pairs), tuple(0 * np.abs(y) for y in out), tuple(doubts))
+
+
+def _overruled(along: Along, hand: Numbers, reference: Numbers) -> frozenset[int]:
+    """The arguments for which finite differences agree with the rule and not with autodiff."""
+    found = []
+    for i, (value, doubt) in enumerate(zip(along.values, along.noise, strict=True)):
+        by_hand, size = _from_along(along, hand, i)
+        by_auto, _ = _from_along(along, reference, i)
+        size = max(size, abs(float(value)))
+        if np.isfinite(size) and by_hand < 1e-6 * size + 10 * doubt < 1e-3 * size < by_auto:
+            found.append(i)
+    return frozenset(found)
+
+
+def _mended(
+    plain: Outputs, points: Points, others: Any, reference: Numbers, decided: frozenset[int]
+) -> Numbers:
+    """The reference, from finite differences where autodiff is overruled, or not finite.
+
+    At the other points it is nan where it is overruled: nothing is compared there.
+    """
+    finite = all(np.isfinite(y[: SECOND + 1]).all() for y in reference.out)
+    masks = [
+        np.ones(t.shape[1:], bool) if i in decided else ~np.isfinite(t[FIRST])
+        for i, t in enumerate(reference.cotangents)
+    ]
+    if not finite or not any(m.any() for m in masks):
+        return reference
+    cotangents_, noises = list(map(np.copy, reference.cotangents)), [*map(np.copy, reference.noise)]
+    for i in decided:
+        cotangents_[i][:] = np.nan
+    for k in (FIRST, SECOND):
+        found = by_differences(plain, *at_point(points, k, others), masks)
+        each = zip(masks, found.cotangents, found.noise, strict=True)
+        for i, (mask, d, noise) in enumerate(each):
+            cotangents_[i][k][mask] = d[mask]
+            noises[i][k][mask] = noise[mask]
+    return reference._replace(cotangents=tuple(cotangents_), noise=tuple(noises))
 
 
 def check_algebra(log: Log, e: Evidence, eager: list[np.ndarray], nones: set[str]) -> None:
     """Checks value, linearity and cotangents in float64."""
     s = log.subject
-    if e.declared != "truth":  # a truth may have another value (straight-through estimator)
+    if e.against != "the truth":  # a truth may have another value (straight-through estimator)
         for i, name in enumerate(s.output_names()):
             _check_value(log, e, i, name)
     for i, name in enumerate(s.names):
         if e.along is not None:
-            distance, size = from_along(e.along, e.hand, i)
+            distance, size = _from_along(e.along, e.hand, i)
             log.row(name, finite=distance / size if size else 0.0)
-        meant = _meant(s, e, i)
-        if e.declared == "intent":
-            _check_other_sizes(log, e, i, name)
-        else:
-            _check_linearity(log, e, i, name, meant)
-        _check_cotangent(log, e, i, name, eager[i], name in nones, meant)
+        _check_linearity(log, e, i, name)
+        _check_cotangent(log, e, i, name, eager[i], name in nones)
     _check_everything_was_compared(log, e)
 
 
@@ -96,37 +244,9 @@ def _dtype(leaf: Any) -> Any:
     return jnp.finfo(leaf.dtype).dtype
 
 
-def _meant(s: Subject, e: Evidence, i: int) -> str:
-    """How to declare a cotangent that looks deliberate, or ""."""
-    if e.declared:
-        return ""
-    points = [FIRST, SECOND, COMBINED, SMALL]
-    hand = e.hand.cotangents[i][points]
-    right = e.reference.cotangents[i][[FIRST, SECOND]]
-    douts = zip(s.output_names(), e.points.dout, strict=True)
-    zeros = [not h.any() for h in e.hand.cotangents]
-    return deliberate(
-        s, i, hand, right, {name: criterion.as_wide(d[points]) for name, d in douts}, zeros
-    )
-
-
-def _check_other_sizes(log: Log, e: Evidence, i: int, name: str) -> None:
-    """Compares with the intent, which need not be linear, for large, small and zero cotangents."""
-    for k, size, what in (
-        (COMBINED, abs(COMBINATION), "a thousand times larger"),
-        (SMALL, 1.0, "thousands of times smaller"),
-        (ZERO, 1.0, "zero"),
-    ):
-        w = compare(e, i, k, size)
-        if w.ratio > 1:
-            at = f"for an output cotangent that is {what}, {w.place} according to {e.against}"
-            log.find("gradient", name, at, w.ratio)
-            return
-
-
-def _check_linearity(log: Log, e: Evidence, i: int, name: str, meant: str) -> None:
+def _check_linearity(log: Log, e: Evidence, i: int, name: str) -> None:
     """bwd(−1024 (d₀ + d₁)) = −1024 (bwd(d₀) + bwd(d₁)), bwd(d₀/8192) = bwd(d₀)/8192, bwd(0) = 0."""
-    h, n, solves = e.hand.cotangents[i], e.hand.noise[i], stops_early(e.traced)
+    h, n = e.hand.cotangents[i], e.hand.noise[i]
     for k, what, expected, noise in (
         (
             COMBINED,
@@ -139,26 +259,19 @@ def _check_linearity(log: Log, e: Evidence, i: int, name: str, meant: str) -> No
     ):
         largest = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)
         slack = 1e-9 + e.tolerance + 64 * criterion.eps(_dtype(e.floats[i]))
-        if solves:  # up to an error that may not depend on the size of dy
-            largest = max(largest, np.abs(h[FIRST][np.isfinite(h[FIRST])]).max(initial=0.0))
-            slack += SOLVED
         allowed = 64 * noise + slack * largest + float(np.finfo(np.float32).tiny)
         w = criterion.worst(h[k], expected, allowed)
         if w.ratio > 1:
             usual = (
-                meant
-                or (SOLVER if solves else "")
-                or (
-                    "Usually dy is clipped, squared, normalised or ignored in bwd, or something is "
-                    "added that it does not multiply"
-                )
+                "Usually dy is clipped, squared, normalised or ignored in bwd, or something is "
+                "added that it does not multiply"
             )
             log.find("linearity", name, f"{what}, {w.place}. {usual}", w.ratio)
             return
 
 
 def _check_cotangent(
-    log: Log, e: Evidence, i: int, name: str, eager: np.ndarray, is_none: bool, meant: str
+    log: Log, e: Evidence, i: int, name: str, eager: np.ndarray, is_none: bool
 ) -> None:
     h, t = e.hand.cotangents[i], e.reference.cotangents[i]
     k, w = max(((k, compare(e, i, k)) for k in (FIRST, SECOND)), key=lambda pair: pair[1].ratio)
@@ -170,43 +283,20 @@ def _check_cotangent(
     if _near(eager, t[FIRST], seen) and not _near(h[FIRST], t[FIRST], seen):
         log.find("jit", name, f"right eagerly, but under jax.jit {w.place}", w.ratio)
         return
-    why, kind = "" if meant else _cause(log.subject, e, i, k, w), "gradient"
-    if any((f.kind, f.argument) == ("linearity", name) for f in log.findings):
-        meant = ""  # that finding says it
+    why, kind = _cause(log.subject, e, i, k, w), "gradient"
     if (~np.isfinite(h[k]) & np.isfinite(t[k])).any():
         kind = "nonfinite"
     elif is_none:
-        kind, why = "none", "its cotangent from bwd is None, which JAX treats as zero"
-    elif (
-        len(t) > MOVED
-        and i not in e.decided
-        and (compare(e, i, MOVED).ratio <= 1 or _near(h[MOVED], t[MOVED], 1e-9))
-    ):
+        kind, why = "none", "bwd returns None for it, which JAX treats as zero"
+    elif len(t) > MOVED and (compare(e, i, MOVED).ratio <= 1 or _near(h[MOVED], t[MOVED], 1e-9)):
         kind = "kink"
         why = (
             "the two agree once the arguments are moved off their ties, zeros and corners; there "
             f"the rule must return the same as {e.against}"
         )
-    elif _rounds(e, i, k):
-        kind, why = "accuracy", "the rounding of the rule explains this"
-        narrow = " and ".join(narrow_dtypes(e.traced, e.unit))
-        why += f": it computes in {narrow}" if narrow else f". {LOSSES}"
-    elif stops_early(e.traced) and _near(h[k], t[k], ROUGH):
-        why = SOLVER
-    more = [f". {text[0].upper()}{text[1:]}" for text in (why, _opinion(e, i), meant) if text]
+    more = [f". {text[0].upper()}{text[1:]}" for text in (why, _opinion(e, i)) if text]
     against = e.against if np.isfinite(e.unmended[i][k][w.place_of]) else DIFFERENCES
     log.find(kind, name, f"{w.place} according to {against}{''.join(more)}", w.ratio)
-
-
-def _rounds(e: Evidence, i: int, k: int) -> bool:
-    """Whether the noise of the rule, too large for a right one, explains the whole difference."""
-    h, t, noise = e.hand.cotangents[i][k], e.reference.cotangents[i][k], e.hand.noise[i][k]
-    finite = np.isfinite(t)
-    largest = np.abs(t[finite]).max(initial=0.0)
-    with np.errstate(invalid="ignore"):
-        return bool(
-            (noise < largest / 8).all() and (np.abs(h - t) <= noise + noise.max() / 4)[finite].all()
-        )
 
 
 def _check_all_elements(log: Log, e: Evidence, i: int, name: str) -> None:
@@ -214,7 +304,7 @@ def _check_all_elements(log: Log, e: Evidence, i: int, name: str) -> None:
     some = (e.against == DIFFERENCES or i in e.decided) and e.floats[i].size > ELEMENTS
     if not some or e.along is None:
         return
-    distance, size = from_along(e.along, e.hand, i)
+    distance, size = _from_along(e.along, e.hand, i)
     doubt = float(e.along.noise[i])
     if np.isnan(distance):
         log.undecide(f"{ELEMENTS} elements of the cotangent of {name} were compared, not all")
@@ -227,11 +317,10 @@ def _check_all_elements(log: Log, e: Evidence, i: int, name: str) -> None:
         log.find("gradient", name, what, distance / (1e-6 * size + 10 * doubt))
 
 
-def compare(e: Evidence, i: int, k: int, size: float = 1.0) -> criterion.Worst:
-    """Compares one cotangent at one point with the reference; its noise is `size` times larger."""
+def compare(e: Evidence, i: int, k: int) -> criterion.Worst:
+    """Compares one cotangent at one point with the reference."""
     h, t = e.hand.cotangents[i][k], e.reference.cotangents[i][k]
-    noises = e.hand.noise[i], e.reference.noise[i]
-    n_h, n_t = (n[k] if k <= SECOND else size * n.max(0) for n in noises)
+    n_h, n_t = (n[k] if k <= SECOND else n.max(0) for n in (e.hand.noise[i], e.reference.noise[i]))
     largest = np.abs(t[np.isfinite(t)]).max(initial=0.0)
     allowed = criterion.algebra(t, n_h, n_t, _dtype(e.floats[i]), e.unit) + e.tolerance * largest
     if e.against == DIFFERENCES or i in e.decided:
@@ -282,12 +371,18 @@ def _cause(s: Subject, e: Evidence, i: int, k: int, w: criterion.Worst) -> str:
     return cause(h, t, w.wrong, e.floats[i], others, sizes)
 
 
+def _from_along(along: Along, numbers: Numbers, i: int) -> tuple[float, float]:
+    """The distance of a cotangent from the finite difference, and the size of the terms."""
+    terms = numbers.cotangents[i][FIRST] * criterion.as_wide(along.directions[i])
+    return abs(float(np.real(terms.sum())) - float(along.values[i])), float(np.linalg.norm(terms))
+
+
 def _opinion(e: Evidence, i: int) -> str:
     """Which of the two finite differences agree with, or "" if they cannot tell them apart."""
     if e.along is None or e.against == DIFFERENCES:
         return ""
-    hand, _ = from_along(e.along, e.hand, i)
-    reference, size = from_along(e.along, e.reference, i)
+    hand, _ = _from_along(e.along, e.hand, i)
+    reference, size = _from_along(e.along, e.reference, i)
     if reference < 1e-6 * size and hand > 10 * reference:
         return f"finite differences agree with {e.against}"
     if hand < 1e-6 * size and reference > 10 * hand:
@@ -295,6 +390,4 @@ def _opinion(e: Evidence, i: int) -> str:
             f"finite differences agree with the rule, not with {e.against}: the plain forward has "
             "a stop_gradient, a corner, or a custom derivative"
         )
-    if min(hand, reference) > 10 * SOLVED * max(size, abs(float(e.along.values[i]))):
-        return f"finite differences agree neither with the rule nor with {e.against}"
     return ""

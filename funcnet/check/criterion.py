@@ -11,7 +11,7 @@ noise comes from perturbations of 64 units in the last place, so the bound is ab
 terms that are summed in the element. s is the change of t if the arguments change by 1 ulp of their
 own dtype, 0 if that is float64: a formula may use what holds up to this rounding. A larger
 difference means that the formulas differ. If t comes from finite differences, 10⁻⁴ max|t| more is
-allowed (`funcnet.check.evidence`), because the plain forward may be a solver that stops early.
+allowed (`funcnet.check.algebra`), because the plain forward may be a solver that stops early.
 
 **The accuracy** is measured in the working dtype. The truth t is a float64 cotangent (the rule's or
 autodiff's, whichever has the smaller noise), n is its noise, and s is the largest change of t over

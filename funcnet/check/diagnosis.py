@@ -47,6 +47,7 @@ def _patterns(
         yield from _nonfinite(h, finite, x)
         return
     if not t.any():
+        yield "it must be zero here"
         return
     if not h.any():
         yield "it is zero: it is never computed, or it is cut by stop_gradient"

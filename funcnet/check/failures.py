@@ -19,7 +19,7 @@ TRACED = (
 def line(error: BaseException) -> str:
     """The type of an exception and the first sentence of its message, in one line."""
     text = " ".join(str(error).split())
-    text = re.split(r"(?<=[^.])(?<!i\.e)(?<!e\.g)\. |; see | See https| -----", text)[0]
+    text = re.split(r"(?<=[^.])\. |; see | See https| -----", text)[0]
     return f"{type(error).__name__}: {text[:300]}".rstrip(": ")
 
 

@@ -35,7 +35,7 @@ def check_model(f: Callable[..., Any], *args: Any, **static: Any) -> Report:
 
     The gradient with all rules active is compared with autodiff of the plain forwards, leaf by
     leaf, in float64. If they differ, every call of a rule is tested alone, with all other calls
-    replaced by autodiff, and so is each of its cotangents. What is still wrong is a culprit.
+    replaced by autodiff, and so is each of its cotangents. A call that is still wrong is a culprit.
     Calls are found at any depth: in jit, scan, cond, while, remat, vmap and shard_map.
 
     Args:
@@ -44,9 +44,9 @@ def check_model(f: Callable[..., Any], *args: Any, **static: Any) -> Report:
       **static: The keyword arguments of f, as in `check_rule`.
 
     Returns:
-      A `Report`. `.culprits` lists every wrong cotangent of the rules that are wrong, worst first,
-      each with `.rule` (the function's name), `.where` (`"file.py:12"`), `.argument` and `.error`.
-      `.findings` lists the leaves of the gradient that are wrong.
+      A `Report`. `.culprits` lists the calls whose rule is wrong, worst first, each with `.rule`
+      (the function's name), `.where` (`"file.py:12"`), `.argument` and `.error`. `.findings` lists
+      the leaves of the gradient that are wrong.
 
     Raises:
       TypeError: If the arguments do not fit f.
@@ -186,10 +186,9 @@ class _Model:
             by_line = self._grouped(lambda site: (site.rule, site.where), left)
         self.log.progress(f"{len(by_line)} calls one by one")
         found = [
-            culprit
+            self._culprit(group, compared)
             for group, compared in self._each_by_hand(by_line.values())
             if compared.wrong
-            for culprit in self._culprits_of(group, compared)
         ]
         return sorted(found, key=lambda c: -c.error)
 
@@ -206,8 +205,8 @@ class _Model:
         results = run_all(((pullback(outputs), self.at) for outputs in alone), QUICK)
         return [(g, self._compare(r)) for g, r in zip(groups, results, strict=True)]
 
-    def _culprits_of(self, group: Sites, compared: _Compared) -> list[Culprit]:
-        """The wrong cotangents of a rule, found by testing each alone; or "out", if none is."""
+    def _culprit(self, group: Sites, compared: _Compared) -> Culprit:
+        """The culprit and its wrong argument, found by testing each cotangent of the rule alone."""
         site = self.calls[min(group)]
         numbers = range(len(site.arguments))
 
@@ -216,9 +215,8 @@ class _Model:
             return twin(self.s.outputs, lambda site: others if site.path in group else True)
 
         results = run_all(((pullback(only(j)), self.at) for j in numbers), QUICK)
-        each = zip(site.arguments, map(self._compare, results), strict=True)
-        wrong = {name: c.error for name, c in each if c.wrong and np.isfinite(c.error)}
+        errors = [(self._compare(r), site.arguments[j]) for j, r in enumerate(results)]
+        wrong = [(c.error, name) for c, name in errors if c.wrong and np.isfinite(c.error)]
         value_is = any(w.ratio > 1 for w in compared.worst[len(self.floats) :])
-        if value_is or not wrong:
-            wrong = {"out": compared.error}
-        return [Culprit(site.rule, site.where, name, error) for name, error in wrong.items()]
+        argument = max(wrong)[1] if wrong and not value_is else "out"
+        return Culprit(site.rule, site.where, argument, compared.error)

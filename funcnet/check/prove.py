@@ -4,19 +4,19 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from funcnet._arguments import check_bool, check_number, describe
 from funcnet.check.accuracy import check_accuracy
-from funcnet.check.algebra import check_algebra
-from funcnet.check.evidence import Evidence, gather
+from funcnet.check.algebra import Evidence, check_algebra, gather
 from funcnet.check.failures import TRACED, classify, line
 from funcnet.check.inspection import check_eagerly, check_form
-from funcnet.check.intent import Declared, declared_intent, declared_truth
 from funcnet.check.reference import wide_arithmetic, widened
 from funcnet.check.report import Finding, Log, Report
 from funcnet.check.subject import (
+    Subject,
     check_function,
     is_rule,
     ruled_subject,
@@ -30,7 +30,6 @@ def check_rule(
     f: Callable[..., Any],
     *args: Any,
     truth: Callable[..., Any] | None = None,
-    intent: Callable[..., Any] | None = None,
     dtypes: Sequence[Any] = (),
     tolerance: float = 0.0,
     under_transformations: bool = True,
@@ -60,11 +59,6 @@ def check_rule(
         autodiff of f. Use it for the function that a straight-through estimator is meant to
         differentiate (`truth=lambda x: x`), or for a stable formula if autodiff in float64 has no
         correct digit.
-      intent: A function of the arguments passed by position, then dy, the cotangent of the output
-        (and of the arguments passed by name). It returns the cotangents that the rule is meant to
-        have, as bwd does: a tuple with one for each argument that holds arrays, or the only one.
-        Use it for deliberate gradients that are not linear in dy, which is then not checked
-        (`intent=lambda x, dy: jnp.clip(dy, -1, 1)`).
       dtypes: Further dtypes in which to measure the accuracy, for example `["bfloat16"]`.
       tolerance: An error that is always allowed, relative to the largest element of a cotangent.
       under_transformations: Whether to check the transformations, which takes most of the time; use
@@ -81,7 +75,7 @@ def check_rule(
     Raises:
       TypeError: If the arguments do not fit f, or an option has a wrong type.
       ValueError: If f calls no function with a hand-written rule, if it has no floating argument,
-        if an option is out of range, or if truth or intent does not fit f.
+        or if an option is out of range.
 
     >>> import jax
     >>> @jax.custom_vjp
@@ -96,11 +90,8 @@ def check_rule(
     check_bool("check_rule", "under_transformations", under_transformations)
     check_bool("check_rule", "strict", strict)
     dtypes = _floating(dtypes)
-    for option, value in (("truth", truth), ("intent", intent)):
-        if value is not None:
-            check_function("check_rule", option, value)
-    if truth is not None and intent is not None:
-        raise TypeError("check_rule: truth and intent exclude each other, give one of them")
+    if truth is not None:
+        check_function("check_rule", "truth", truth)
     try:
         s = ruled_subject("check_rule", f, args, static)
     except TRACED as e:
@@ -117,9 +108,7 @@ def check_rule(
         return log.report()
     try:
         with np.errstate(all="ignore"):  # infinities and nan are expected
-            declared = declared_truth(s, truth, args, static) if truth else None
-            declared = declared_intent(s, intent) if intent else declared
-            _check(log, f, args, static, declared, dtypes, tolerance, under_transformations, strict)
+            _check(log, f, args, static, truth, dtypes, tolerance, under_transformations, strict)
     finally:
         log.progress.end()
     if strict:
@@ -149,7 +138,7 @@ def _check(
     f: Callable[..., Any],
     args: tuple[Any, ...],
     static: dict[str, Any],
-    declared: Declared | None,
+    truth: Callable[..., Any] | None,
     dtypes: list[Any],
     tolerance: float,
     under_transformations: bool,
@@ -164,12 +153,9 @@ def _check(
     eager = check_eagerly(log)
     if eager is None:
         return
-    log.reference = declared.name if declared else log.reference
-    is_linear = log.reference != "intent"
-    log.progress(
-        "value, cotangents, linearity" if is_linear else "value, cotangents, not linearity"
-    )
-    context, evidence = _gathered(log, declared, tolerance)
+    log.progress("algebra")
+    of_truth = _checked_truth(log.subject, truth, args, static) if truth else None
+    context, evidence = _gathered(log, of_truth, tolerance)
     if evidence is None:
         return
     with context():
@@ -185,7 +171,22 @@ def _check(
     check_accuracy(log, evidence, dtypes, strict=strict)
 
 
-def _gathered(log: Log, declared: Declared | None, tolerance: float) -> tuple[Any, Evidence | None]:
+def _checked_truth(s: Subject, truth: Any, args: Any, static: Any) -> Subject:
+    """The subject of the truth, which must have the outputs of the function."""
+    found = subject(truth, args, static)
+    types = lambda s: [y.shape for y in jax.eval_shape(s.outputs, s.floats, s.others)]
+    try:
+        got = types(found)
+    except Exception as e:
+        raise ValueError(f"check_rule: truth must take these arguments, it raises {line(e)}") from e
+    if got != types(s):
+        raise ValueError(
+            f"check_rule: truth must return the shapes {types(s)} as {s.name}, got {got}"
+        )
+    return found
+
+
+def _gathered(log: Log, truth: Subject | None, tolerance: float) -> tuple[Any, Evidence | None]:
     """The evidence in float64, or in the dtypes of the arguments if the rule fails in float64."""
     s = log.subject
     refused = False
@@ -194,7 +195,7 @@ def _gathered(log: Log, declared: Declared | None, tolerance: float) -> tuple[An
             with context():
                 is_wide = context is wide_arithmetic
                 floats = tuple(map(widened, s.floats)) if is_wide else s.floats
-                return context, gather(log, declared, tolerance, floats)
+                return context, gather(log, truth, tolerance, floats)
         except Exception as e:
             if not refused:
                 refused = True

@@ -56,12 +56,12 @@ class Finding(NamedTuple):
 
 
 class Culprit(NamedTuple):
-    """A cotangent of a rule that makes the gradient of a model wrong."""
+    """A rule that makes the gradient of a model wrong."""
 
     rule: str  # the name of the function
     where: str  # the line that calls it: "file.py:12"
     argument: str  # the argument of the rule whose cotangent is wrong
-    error: float  # max |error| / max |gradient| of the model, with this cotangent alone by the rule
+    error: float  # max |error| / max |gradient| of the model, with only this rule active
 
     def __str__(self) -> str:
         return f"{self.rule} at {self.where}: {self.argument} (relative error {self.error:.1e})"
@@ -93,7 +93,6 @@ class Report(NamedTuple):
     seconds: float
     culprits: tuple[Culprit, ...] = ()
     undecided: tuple[str, ...] = ()  # what could not be compared, and why
-    reference: str = "autodiff"  # what the columns describe beside the rule: or truth, or intent
 
     @property
     def verdict(self) -> str:
@@ -129,7 +128,6 @@ class Report(NamedTuple):
             "undecided": list(self.undecided),
             "warnings": list(self.warnings),
             "checked": list(self.checked),
-            "reference": self.reference,
         }
         return finite_json(plain)
 
@@ -151,7 +149,7 @@ class Report(NamedTuple):
         paint = _paint if color else lambda text, _: text
         verdict = paint(self.verdict, COLORS[self.verdict])
         lines = [f"{self.name}: {verdict} ({self.seconds:.1f} s)"]
-        lines += table(_header(self.reference), [_cells(row) for row in self.rows])
+        lines += table(HEADER, [_cells(row) for row in self.rows])
         for culprit in self.culprits:
             lines += _wrap(paint("culprit", "red"), "culprit", str(culprit))
         for f in self.findings:
@@ -172,7 +170,7 @@ class Report(NamedTuple):
         items += [("undecided", reason) for reason in self.undecided]
         items += [("note", w) for w in self.warnings]
         head = f'<b style="color:{color}">{self.verdict}</b> ({self.seconds:.1f} s)'
-        body = row("th", _header(self.reference)) + "".join(row("td", _cells(r)) for r in self.rows)
+        body = row("th", HEADER) + "".join(row("td", _cells(r)) for r in self.rows)
         notes = "".join(f"<li>{cell('b', kind)} {html.escape(text)}</li>" for kind, text in items)
         checked = f"<p>checked: {html.escape(', '.join(self.checked))}</p>" if self.checked else ""
         top = f"<p>{cell('b', self.name)}: {head}</p>"
@@ -180,11 +178,15 @@ class Report(NamedTuple):
 
 
 COLORS = {"proved": "green", "refuted": "red", "undecided": "yellow"}
-
-
-def _header(reference: str) -> tuple[str, ...]:
-    compared = "error/rounding", "finite diff.", "ulp hand", f"ulp {reference}"
-    return "argument", "type", *compared, "verdict"
+HEADER = (
+    "argument",
+    "type",
+    "error/rounding",
+    "finite diff.",
+    "ulp hand",
+    "ulp autodiff",
+    "verdict",
+)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -229,11 +231,8 @@ def _shorten(text: str, width: int) -> str:
 
 
 def _wrap(painted: str, label: str, text: str) -> list[str]:
-    """Lines of at most `WIDTH` columns; what follows a line break stays one line, to be copied."""
-    first, indent = f"  {label}: ", "      "
-    text, *code = text.split("\n")
-    lines = textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=indent)
-    lines += [indent + line for line in code]
+    first = f"  {label}: "
+    lines = textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent="      ")
     return [lines[0].replace(label, painted, 1), *lines[1:]]
 
 
@@ -260,7 +259,6 @@ class Log:
         self.warnings: list[str] = []
         self.culprits: list[Culprit] = []
         self.undecided: list[str] = []
-        self.reference = "autodiff"
         pairs = zip(subject.names, subject.floats, strict=True)
         self.rows = {name: Row(name, type_name(leaf)) for name, leaf in pairs}
 
@@ -296,7 +294,6 @@ class Log:
             self.progress.seconds,
             tuple(self.culprits),
             tuple(self.undecided),
-            self.reference,
         )
 
 

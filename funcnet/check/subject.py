@@ -24,8 +24,6 @@ class Subject(NamedTuple):
     floats: tuple[jax.Array, ...]
     others: tuple[jax.Array, ...]  # integers, booleans and keys
     arguments: tuple[int, ...]  # the argument's index for each float, then each other
-    parameters: tuple[str, ...]  # the names of all arguments
-    inputs: Callable[[Any, Any], tuple[list[Any], dict[str, Any]]]  # (floats, others) -> (*, **)
 
     def outputs(self, floats: Any, others: Any) -> tuple[Any, ...]:
         """The floating leaves of the output."""
@@ -84,7 +82,7 @@ def subject(
         kind = floats if is_floating(leaf) else others
         kind.append((place, names[i] + keystr(path[1:]), i, leaf))
 
-    def inputs(float_leaves: Any, other_leaves: Any) -> tuple[list[Any], dict[str, Any]]:
+    def call(float_leaves: Any, other_leaves: Any) -> Any:
         merged = list(leaves)
         for (place, *_), leaf in zip(
             (*floats, *others), (*float_leaves, *other_leaves), strict=True
@@ -92,11 +90,7 @@ def subject(
             merged[place] = leaf
         new = jax.tree.unflatten(tree, merged)
         new = [v() if static else v for v, static in zip(new, is_static, strict=True)]
-        return new[: len(args)], dict(zip(kwargs, new[len(args) :], strict=True))
-
-    def call(float_leaves: Any, other_leaves: Any) -> Any:
-        positional, by_name = inputs(float_leaves, other_leaves)
-        return f(*positional, **by_name)
+        return f(*new[: len(args)], **dict(zip(kwargs, new[len(args) :], strict=True)))
 
     return Subject(
         name_of(f),
@@ -106,8 +100,6 @@ def subject(
         tuple(leaf for *_, leaf in floats),
         tuple(leaf for *_, leaf in others),
         tuple(i for _, _, i, _ in (*floats, *others)),
-        tuple(names),
-        inputs,
     )
 
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.extend.core as jex
 import jax.extend.source_info_util as source
-import jax.numpy as jnp
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from funcnet.rule import autodiff
@@ -197,36 +196,6 @@ def inner_jaxprs(eqn: Any) -> list[Any]:
         value = eqn.params[name]
         found.extend(value if isinstance(value, tuple) else [value])
     return found
-
-
-def equations(jaxpr: Any) -> Iterator[Any]:
-    """All equations of a jaxpr, at any depth, also where `evaluate` cannot enter."""
-    for eqn in opened(jaxpr).eqns:
-        yield eqn
-        for parameter in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(parameter):
-                yield from equations(parameter)
-
-
-def _is_jaxpr(x: Any) -> bool:
-    return isinstance(x, jex.Jaxpr | jex.ClosedJaxpr)
-
-
-def stops_early(jaxpr: Any) -> bool:
-    """Whether a loop ends when floating numbers tell, as an iterative solver does."""
-    compares = lambda eqn: any(_is_float(v.aval) for v in eqn.invars)
-    loops = (eqn for eqn in equations(jaxpr) if eqn.primitive.name == "while")
-    return any(any(map(compares, equations(eqn.params["cond_jaxpr"]))) for eqn in loops)
-
-
-def narrow_dtypes(jaxpr: Any, unit: float) -> list[str]:
-    """The floating dtypes in a jaxpr whose ε is above `unit`."""
-    found = {v.aval.dtype for eqn in equations(jaxpr) for v in eqn.outvars if _is_float(v.aval)}
-    return sorted(str(dtype) for dtype in found if jnp.finfo(dtype).eps > unit)
-
-
-def _is_float(aval: Any) -> bool:
-    return hasattr(aval, "dtype") and jnp.issubdtype(aval.dtype, jnp.floating)
 
 
 def opened(jaxpr: Any) -> Any:

@@ -265,20 +265,18 @@ def _of(s: Subject, argnums: int | tuple[int, ...] | None, count: int) -> Subjec
     rest = [i for i in range(len(s.floats)) if i not in chosen]
     pick = lambda values, places: tuple(values[i] for i in places)
 
-    def sorted_back(floats: Any, others: Any) -> tuple[Any, Any]:
+    def call(floats: Any, others: Any) -> Any:
         by_place = dict(zip((*chosen, *rest), (*floats, *others[: len(rest)]), strict=True))
-        return tuple(by_place[i] for i in sorted(by_place)), others[len(rest) :]
+        return s.call(tuple(by_place[i] for i in sorted(by_place)), others[len(rest) :])
 
     return Subject(
         s.name,
-        lambda floats, others: s.call(*sorted_back(floats, others)),
+        call,
         pick(s.names, chosen),
         (*pick(s.names, rest), *s.other_names),
         pick(s.floats, chosen),
         (*pick(s.floats, rest), *s.others),
         (*pick(s.arguments, (*chosen, *rest)), *s.arguments[len(s.floats) :]),
-        s.parameters,
-        lambda floats, others: s.inputs(*sorted_back(floats, others)),
     )
 
 
