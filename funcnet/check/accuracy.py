@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet.check import criterion
-from funcnet.check.algebra import DIFFERENCES, Evidence, numbers
+from funcnet.check.evidence import DECLARED, DIFFERENCES, Evidence, numbers
 from funcnet.check.failures import classify, line
 from funcnet.check.points import FIRST, REST, SEEDS, points_of
 from funcnet.check.programs import QUICK, Program, run_all
@@ -54,13 +54,15 @@ def check_accuracy(log: Log, e: Evidence, dtypes: list[Any], *, strict: bool) ->
             )
             for k in range(SEEDS)
         ]
-        pulls = (_for_seeds(f, floats, s.others, dout) for f in (s.outputs, e.plain))
+        pulls = (_for_seeds(f, floats, s.others, dout) for f in (s.outputs, e.reference_outputs))
         by_hand, by_auto = run_all(pulls)
         if isinstance(by_hand, Exception):
             log.findings.append(classify(by_hand, "error", s.names, f"in {dtype}"))
             continue
         if isinstance(by_auto, Exception):
-            log.warn(f"accuracy in {dtype} not measured, because autodiff raises {line(by_auto)}")
+            log.warn(
+                f"accuracy in {dtype} not measured, because {e.against} raises {line(by_auto)}"
+            )
             continue
         for i, name in enumerate(s.names):
             d = by_hand[i]
@@ -78,7 +80,7 @@ def check_accuracy(log: Log, e: Evidence, dtypes: list[Any], *, strict: bool) ->
                 dtype,
                 tolerance=e.tolerance,
                 strict=strict,
-                prefer_reference=e.against == "the truth",
+                against=e.against,
             )
             if dtype in narrow:
                 log.row(name, ulp_hand=measured.hand.rms, ulp_auto=measured.auto.rms)
@@ -102,7 +104,7 @@ def _check_bfloat16(log: Log, e: Evidence) -> None:
         for d, type_ in zip(e.points.dout, types, strict=True)
     )
     at = floats, s.others, dout
-    by_hand, by_auto = run_all([(pullback(f), at) for f in (s.outputs, e.plain)], QUICK)
+    by_hand, by_auto = run_all([(pullback(f), at) for f in (s.outputs, e.reference_outputs)], QUICK)
     if isinstance(by_auto, Exception):
         return
     if isinstance(by_hand, Exception):
@@ -119,8 +121,8 @@ def _check_bfloat16(log: Log, e: Evidence) -> None:
         )
         if hand > GROSS and auto < RIGHT:
             what = (
-                f"in {BFLOAT16} the RMS error is {hand:.0%} of the cotangent, that of autodiff is "
-                f"{auto:.1%}"
+                f"in {BFLOAT16} the RMS error is {hand:.0%} of the cotangent, that of "
+                f"{e.against} is {auto:.1%}"
             )
             log.find("accuracy", name, what, hand / GROSS)
 
@@ -154,7 +156,7 @@ def accurate(
     *,
     tolerance: float,
     strict: bool,
-    prefer_reference: bool,
+    against: str,
 ) -> Accuracy:
     """The accuracy gate of `funcnet.check.criterion` for one cotangent.
 
@@ -168,9 +170,9 @@ def accurate(
       dtype: The working dtype.
       tolerance: An error that is always allowed, relative to the largest element.
       strict: Whether to apply the strict bounds.
-      prefer_reference: Whether the reference is the truth regardless of its noise.
+      against: The name of the reference, which is the truth regardless of its noise if declared.
     """
-    better = (noise_hand[FIRST] < noise_reference[FIRST]) & (not prefer_reference)
+    better = (noise_hand[FIRST] < noise_reference[FIRST]) & (against not in DECLARED)
     truth = np.where(better, wide_hand, wide_reference)
     uncertain = np.where(better, noise_hand[FIRST], noise_reference[FIRST])
     seeds, perturbed = truth[REST : REST + SEEDS], truth[REST + SEEDS :]
@@ -185,12 +187,14 @@ def accurate(
     by_hand, by_auto = criterion.errors(hand, seeds, dtype), criterion.errors(auto, seeds, dtype)
     if (~np.isfinite(h) & np.isfinite(t)).any():
         place = criterion.worst(h, t, np.ones(t.shape)).place
-        return Accuracy("nonfinite", f"{place}; autodiff is finite there", np.inf, by_hand, by_auto)
+        return Accuracy(
+            "nonfinite", f"{place}; {against} is finite there", np.inf, by_hand, by_auto
+        )
     largest = np.abs(t[np.isfinite(t)]).max(initial=0.0)
     allowed = criterion.accuracy(t, spread, uncertain, dtype) + tolerance * largest
     w, w_auto = criterion.worst(h, t, allowed), criterion.worst(a, t, allowed)
     small = criterion.worst(h, t, allowed + 2 * float(info.eps) * largest)
-    errors = f"the RMS error is {by_hand.rms:.2g} ulp, that of autodiff is {by_auto.rms:.2g} ulp"
+    errors = f"the RMS error is {by_hand.rms:.2g} ulp, that of {against} is {by_auto.rms:.2g} ulp"
     inferior = not criterion.not_inferior(by_hand, by_auto, strict=strict)
     if w.ratio > max(1, 2 * w_auto.ratio) and (w_auto.ratio <= 1 or inferior):
         times = f"the error is {w.ratio:.2g} times what an ulp in the arguments explains"

@@ -1,209 +1,43 @@
 """The algebra gate: compare value, linearity and cotangents in float64; explain differences."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from funcnet.check import criterion
+from funcnet.check.deliberate import declaration
 from funcnet.check.diagnosis import cause
-from funcnet.check.failures import line
-from funcnet.check.points import (
-    COMBINATION,
-    COMBINED,
-    FIRST,
-    MOVED,
-    REST,
-    SCALE,
-    SECOND,
-    SEEDS,
-    SMALL,
-    ZERO,
-    Numbers,
-    Points,
-    at_point,
-    numbers_from,
-    points_of,
-    programs_of,
+from funcnet.check.evidence import (
+    DECLARED,
+    DIFFERENCES,
+    INTENT,
+    TRUTH,
+    Evidence,
+    compare,
+    from_along,
 )
-from funcnet.check.programs import QUICK, run_all
-from funcnet.check.reference import (
-    ELEMENTS,
-    Along,
-    Outputs,
-    along_directions,
-    by_differences,
-    cotangents,
-    pullback,
-)
+from funcnet.check.points import COMBINATION, COMBINED, FIRST, MOVED, SCALE, SECOND, SMALL, ZERO
+from funcnet.check.reference import ELEMENTS
 from funcnet.check.report import Log
 from funcnet.check.subject import Subject
-from funcnet.check.tracing import twin
-
-DIFFERENCES = "finite differences"
-# Where differences are the reference, the plain forward is often a solver that stops early, whose
-# own derivative differs from that of the solution.
-SOLVED = 1e-4
-EXPLAINED = 1e-4  # the largest share of a cotangent that rounding of the arguments may explain
-
-
-class Evidence(NamedTuple):
-    """The numbers on which the verdict on a rule is based."""
-
-    plain: Outputs  # the function with every rule replaced by autodiff
-    reference_outputs: Outputs  # the function with the right gradient: plain or truth
-    against: str  # the name of the reference in messages
-    points: Points
-    floats: tuple[Any, ...]  # the arguments, in the dtype of the comparison
-    hand: Numbers
-    reference: Numbers
-    unmended: tuple[Any, ...]  # cotangents of the reference without finite differences
-    along: Along | None  # finite differences along one direction per argument
-    decided: frozenset[int]  # arguments for which finite differences overrule autodiff
-    tolerance: float
-    unit: float  # ε of the coarsest dtype among the arguments
-
-    def noise(self) -> float:
-        """The largest finite noise of the cotangents, each relative to its largest element."""
-        largest = 0.0
-        for n, t in zip(self.hand.noise, self.reference.cotangents, strict=True):
-            n, t = n[FIRST], np.abs(t[FIRST])
-            size = t[np.isfinite(t)].max(initial=0.0)
-            largest = max(largest, n[np.isfinite(n)].max(initial=0.0) / size if size else 0.0)
-        return float(largest)
-
-
-def gather(log: Log, truth: Subject | None, tolerance: float, floats: Any) -> Evidence:
-    """Runs the rule and the reference; an exception of the rule propagates.
-
-    `floats` are the arguments in the dtype of the comparison.
-    """
-    s = log.subject
-    plain = twin(s.outputs)
-    jax.eval_shape(pullback(s.outputs), floats, s.others, cotangents(plain, floats, s.others, 0))
-    points = points_of(plain, s.floats, floats, s.others)
-    reference = truth.outputs if truth else plain
-    against = "the truth" if truth else "autodiff"
-    found = numbers(s.outputs, reference, points, s.others)
-    if isinstance(found.hand, Exception):
-        raise found.hand
-    if isinstance(found.reference, Exception):
-        against = DIFFERENCES
-        why = line(found.reference)
-        log.warn(f"compared with {against}, because autodiff of the plain forward raises {why}")
-        found = Both(found.hand, _from_differences(reference, points, s.others))
-    log.progress(DIFFERENCES)
-    decided: frozenset[int] = frozenset()
-    unmended = found.reference.cotangents
-    try:
-        along = along_directions(plain, floats, s.others, tuple(d[FIRST] for d in points.dout))
-        if against == "autodiff":
-            decided = _overruled(along, found.hand, found.reference)
-            found = Both(found.hand, _mended(plain, points, s.others, found.reference, decided))
-    except Exception as e:
-        log.warn(f"no {DIFFERENCES}, because the plain forward raises {line(e)}")
-        along = None
-    for i in decided:
-        log.warn(
-            f"{s.names[i]}: {DIFFERENCES} decide, which agree with the rule and not with autodiff "
-            "of the plain forward (it has a stop_gradient, a loop, or a custom derivative)"
-        )
-    unit = max(criterion.eps(leaf.dtype) for leaf in s.floats)
-    return Evidence(
-        plain,
-        reference,
-        against,
-        points,
-        floats,
-        found.hand,
-        found.reference,
-        unmended,
-        along,
-        decided,
-        tolerance,
-        unit,
-    )
-
-
-class Both(NamedTuple):
-    """The numbers of the rule and of the reference, or the exceptions that they raised."""
-
-    hand: Any
-    reference: Any
-
-
-def numbers(outputs: Outputs, reference: Outputs, points: Points, others: Any) -> Both:
-    """The gradients of the rule and of the reference at all points."""
-    programs = programs_of(outputs, points, others)
-    try:
-        jax.eval_shape(pullback(reference), *at_point(points, FIRST, others))
-    except Exception as e:
-        return Both(numbers_from(run_all(programs, QUICK)), e)
-    results = run_all([*programs, *programs_of(reference, points, others)], QUICK)
-    return Both(numbers_from(results[: len(programs)]), numbers_from(results[len(programs) :]))
-
-
-def _from_differences(outputs: Outputs, points: Points, others: Any) -> Numbers:
-    """The reference from finite differences instead of autodiff, at the first two points."""
-    two = [by_differences(outputs, *at_point(points, k, others)) for k in (FIRST, SECOND)]
-    pairs = [np.stack(leaves) for leaves in zip(*(t.cotangents for t in two), strict=True)]
-    doubts = [np.stack(leaves) for leaves in zip(*(t.noise for t in two), strict=True)]
-    floats, _, _ = at_point(points, FIRST, others)
-    out = [np.stack([criterion.as_wide(y)] * 2) for y in jax.jit(outputs)(floats, others)]
-    return Numbers(tuple(out), tuple(pairs), tuple(0 * np.abs(y) for y in out), tuple(doubts))
-
-
-def _overruled(along: Along, hand: Numbers, reference: Numbers) -> frozenset[int]:
-    """The arguments for which finite differences agree with the rule and not with autodiff."""
-    found = []
-    for i, (value, doubt) in enumerate(zip(along.values, along.noise, strict=True)):
-        by_hand, size = _from_along(along, hand, i)
-        by_auto, _ = _from_along(along, reference, i)
-        size = max(size, abs(float(value)))
-        if np.isfinite(size) and by_hand < 1e-6 * size + 10 * doubt < 1e-3 * size < by_auto:
-            found.append(i)
-    return frozenset(found)
-
-
-def _mended(
-    plain: Outputs, points: Points, others: Any, reference: Numbers, decided: frozenset[int]
-) -> Numbers:
-    """The reference, from finite differences where autodiff is overruled, or not finite.
-
-    At the other points it is nan where it is overruled: nothing is compared there.
-    """
-    finite = all(np.isfinite(y[: SECOND + 1]).all() for y in reference.out)
-    masks = [
-        np.ones(t.shape[1:], bool) if i in decided else ~np.isfinite(t[FIRST])
-        for i, t in enumerate(reference.cotangents)
-    ]
-    if not finite or not any(m.any() for m in masks):
-        return reference
-    cotangents_, noises = list(map(np.copy, reference.cotangents)), [*map(np.copy, reference.noise)]
-    for i in decided:
-        cotangents_[i][:] = np.nan
-    for k in (FIRST, SECOND):
-        found = by_differences(plain, *at_point(points, k, others), masks)
-        each = zip(masks, found.cotangents, found.noise, strict=True)
-        for i, (mask, d, noise) in enumerate(each):
-            cotangents_[i][k][mask] = d[mask]
-            noises[i][k][mask] = noise[mask]
-    return reference._replace(cotangents=tuple(cotangents_), noise=tuple(noises))
 
 
 def check_algebra(log: Log, e: Evidence, eager: list[np.ndarray], nones: set[str]) -> None:
     """Checks value, linearity and cotangents in float64."""
     s = log.subject
-    if e.against != "the truth":  # a truth may have another value (straight-through estimator)
+    if e.against != TRUTH:  # a truth may have another value (straight-through estimator)
         for i, name in enumerate(s.output_names()):
             _check_value(log, e, i, name)
     for i, name in enumerate(s.names):
         if e.along is not None:
-            distance, size = _from_along(e.along, e.hand, i)
+            distance, size = from_along(e.along, e.hand, i)
             log.row(name, finite=distance / size if size else 0.0)
-        _check_linearity(log, e, i, name)
+        known = len(log.findings)
+        if e.against != INTENT:
+            _check_linearity(log, e, i, name)
         _check_cotangent(log, e, i, name, eager[i], name in nones)
+        if len(log.findings) > known and e.against not in DECLARED:
+            log.add_to_last(declaration(s, e, i))
     _check_everything_was_compared(log, e)
 
 
@@ -235,13 +69,11 @@ def _check_value(log: Log, e: Evidence, i: int, name: str) -> None:
     """Compares the value that fwd returns with that of the function."""
     h, t = e.hand.out[i][FIRST], e.reference.out[i][FIRST]
     noises = e.hand.noise_out[i][FIRST], e.reference.noise_out[i][FIRST]
-    w = criterion.worst(h, t, criterion.algebra(t, *noises, _dtype(e.points.dout[i]), e.unit))
+    w = criterion.worst(
+        h, t, criterion.algebra(t, *noises, criterion.real_dtype(e.points.dout[i]), e.unit)
+    )
     if w.ratio > 1:
         log.find("value", name, f"the value that fwd returns: {w.place} as the function", w.ratio)
-
-
-def _dtype(leaf: Any) -> Any:
-    return jnp.finfo(leaf.dtype).dtype
 
 
 def _check_linearity(log: Log, e: Evidence, i: int, name: str) -> None:
@@ -258,7 +90,7 @@ def _check_linearity(log: Log, e: Evidence, i: int, name: str) -> None:
         (ZERO, "for a zero output cotangent", 0 * h[FIRST], 0 * n[FIRST]),
     ):
         largest = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)
-        slack = 1e-9 + e.tolerance + 64 * criterion.eps(_dtype(e.floats[i]))
+        slack = 1e-9 + e.tolerance + 64 * criterion.eps(criterion.real_dtype(e.floats[i]))
         allowed = 64 * noise + slack * largest + float(np.finfo(np.float32).tiny)
         w = criterion.worst(h[k], expected, allowed)
         if w.ratio > 1:
@@ -274,7 +106,8 @@ def _check_cotangent(
     log: Log, e: Evidence, i: int, name: str, eager: np.ndarray, is_none: bool
 ) -> None:
     h, t = e.hand.cotangents[i], e.reference.cotangents[i]
-    k, w = max(((k, compare(e, i, k)) for k in (FIRST, SECOND)), key=lambda pair: pair[1].ratio)
+    points = (FIRST, SECOND, COMBINED, SMALL, ZERO) if e.against == INTENT else (FIRST, SECOND)
+    k, w = max(((k, compare(e, i, k)) for k in points), key=lambda pair: pair[1].ratio)
     log.row(name, error=w.ratio)
     if w.ratio <= 1:
         _check_all_elements(log, e, i, name)
@@ -288,7 +121,7 @@ def _check_cotangent(
         kind = "nonfinite"
     elif is_none:
         kind, why = "none", "bwd returns None for it, which JAX treats as zero"
-    elif len(t) > MOVED and (compare(e, i, MOVED).ratio <= 1 or _near(h[MOVED], t[MOVED], 1e-9)):
+    elif k in (FIRST, SECOND) and _agrees_nearby(e, i):
         kind = "kink"
         why = (
             "the two agree once the arguments are moved off their ties, zeros and corners; there "
@@ -299,12 +132,19 @@ def _check_cotangent(
     log.find(kind, name, f"{w.place} according to {against}{''.join(more)}", w.ratio)
 
 
+def _agrees_nearby(e: Evidence, i: int) -> bool:
+    """Whether a cotangent is right once the arguments are moved off ties and corners."""
+    h, t = e.hand.cotangents[i], e.reference.cotangents[i]
+    is_known = len(t) > MOVED and np.isfinite(t[MOVED]).any()
+    return is_known and (compare(e, i, MOVED).ratio <= 1 or _near(h[MOVED], t[MOVED], 1e-9))
+
+
 def _check_all_elements(log: Log, e: Evidence, i: int, name: str) -> None:
     """Compares along a random direction, if finite differences were taken of some elements only."""
     some = (e.against == DIFFERENCES or i in e.decided) and e.floats[i].size > ELEMENTS
     if not some or e.along is None:
         return
-    distance, size = _from_along(e.along, e.hand, i)
+    distance, size = from_along(e.along, e.hand, i)
     doubt = float(e.along.noise[i])
     if np.isnan(distance):
         log.undecide(f"{ELEMENTS} elements of the cotangent of {name} were compared, not all")
@@ -315,33 +155,6 @@ def _check_all_elements(log: Log, e: Evidence, i: int, name: str) -> None:
             "by one are right"
         )
         log.find("gradient", name, what, distance / (1e-6 * size + 10 * doubt))
-
-
-def compare(e: Evidence, i: int, k: int) -> criterion.Worst:
-    """Compares one cotangent at one point with the reference."""
-    h, t = e.hand.cotangents[i][k], e.reference.cotangents[i][k]
-    n_h, n_t = (n[k] if k <= SECOND else n.max(0) for n in (e.hand.noise[i], e.reference.noise[i]))
-    largest = np.abs(t[np.isfinite(t)]).max(initial=0.0)
-    allowed = criterion.algebra(t, n_h, n_t, _dtype(e.floats[i]), e.unit) + e.tolerance * largest
-    if e.against == DIFFERENCES or i in e.decided:
-        allowed = allowed + SOLVED * largest
-    return criterion.worst(h, t, allowed + explained(e, i, k, largest))
-
-
-def explained(e: Evidence, i: int, k: int, largest: float) -> Any:
-    """The change of each element if all arguments change by 8 ulps of their own dtype.
-
-    A formula may use what holds up to that rounding: that float32 probabilities sum to 1.
-    """
-    t = e.reference.cotangents[i]
-    if len(t) <= REST + SEEDS or e.unit <= criterion.eps(_dtype(e.floats[i])):
-        return 0.0  # there are no perturbed points, or the arguments have all digits
-    with np.errstate(invalid="ignore"):
-        spread = np.nan_to_num(np.abs(t[REST + SEEDS :] - t[FIRST]).max(0))
-    if k != FIRST:  # the perturbed points have the first cotangents of the outputs
-        size = np.abs(t[FIRST][np.isfinite(t[FIRST])]).max(initial=0.0)
-        spread = spread.max(initial=0.0) * (largest / size if size else 0.0)
-    return np.minimum(8 * spread, EXPLAINED * largest)  # at ties an ulp changes all
 
 
 def _near(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
@@ -371,18 +184,12 @@ def _cause(s: Subject, e: Evidence, i: int, k: int, w: criterion.Worst) -> str:
     return cause(h, t, w.wrong, e.floats[i], others, sizes)
 
 
-def _from_along(along: Along, numbers: Numbers, i: int) -> tuple[float, float]:
-    """The distance of a cotangent from the finite difference, and the size of the terms."""
-    terms = numbers.cotangents[i][FIRST] * criterion.as_wide(along.directions[i])
-    return abs(float(np.real(terms.sum())) - float(along.values[i])), float(np.linalg.norm(terms))
-
-
 def _opinion(e: Evidence, i: int) -> str:
     """Which of the two finite differences agree with, or "" if they cannot tell them apart."""
     if e.along is None or e.against == DIFFERENCES:
         return ""
-    hand, _ = _from_along(e.along, e.hand, i)
-    reference, size = _from_along(e.along, e.reference, i)
+    hand, _ = from_along(e.along, e.hand, i)
+    reference, size = from_along(e.along, e.reference, i)
     if reference < 1e-6 * size and hand > 10 * reference:
         return f"finite differences agree with {e.against}"
     if hand < 1e-6 * size and reference > 10 * hand:

@@ -62,6 +62,11 @@ def eps(dtype: Any) -> float:
     return float(jnp.finfo(dtype).eps)
 
 
+def real_dtype(x: Any) -> Any:
+    """The real dtype with the precision of an array."""
+    return jnp.finfo(x.dtype).dtype
+
+
 def as_wide(x: Any) -> np.ndarray:
     """Converts x to a NumPy array of float64 or complex128."""
     is_complex = jnp.issubdtype(jnp.result_type(x), jnp.complexfloating)

@@ -44,9 +44,9 @@ def check_model(f: Callable[..., Any], *args: Any, **static: Any) -> Report:
       **static: The keyword arguments of f, as in `check_rule`.
 
     Returns:
-      A `Report`. `.culprits` lists the calls whose rule is wrong, worst first, each with `.rule`
-      (the function's name), `.where` (`"file.py:12"`), `.argument` and `.error`. `.findings` lists
-      the leaves of the gradient that are wrong.
+      A `Report`. `.culprits` lists every wrong cotangent of the calls whose rule is wrong, worst
+      first, each with `.rule` (the function's name), `.where` (`"file.py:12"`), `.argument` and
+      `.error`. `.findings` lists the leaves of the gradient that are wrong.
 
     Raises:
       TypeError: If the arguments do not fit f.
@@ -186,9 +186,10 @@ class _Model:
             by_line = self._grouped(lambda site: (site.rule, site.where), left)
         self.log.progress(f"{len(by_line)} calls one by one")
         found = [
-            self._culprit(group, compared)
+            culprit
             for group, compared in self._each_by_hand(by_line.values())
             if compared.wrong
+            for culprit in self._wrong_cotangents(group, compared)
         ]
         return sorted(found, key=lambda c: -c.error)
 
@@ -205,8 +206,8 @@ class _Model:
         results = run_all(((pullback(outputs), self.at) for outputs in alone), QUICK)
         return [(g, self._compare(r)) for g, r in zip(groups, results, strict=True)]
 
-    def _culprit(self, group: Sites, compared: _Compared) -> Culprit:
-        """The culprit and its wrong argument, found by testing each cotangent of the rule alone."""
+    def _wrong_cotangents(self, group: Sites, compared: _Compared) -> list[Culprit]:
+        """The wrong cotangents of a rule, found by testing each alone; its output if none is."""
         site = self.calls[min(group)]
         numbers = range(len(site.arguments))
 
@@ -216,7 +217,8 @@ class _Model:
 
         results = run_all(((pullback(only(j)), self.at) for j in numbers), QUICK)
         errors = [(self._compare(r), site.arguments[j]) for j, r in enumerate(results)]
-        wrong = [(c.error, name) for c, name in errors if c.wrong and np.isfinite(c.error)]
+        wrong = [(name, c.error) for c, name in errors if c.wrong and np.isfinite(c.error)]
         value_is = any(w.ratio > 1 for w in compared.worst[len(self.floats) :])
-        argument = max(wrong)[1] if wrong and not value_is else "out"
-        return Culprit(site.rule, site.where, argument, compared.error)
+        if value_is or not wrong:
+            wrong = [("out", compared.error)]
+        return [Culprit(site.rule, site.where, name, error) for name, error in wrong]

@@ -4,20 +4,19 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from funcnet._arguments import check_bool, check_number, describe
 from funcnet.check.accuracy import check_accuracy
-from funcnet.check.algebra import Evidence, check_algebra, gather
+from funcnet.check.algebra import check_algebra
+from funcnet.check.evidence import INTENT, Evidence, Reference, gather
 from funcnet.check.failures import TRACED, classify, line
 from funcnet.check.inspection import check_eagerly, check_form
+from funcnet.check.intent import check_options, declared
 from funcnet.check.reference import wide_arithmetic, widened
 from funcnet.check.report import Finding, Log, Report
 from funcnet.check.subject import (
-    Subject,
-    check_function,
     is_rule,
     ruled_subject,
     subject,
@@ -30,6 +29,7 @@ def check_rule(
     f: Callable[..., Any],
     *args: Any,
     truth: Callable[..., Any] | None = None,
+    intent: Callable[..., Any] | None = None,
     dtypes: Sequence[Any] = (),
     tolerance: float = 0.0,
     under_transformations: bool = True,
@@ -59,6 +59,11 @@ def check_rule(
         autodiff of f. Use it for the function that a straight-through estimator is meant to
         differentiate (`truth=lambda x: x`), or for a stable formula if autodiff in float64 has no
         correct digit.
+      intent: A function of the same arguments, followed by the cotangent of the output, that
+        returns the intended cotangents: a tuple with one for each argument (None where there is
+        none), or the cotangent itself if only one argument has one. Use it for a rule that is not
+        linear in the output's cotangent, such as a clipped gradient
+        (`intent=lambda x, dy: jnp.clip(dy, -1, 1)`). Linearity is then not checked.
       dtypes: Further dtypes in which to measure the accuracy, for example `["bfloat16"]`.
       tolerance: An error that is always allowed, relative to the largest element of a cotangent.
       under_transformations: Whether to check the transformations, which takes most of the time; use
@@ -90,8 +95,7 @@ def check_rule(
     check_bool("check_rule", "under_transformations", under_transformations)
     check_bool("check_rule", "strict", strict)
     dtypes = _floating(dtypes)
-    if truth is not None:
-        check_function("check_rule", "truth", truth)
+    check_options(truth, intent)
     try:
         s = ruled_subject("check_rule", f, args, static)
     except TRACED as e:
@@ -108,7 +112,11 @@ def check_rule(
         return log.report()
     try:
         with np.errstate(all="ignore"):  # infinities and nan are expected
-            _check(log, f, args, static, truth, dtypes, tolerance, under_transformations, strict)
+            reference = declared(s, args, static, truth, intent)
+            log.against = reference.name if reference else log.against
+            _check(
+                log, f, args, static, reference, dtypes, tolerance, under_transformations, strict
+            )
     finally:
         log.progress.end()
     if strict:
@@ -138,7 +146,7 @@ def _check(
     f: Callable[..., Any],
     args: tuple[Any, ...],
     static: dict[str, Any],
-    truth: Callable[..., Any] | None,
+    reference: Reference | None,
     dtypes: list[Any],
     tolerance: float,
     under_transformations: bool,
@@ -153,9 +161,8 @@ def _check(
     eager = check_eagerly(log)
     if eager is None:
         return
-    log.progress("algebra")
-    of_truth = _checked_truth(log.subject, truth, args, static) if truth else None
-    context, evidence = _gathered(log, of_truth, tolerance)
+    log.progress(f"algebra{_reference_in_words(reference)}")
+    context, evidence = _gathered(log, reference, tolerance)
     if evidence is None:
         return
     with context():
@@ -171,22 +178,15 @@ def _check(
     check_accuracy(log, evidence, dtypes, strict=strict)
 
 
-def _checked_truth(s: Subject, truth: Any, args: Any, static: Any) -> Subject:
-    """The subject of the truth, which must have the outputs of the function."""
-    found = subject(truth, args, static)
-    types = lambda s: [y.shape for y in jax.eval_shape(s.outputs, s.floats, s.others)]
-    try:
-        got = types(found)
-    except Exception as e:
-        raise ValueError(f"check_rule: truth must take these arguments, it raises {line(e)}") from e
-    if got != types(s):
-        raise ValueError(
-            f"check_rule: truth must return the shapes {types(s)} as {s.name}, got {got}"
-        )
-    return found
+def _reference_in_words(reference: Reference | None) -> str:
+    if reference is None:
+        return ""
+    return f" against {reference.name}{' (not linearity)' if reference.name == INTENT else ''}"
 
 
-def _gathered(log: Log, truth: Subject | None, tolerance: float) -> tuple[Any, Evidence | None]:
+def _gathered(
+    log: Log, reference: Reference | None, tolerance: float
+) -> tuple[Any, Evidence | None]:
     """The evidence in float64, or in the dtypes of the arguments if the rule fails in float64."""
     s = log.subject
     refused = False
@@ -195,7 +195,7 @@ def _gathered(log: Log, truth: Subject | None, tolerance: float) -> tuple[Any, E
             with context():
                 is_wide = context is wide_arithmetic
                 floats = tuple(map(widened, s.floats)) if is_wide else s.floats
-                return context, gather(log, truth, tolerance, floats)
+                return context, gather(log, reference, tolerance, floats)
         except Exception as e:
             if not refused:
                 refused = True

@@ -56,12 +56,12 @@ class Finding(NamedTuple):
 
 
 class Culprit(NamedTuple):
-    """A rule that makes the gradient of a model wrong."""
+    """A wrong cotangent of a rule, which makes the gradient of a model wrong."""
 
     rule: str  # the name of the function
     where: str  # the line that calls it: "file.py:12"
     argument: str  # the argument of the rule whose cotangent is wrong
-    error: float  # max |error| / max |gradient| of the model, with only this rule active
+    error: float  # max |error| / max |gradient| of the model, with only this cotangent by rule
 
     def __str__(self) -> str:
         return f"{self.rule} at {self.where}: {self.argument} (relative error {self.error:.1e})"
@@ -93,6 +93,7 @@ class Report(NamedTuple):
     seconds: float
     culprits: tuple[Culprit, ...] = ()
     undecided: tuple[str, ...] = ()  # what could not be compared, and why
+    against: str = "autodiff"  # the reference: "autodiff", "the truth" or "the intent"
 
     @property
     def verdict(self) -> str:
@@ -122,6 +123,7 @@ class Report(NamedTuple):
             "ok": self.ok,
             "verdict": self.verdict,
             "seconds": self.seconds,
+            "against": self.against,
             "rows": [row._asdict() for row in self.rows],
             "findings": [finding._asdict() for finding in self.findings],
             "culprits": [culprit._asdict() for culprit in self.culprits],
@@ -149,7 +151,7 @@ class Report(NamedTuple):
         paint = _paint if color else lambda text, _: text
         verdict = paint(self.verdict, COLORS[self.verdict])
         lines = [f"{self.name}: {verdict} ({self.seconds:.1f} s)"]
-        lines += table(HEADER, [_cells(row) for row in self.rows])
+        lines += table(_header(self.against), [_cells(row) for row in self.rows])
         for culprit in self.culprits:
             lines += _wrap(paint("culprit", "red"), "culprit", str(culprit))
         for f in self.findings:
@@ -170,7 +172,7 @@ class Report(NamedTuple):
         items += [("undecided", reason) for reason in self.undecided]
         items += [("note", w) for w in self.warnings]
         head = f'<b style="color:{color}">{self.verdict}</b> ({self.seconds:.1f} s)'
-        body = row("th", HEADER) + "".join(row("td", _cells(r)) for r in self.rows)
+        body = row("th", _header(self.against)) + "".join(row("td", _cells(r)) for r in self.rows)
         notes = "".join(f"<li>{cell('b', kind)} {html.escape(text)}</li>" for kind, text in items)
         checked = f"<p>checked: {html.escape(', '.join(self.checked))}</p>" if self.checked else ""
         top = f"<p>{cell('b', self.name)}: {head}</p>"
@@ -178,15 +180,11 @@ class Report(NamedTuple):
 
 
 COLORS = {"proved": "green", "refuted": "red", "undecided": "yellow"}
-HEADER = (
-    "argument",
-    "type",
-    "error/rounding",
-    "finite diff.",
-    "ulp hand",
-    "ulp autodiff",
-    "verdict",
-)
+
+
+def _header(against: str) -> tuple[str, ...]:
+    ulp = f"ulp {against.removeprefix('the ')}"
+    return ("argument", "type", "error/rounding", "finite diff.", "ulp hand", ulp, "verdict")
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -231,9 +229,10 @@ def _shorten(text: str, width: int) -> str:
 
 
 def _wrap(painted: str, label: str, text: str) -> list[str]:
-    first = f"  {label}: "
-    lines = textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent="      ")
-    return [lines[0].replace(label, painted, 1), *lines[1:]]
+    text, *code = text.split("\n")  # lines of code stay whole
+    first, indent = f"  {label}: ", "      "
+    lines = textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=indent)
+    return [lines[0].replace(label, painted, 1), *lines[1:], *(indent + line for line in code)]
 
 
 def _paint(text: str, color: str) -> str:
@@ -259,6 +258,7 @@ class Log:
         self.warnings: list[str] = []
         self.culprits: list[Culprit] = []
         self.undecided: list[str] = []
+        self.against = "autodiff"
         pairs = zip(subject.names, subject.floats, strict=True)
         self.rows = {name: Row(name, type_name(leaf)) for name, leaf in pairs}
 
@@ -266,6 +266,12 @@ class Log:
         """Records a finding, once per kind and argument."""
         if not any((f.kind, f.argument) == (kind, argument) for f in self.findings):
             self.findings.append(Finding(kind, argument, message, measured))
+
+    def add_to_last(self, sentence: str) -> None:
+        """Adds a sentence, unless it is empty, to the message of the last finding."""
+        if sentence:
+            last = self.findings[-1]
+            self.findings[-1] = last._replace(message=f"{last.message}. {sentence}")
 
     def warn(self, message: str) -> None:
         """Records a warning, once."""
@@ -294,6 +300,7 @@ class Log:
             self.progress.seconds,
             tuple(self.culprits),
             tuple(self.undecided),
+            self.against,
         )
 
 

@@ -18,12 +18,19 @@ class Subject(NamedTuple):
     """The function `call(floats, others)`, differentiated in `floats` but not in `others`."""
 
     name: str
-    call: Callable[[Any, Any], Any]
+    function: Callable[..., Any]
+    rebuilt: Callable[[Any, Any], tuple[list[Any], dict[str, Any]]]  # (floats, others) -> arguments
+    parameters: tuple[str, ...]  # the names of the arguments
     names: tuple[str, ...]  # of the floats: "x", "params['w']"
     other_names: tuple[str, ...]
     floats: tuple[jax.Array, ...]
     others: tuple[jax.Array, ...]  # integers, booleans and keys
     arguments: tuple[int, ...]  # the argument's index for each float, then each other
+
+    def call(self, floats: Any, others: Any) -> Any:
+        """The output of the function."""
+        args, kwargs = self.rebuilt(floats, others)
+        return self.function(*args, **kwargs)
 
     def outputs(self, floats: Any, others: Any) -> tuple[Any, ...]:
         """The floating leaves of the output."""
@@ -82,7 +89,7 @@ def subject(
         kind = floats if is_floating(leaf) else others
         kind.append((place, names[i] + keystr(path[1:]), i, leaf))
 
-    def call(float_leaves: Any, other_leaves: Any) -> Any:
+    def rebuilt(float_leaves: Any, other_leaves: Any) -> tuple[list[Any], dict[str, Any]]:
         merged = list(leaves)
         for (place, *_), leaf in zip(
             (*floats, *others), (*float_leaves, *other_leaves), strict=True
@@ -90,11 +97,13 @@ def subject(
             merged[place] = leaf
         new = jax.tree.unflatten(tree, merged)
         new = [v() if static else v for v, static in zip(new, is_static, strict=True)]
-        return f(*new[: len(args)], **dict(zip(kwargs, new[len(args) :], strict=True)))
+        return new[: len(args)], dict(zip(kwargs, new[len(args) :], strict=True))
 
     return Subject(
         name_of(f),
-        call,
+        f,
+        rebuilt,
+        tuple(names),
         tuple(name for _, name, _, _ in floats),
         tuple(name for _, name, _, _ in others),
         tuple(leaf for *_, leaf in floats),

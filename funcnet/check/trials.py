@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from funcnet.check import criterion
-from funcnet.check.algebra import DIFFERENCES, Evidence, compare, explained
+from funcnet.check.evidence import DIFFERENCES, Evidence, compare, explained
 from funcnet.check.failures import classify, line
 from funcnet.check.points import FIRST, MOVED
 from funcnet.check.programs import QUICK, run_all

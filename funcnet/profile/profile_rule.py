@@ -265,13 +265,15 @@ def _of(s: Subject, argnums: int | tuple[int, ...] | None, count: int) -> Subjec
     rest = [i for i in range(len(s.floats)) if i not in chosen]
     pick = lambda values, places: tuple(values[i] for i in places)
 
-    def call(floats: Any, others: Any) -> Any:
+    def rebuilt(floats: Any, others: Any) -> Any:
         by_place = dict(zip((*chosen, *rest), (*floats, *others[: len(rest)]), strict=True))
-        return s.call(tuple(by_place[i] for i in sorted(by_place)), others[len(rest) :])
+        return s.rebuilt(tuple(by_place[i] for i in sorted(by_place)), others[len(rest) :])
 
     return Subject(
         s.name,
-        call,
+        s.function,
+        rebuilt,
+        s.parameters,
         pick(s.names, chosen),
         (*pick(s.names, rest), *s.other_names),
         pick(s.floats, chosen),

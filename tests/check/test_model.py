@@ -176,6 +176,16 @@ def test_two_wrong_rules_worst_first():
     assert [c.rule for c in report.culprits] == ["twice", "scaled_tanh"]
 
 
+def test_every_wrong_cotangent_of_a_rule_is_listed():
+    wrong = jax.custom_vjp(lambda x, w, b: x @ w + b)
+    save = lambda x, w, b: (x @ w + b, (x, w))
+    wrong.defvjp(save, lambda s, dy: (dy @ s[1].T, 1.5 * s[0].T @ dy, 3 * dy.sum(0)))
+    weights = {"w": WEIGHTS["w"][0], "b": jnp.ones(6, jnp.float32)}
+    report = check_model(lambda p, x: ops.tanh(wrong(x, p["w"], p["b"])), weights, X)
+    assert {c.argument for c in report.culprits} == {"w", "b"}
+    assert [c.error for c in report.culprits] == sorted(c.error for c in report.culprits)[::-1]
+
+
 def test_a_wrong_value_has_its_culprit():
     @jax.custom_vjp
     def shifted(x):
