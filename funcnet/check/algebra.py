@@ -16,6 +16,7 @@ from funcnet.check.evidence import (
     compare,
     from_along,
 )
+from funcnet.check.imprecision import by_a_solver, by_rounding
 from funcnet.check.points import COMBINATION, COMBINED, FIRST, MOVED, SCALE, SECOND, SMALL, ZERO
 from funcnet.check.reference import ELEMENTS
 from funcnet.check.report import Log
@@ -94,6 +95,11 @@ def _check_linearity(log: Log, e: Evidence, i: int, name: str) -> None:
         allowed = 64 * noise + slack * largest + float(np.finfo(np.float32).tiny)
         w = criterion.worst(h[k], expected, allowed)
         if w.ratio > 1:
+            error = float(np.abs(h[k] - expected)[w.place_of])
+            solver = by_a_solver(log.subject, e, error, float(largest))
+            if solver:
+                log.find("accuracy", name, f"{what}, {w.place}; {solver}", w.ratio)
+                return
             usual = (
                 "Usually dy is clipped, squared, normalised or ignored in bwd, or something is "
                 "added that it does not multiply"
@@ -120,7 +126,9 @@ def _check_cotangent(
     if (~np.isfinite(h[k]) & np.isfinite(t[k])).any():
         kind = "nonfinite"
     elif is_none:
-        kind, why = "none", "bwd returns None for it, which JAX treats as zero"
+        kind, why = "none", "the cotangent that bwd returns is None, which JAX treats as zero"
+    elif imprecise := _imprecise(log.subject, e, i, k, w):
+        kind, why = "accuracy", imprecise
     elif k in (FIRST, SECOND) and _agrees_nearby(e, i):
         kind = "kink"
         why = (
@@ -130,6 +138,13 @@ def _check_cotangent(
     more = [f". {text[0].upper()}{text[1:]}" for text in (why, _opinion(e, i)) if text]
     against = e.against if np.isfinite(e.unmended[i][k][w.place_of]) else DIFFERENCES
     log.find(kind, name, f"{w.place} according to {against}{''.join(more)}", w.ratio)
+
+
+def _imprecise(s: Subject, e: Evidence, i: int, k: int, w: criterion.Worst) -> str:
+    """Why an error is one of precision, or "" if the formula is wrong."""
+    t = e.reference.cotangents[i][k]
+    largest = np.abs(t[np.isfinite(t)]).max(initial=0.0)
+    return by_rounding(s, e, i, k, w) or by_a_solver(s, e, abs(w.actual - w.expected), largest)
 
 
 def _agrees_nearby(e: Evidence, i: int) -> bool:

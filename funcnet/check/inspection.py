@@ -23,6 +23,7 @@ from funcnet.check.subject import is_custom_vjp, is_floating, nondiff_argnums
 class Halves(NamedTuple):
     """The fwd and bwd of a rule, bound to certain arguments."""
 
+    primal: Callable[[], Any]
     fwd: Callable[[], Any]
     bwd: Callable[[Any, Any], Any]
     names: tuple[str, ...]  # of the arguments that have a cotangent
@@ -37,6 +38,7 @@ def halves(f: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Halves |
         bound.apply_defaults()
         names = list(bound.signature.parameters)[: len(bound.args)]
         return Halves(
+            lambda: own.primal(*bound.args, **bound.kwargs),
             lambda: own.fwd(*bound.args, **bound.kwargs),
             lambda residuals, dout: own.bwd(residuals, dout, **bound.kwargs),
             tuple(names),
@@ -56,6 +58,7 @@ def halves(f: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Halves |
     kept = [i for i in range(len(bound.args)) if i not in static]
     names = list(bound.signature.parameters)
     return Halves(
+        lambda: f(*bound.args),
         lambda: f.fwd(*bound.args),
         lambda residuals, dout: f.bwd(*(bound.args[i] for i in static), residuals, dout),
         tuple(names[i] for i in kept),
@@ -70,19 +73,24 @@ class Form(NamedTuple):
     nones: set[str]
 
 
-def inspect_cotangents(rule: Halves, pair: Any, dout: Any) -> Form:
-    """Inspects structure, shapes and dtypes of what bwd returns; `pair` is what fwd returned."""
-    nones: set[str] = set()
-    return Form(list(_inspect(rule, pair, dout, nones)), nones)
-
-
-def _inspect(rule: Halves, pair: Any, dout: Any, nones: set[str]) -> Iterator[Finding]:
+def inspect_out(out: Any, pair: Any) -> Finding | None:
+    """Inspects what fwd returned, beside `out`, the types that the function returns."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
-        yield Finding(
-            "structure", "out", f"fwd must return (out, residuals), got {_describe(pair)}", 0
-        )
-        return
-    dargs = rule.bwd(pair[1], dout)
+        what = f"fwd must return (out, residuals), got {_describe(pair)}"
+    elif jax.tree.structure(pair[0]) != jax.tree.structure(out):
+        what = f"fwd returns {_describe(pair[0])}, but the function returns {_describe(out)}"
+    else:
+        return None
+    return Finding("structure", "out", what, 0)
+
+
+def inspect_cotangents(rule: Halves, dargs: Any) -> Form:
+    """Inspects structure, shapes and dtypes of what bwd returned."""
+    nones: set[str] = set()
+    return Form(list(_inspect(rule, dargs, nones)), nones)
+
+
+def _inspect(rule: Halves, dargs: Any, nones: set[str]) -> Iterator[Finding]:
     if not isinstance(dargs, tuple | list) or len(dargs) != len(rule.args):
         got = f"{len(dargs)}" if isinstance(dargs, tuple | list) else _describe(dargs)
         must = f"{len(rule.args)} cotangents, one for each argument"
@@ -109,11 +117,12 @@ def _inspect_one(name: str, arg: Any, darg: Any, nones: set[str]) -> Iterator[Fi
         )
         yield Finding("structure", _differing(name, arg, darg), what, 0)
         return
-    for (path, leaf), d in zip(tree_leaves_with_path(arg), spread, strict=True):
+    leaves = tree_leaves_with_path(arg, is_leaf=is_none)  # an argument may have None in it, too
+    for (path, leaf), d in zip(leaves, spread, strict=True):
         leaf_name = name + keystr(path)
         if d is None:
             nones.add(leaf_name)
-        if d is None:
+        if d is None or leaf is None:
             continue
         if not is_floating(leaf) and jnp.result_type(d) != jax.dtypes.float0:
             continue
@@ -176,10 +185,14 @@ def check_form(log: Log, f: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any
         return set()
     try:
         pair = rule.fwd()
-        out = pair[0] if isinstance(pair, tuple | list) and pair else pair
-        form = inspect_cotangents(rule, pair, cotangent_like(out))
+        of_fwd = inspect_out(jax.eval_shape(rule.primal), pair)
+        if of_fwd is not None:
+            log.findings.append(of_fwd)
+            return set()
+        dargs = rule.bwd(pair[1], cotangent_like(pair[0]))
     except Exception:  # whatever it is, `check_eagerly` raises and reports it too
         return set()
+    form = inspect_cotangents(rule, dargs)
     log.findings += form.findings
     return form.nones
 

@@ -102,7 +102,8 @@ def _of_floats(s: Subject, dargs: Any, floats: Any) -> tuple[Any, ...]:
     """The cotangents that an intent returns, one for each floating leaf; None is zero."""
     args, kwargs = s.rebuilt(tuple(map(_Place, range(len(floats)))), s.others)
     args = [*args, *(kwargs[name] for name in s.parameters[len(args) :])]
-    places = [jax.tree.leaves(arg) for arg in args]
+    is_none = lambda d: d is None
+    places = [jax.tree.leaves(arg, is_leaf=is_none) for arg in args]
     have = [i for i, leaves in enumerate(places) if any(isinstance(p, _Place) for p in leaves)]
     if not isinstance(dargs, tuple | list) or len(dargs) != len(args):
         if len(have) > 1:
@@ -110,7 +111,6 @@ def _of_floats(s: Subject, dargs: Any, floats: Any) -> tuple[Any, ...]:
             raise _Misfit(f"check_rule: intent must return {must}, got {type(dargs).__name__}")
         dargs = [dargs if i in have else None for i in range(len(args))]
     found = [jnp.zeros_like(leaf) for leaf in floats]
-    is_none = lambda d: d is None
     for i in have:
         try:
             spread = jax.tree.broadcast(dargs[i], args[i], is_leaf=is_none)

@@ -99,7 +99,7 @@ def sites(f: Callable[..., Any], *args: Any) -> list[Site]:
       TypeError: If f differentiates a rule in forward mode, which fails when f is run.
     """
     jaxpr, _ = trace(f, *args)
-    if _has(jaxpr, "custom_lin"):
+    if any(eqn.primitive.name == "custom_lin" for eqn in equations(jaxpr)):
         raise TypeError(
             "a hand-written rule has no forward mode (jax.jvp, jax.jacfwd, jax.linearize); "
             "use funcnet.autodiff(f), which has one"
@@ -114,12 +114,12 @@ def reaches(f: Callable[..., Any], *args: Any) -> bool:
     return next(_sites(used, ()), None) is not None
 
 
-def _has(closed: Any, primitive: str) -> bool:
-    """Whether a jaxpr has an equation of this primitive, at any depth."""
-    return any(
-        eqn.primitive.name == primitive or any(_has(j, primitive) for j in inner_jaxprs(eqn))
-        for eqn in opened(closed).eqns
-    )
+def equations(closed: Any) -> Iterator[Any]:
+    """The equations of a jaxpr, at any depth."""
+    for eqn in opened(closed).eqns:
+        yield eqn
+        for inner in inner_jaxprs(eqn):
+            yield from equations(inner)
 
 
 def _sites(closed: Any, path: Path_) -> Iterator[Site]:

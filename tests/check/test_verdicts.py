@@ -160,6 +160,66 @@ REFUTED = {
     ),
 }
 
+
+def toeplitz(a):
+    i = jnp.arange(len(a)).astype(a.dtype)
+    return jnp.exp(-((i[:, None] - i) ** 2) / 8) + jnp.diag(a)
+
+
+def solved(a, b):
+    """(K + diag a)⁻¹ b by conjugate gradients, which stop at 1e-5."""
+    return jax.scipy.sparse.linalg.cg(lambda v: toeplitz(a) @ v, b, tol=1e-5)[0]
+
+
+def of_solved(saved, dy):
+    u = solved(saved[0], dy)
+    return -u * solved(*saved), u
+
+
+def narrow(a, b):
+    return (a.astype(jnp.bfloat16) @ b.astype(jnp.bfloat16)).astype(a.dtype)
+
+
+RANDOM = np.random.default_rng(0)
+DRAWN = [jnp.asarray(RANDOM.standard_normal(s), jnp.float32) for s in ((5, 6), (6, 4), 20, 20)]
+TREE = {"w": X, "x": X + 1, "bias": None}
+times = lambda p: p["w"] * p["x"]
+
+KINDS = {
+    "an iterative solver": (
+        "accuracy",
+        "the error is",
+        ruled(solved, of_solved),
+        jnp.abs(DRAWN[2]) + 0.1,
+        DRAWN[3],
+    ),
+    "products of bfloat16": (
+        "accuracy",
+        "computes in bfloat16",
+        ruled(lambda x, w: x @ w, lambda s, dy: (narrow(dy, s[1].T), narrow(s[0].T, dy))),
+        *DRAWN[:2],
+    ),
+    "a tuple in fwd": (
+        "structure",
+        "fwd returns (float32[3],), but the function returns [float32[3]]",
+        (list_of := jax.custom_vjp(lambda x: [2 * x])),
+        X,
+    ),
+    "None for a leaf beside a None": (
+        "none",
+        "is None, which JAX treats as zero",
+        ruled(times, lambda s, dy: ({"w": dy * s[0]["x"], "x": None, "bias": None},)),
+        TREE,
+    ),
+    "a shape beside a None": (
+        "shape",
+        "the cotangent has shape []",
+        ruled(times, lambda s, dy: ({"w": dy * s[0]["x"], "x": dy.sum(), "bias": None},)),
+        TREE,
+    ),
+}
+list_of.defvjp(lambda x: ((2 * x,), None), lambda _, dy: (2 * dy[0],))
+
 square = ruled(lambda x: x * x, lambda s, dy: (2 * s[0] * dy,))
 UNDECIDED = {
     "the value of the function is not finite": (lambda x: square(x) * jnp.nan, X),
@@ -181,6 +241,19 @@ def test_a_right_rule_is_proved(case):
 def test_a_wrong_rule_is_refuted(case):
     report = check_rule(*case, **QUICK)
     assert report.verdict == "refuted", report
+
+
+@pytest.mark.parametrize("case", KINDS.values(), ids=KINDS)
+def test_a_finding_is_of_the_right_kind(case):
+    kind, words, *call = case
+    report = check_rule(*call, **QUICK)
+    assert {found.kind for found in report.findings} == {kind}, report
+    assert words in report.findings[0].message
+
+
+def test_an_error_of_a_solver_may_be_allowed():
+    _, _, *call = KINDS["an iterative solver"]
+    assert check_rule(*call, tolerance=1e-3, **QUICK).ok
 
 
 @pytest.mark.parametrize("reason", UNDECIDED)
