@@ -31,7 +31,7 @@ from funcnet.check.reference import (
     pullback,
 )
 from funcnet.check.report import Log
-from funcnet.check.tracing import twin
+from funcnet.check.tangents import plain_of
 
 AUTODIFF, TRUTH, INTENT = "autodiff", "the truth", "the intent"
 DIFFERENCES = "finite differences"
@@ -82,7 +82,7 @@ def gather(log: Log, declared: Reference | None, tolerance: float, floats: Any) 
     arguments in the dtype of the comparison.
     """
     s = log.subject
-    plain = twin(s.outputs)
+    plain = plain_of(s)
     jax.eval_shape(pullback(s.outputs), floats, s.others, cotangents(plain, floats, s.others, 0))
     points = points_of(plain, s.floats, floats, s.others)
     reference, against = declared or Reference(plain, AUTODIFF)

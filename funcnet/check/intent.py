@@ -15,7 +15,7 @@ from funcnet.check.evidence import INTENT, TRUTH, Reference
 from funcnet.check.failures import line
 from funcnet.check.reference import Outputs, cotangents, pullback
 from funcnet.check.subject import Subject, check_function, is_floating, subject
-from funcnet.check.tracing import twin
+from funcnet.check.tangents import plain_of
 
 
 def declared(s: Subject, args: Any, static: Any, truth: Any, intent: Any) -> Reference | None:
@@ -29,7 +29,7 @@ def declared(s: Subject, args: Any, static: Any, truth: Any, intent: Any) -> Ref
         return Reference(_checked_truth(s, truth, args, static).outputs, TRUTH)
     if intent is None:
         return None
-    outputs = _intended(s, twin(s.outputs), intent)
+    outputs = _intended(s, plain_of(s), intent)
     try:
         dout = cotangents(s.outputs, s.floats, s.others, 0)
         jax.eval_shape(pullback(outputs), s.floats, s.others, dout)

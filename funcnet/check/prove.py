@@ -22,6 +22,7 @@ from funcnet.check.subject import (
     subject,
     undecided_at_once,
 )
+from funcnet.check.tangents import check_tangents, plain_of
 from funcnet.check.trials import check_again, check_transformations
 
 
@@ -50,7 +51,8 @@ def check_rule(
 
     Args:
       f: A function that calls rules: a `jax.custom_vjp`, a function of `funcnet.ops`, or any
-        function that calls these.
+        function that calls these. If it calls none, its rules for tangents are checked instead
+        (`jax.custom_jvp`, `jax.lax.custom_root`, `jax.lax.custom_linear_solve`).
       *args: The positional arguments of f. Floating arrays (also inside pytrees) and Python floats
         are differentiated; integer arrays, boolean arrays and keys are not; all else is static. A
         `jax.ShapeDtypeStruct` is replaced by random numbers. The arguments should reach every
@@ -97,7 +99,7 @@ def check_rule(
     dtypes = _floating(dtypes)
     check_options(truth, intent)
     try:
-        s = ruled_subject("check_rule", f, args, static)
+        s = ruled_subject("check_rule", f, args, static, tangents=True)
     except TRACED as e:
         if not is_rule(f):
             raise
@@ -157,6 +159,11 @@ def _check(
     nones = check_form(log, f, args, static)
     if any(found.kind in ("structure", "shape") for found in log.findings):
         return
+    if log.subject.by_tangents and (reference is None or reference.name != INTENT):
+        log.progress("tangents")
+        check_tangents(log, reference.outputs if reference else plain_of(log.subject))
+        if log.findings:
+            return
     log.progress("eager")
     eager = check_eagerly(log)
     if eager is None:

@@ -11,7 +11,7 @@ import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from funcnet._arguments import describe
-from funcnet.check.tracing import reaches, sites
+from funcnet.check.tracing import calls_tangents, reaches, sites
 
 
 class Subject(NamedTuple):
@@ -26,6 +26,7 @@ class Subject(NamedTuple):
     floats: tuple[jax.Array, ...]
     others: tuple[jax.Array, ...]  # integers, booleans and keys
     arguments: tuple[int, ...]  # the argument's index for each float, then each other
+    by_tangents: bool = False  # whether its rules are of tangents (jax.custom_jvp)
 
     def call(self, floats: Any, others: Any) -> Any:
         """The output of the function."""
@@ -146,9 +147,9 @@ def is_rule(f: Any) -> bool:
 
 
 def nondiff_argnums(f: Any) -> tuple[int, ...]:
-    """The static positions of a `jax.custom_vjp`; empty for any other function."""
+    """The static positions of a `jax.custom_vjp` or `custom_jvp`; empty for any other function."""
     found = getattr(f, "nondiff_argnums", None) or getattr(f, "static_argnums", None) or ()
-    return tuple(found) if is_custom_vjp(f) else ()
+    return tuple(found) if is_custom_vjp(f) or hasattr(f, "defjvp") else ()
 
 
 def _nondiff(f: Any) -> tuple[int, ...]:
@@ -216,8 +217,11 @@ def ruled_subject(
     kwargs: Mapping[str, Any],
     *,
     draw: bool = True,
+    tangents: bool = False,
 ) -> Subject:
     """The subject of f, which must call a rule and have a floating argument.
+
+    With `tangents`, a rule may also be one of tangents (`jax.custom_jvp`).
 
     Raises:
       TypeError: If f is not a function, or the arguments do not fit.
@@ -239,7 +243,9 @@ def ruled_subject(
             f"{caller}: {s.name} uses the axis {axis!r}, which is not bound here: check a function "
             "that contains the vmap or shard_map with this axis"
         ) from None
-    if not found:
+    if not found and tangents and calls_tangents(s.call, s.floats, s.others):
+        s = s._replace(by_tangents=True)
+    elif not found:
         raise ValueError(f"{caller}: {s.name} calls no function with a rule (jax.custom_vjp)")
     if not s.floats:
         raise ValueError(f"{caller}: {s.name} has no floating argument to differentiate")
@@ -250,6 +256,6 @@ def undecided_at_once(s: Subject) -> str:
     """Why nothing can be compared, whatever the rule computes; "" if something can."""
     if not s.output_names():
         return f"{s.name} has no floating output"
-    if not reaches(s.outputs, s.floats, s.others):
+    if not reaches(s.outputs, s.floats, s.others, tangents=s.by_tangents):
         return "no floating output depends on a rule"
     return ""

@@ -107,10 +107,12 @@ def sites(f: Callable[..., Any], *args: Any) -> list[Site]:
     return list(_sites(jaxpr, ()))
 
 
-def reaches(f: Callable[..., Any], *args: Any) -> bool:
-    """Whether an output of f depends on a hand-written rule."""
+def reaches(f: Callable[..., Any], *args: Any, tangents: bool = False) -> bool:
+    """Whether an output of f depends on a hand-written rule, of cotangents or of `tangents`."""
     jaxpr = trace(f, *args)[0].jaxpr
     used, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    if tangents:
+        return any(plain_tangents(eqn) for eqn in equations(used))
     return next(_sites(used, ()), None) is not None
 
 
@@ -167,6 +169,31 @@ def plain_forward(eqn: Any) -> Any:
     if eqn.primitive.name == "call_hi_primitive" and hasattr(prim, "traced"):
         return prim.traced.jaxpr
     return None
+
+
+class PlainCall(NamedTuple):
+    """A jaxpr and its inputs."""
+
+    jaxpr: Any
+    inputs: Sequence[Any]
+
+
+def plain_tangents(eqn: Any, inputs: Sequence[Any] = ()) -> PlainCall | None:
+    """The plain function of a call that has a rule for tangents, at these inputs, else None."""
+    if eqn.primitive.name == "custom_jvp_call":
+        return PlainCall(eqn.params["call_jaxpr"], inputs)
+    if eqn.primitive.name == "custom_linear_solve":
+        lengths = eqn.params["const_lengths"]
+        solve = lengths.matvec + lengths.vecmat
+        start = solve + lengths.solve + lengths.transpose_solve
+        own = (*inputs[solve : solve + lengths.solve], *inputs[start:])
+        return PlainCall(eqn.params["jaxprs"].solve, own)
+    return None
+
+
+def calls_tangents(f: Callable[..., Any], *args: Any) -> bool:
+    """Whether f calls a function with a rule for tangents."""
+    return any(plain_tangents(eqn) for eqn in equations(trace(f, *args)[0]))
 
 
 def has_rule(closed: Any) -> bool:

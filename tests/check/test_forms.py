@@ -1,0 +1,125 @@
+"""Rules in other forms: for tangents, of solvers, of other libraries, and of Pallas kernels."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+from jax.experimental import pallas
+
+from funcnet import check_rule
+
+QUICK = {"under_transformations": False}
+X = jnp.asarray([0.3, -1.2, 2.6, 0.7], jnp.float32)
+MATRIX = jnp.asarray([[3, 1, 0, 0], [0, 4, 1, 0], [0, 0, 5, 1], [1, 0, 0, 6]], jnp.float32)
+
+
+def pushed(tangent):
+    """x³ with a rule for tangents."""
+    f = jax.custom_jvp(lambda x: x**3)
+    f.defjvp(lambda x, t: (x[0] ** 3, tangent(x[0], t[0])))
+    return f
+
+
+def slope(x, t):
+    return 3 * x * x * t
+
+
+def test_a_right_rule_for_tangents():
+    report = check_rule(pushed(slope), X)
+    assert report.verdict == "proved", report
+    assert "tangents" in report.checked
+    assert check_rule(lambda x: jnp.sin(pushed(slope)(x)), X, **QUICK).ok
+
+
+@pytest.mark.parametrize(
+    ("tangent", "kind"),
+    [
+        (lambda x, t: x * x * t, "gradient"),
+        (lambda x, t: slope(x, t) * jnp.abs(t), "linearity"),
+        (lambda x, t: slope(x, t) + 1, "linearity"),
+        (lambda x, t: 3 * lax.stop_gradient(x * x) * t, "second derivative"),
+    ],
+)
+def test_a_wrong_rule_for_tangents(tangent, kind):
+    report = check_rule(pushed(tangent), X)
+    assert kind in {found.kind for found in report.findings}, report
+
+
+def test_a_rule_for_tangents_with_a_static_argument():
+    f = jax.custom_jvp(lambda n, x: x**n, nondiff_argnums=(0,))
+    f.defjvp(lambda n, x, t: (x[0] ** n, n * x[0] ** (n - 1) * t[0]))
+    assert check_rule(f, 3, X, **QUICK).ok
+
+
+def rooted(factor):
+    """The root of y³ + y = a by Newton's method."""
+
+    def solve(g, y):
+        return lax.fori_loop(
+            0, 30, lambda _, y: y - g(y) / jax.vmap(jax.grad(lambda y: y**3 + y))(y), y
+        )
+
+    tangent = lambda g, b: b / (factor * g(jnp.ones_like(b)))
+    return lambda a: lax.custom_root(lambda y: y**3 + y - a, jnp.ones_like(a), solve, tangent)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_custom_root(factor):
+    report = check_rule(rooted(factor), jnp.abs(X), **QUICK)
+    assert report.verdict == ("proved" if factor == 1 else "refuted"), report
+
+
+@pytest.mark.parametrize("transposed", [True, False])
+def test_custom_linear_solve(transposed):
+    def f(a, b):
+        solve = lambda _, b: jnp.linalg.solve(a, b)
+        back = lambda _, b: jnp.linalg.solve(a.T if transposed else a, b)
+        return lax.custom_linear_solve(lambda v: a @ v, b, solve, back)
+
+    report = check_rule(f, MATRIX, X, **QUICK)
+    assert report.verdict == ("proved" if transposed else "refuted"), report
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_a_pallas_kernel(factor):
+    def kernel(x, y):
+        y[...] = x[...] * x[...]
+
+    def square(x):
+        out = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return pallas.pallas_call(kernel, out, interpret=True)(x)
+
+    f = jax.custom_vjp(square)
+    f.defvjp(lambda x: (square(x), x), lambda x, dy: (factor * x * dy,))
+    report = check_rule(f, X, **QUICK)
+    assert report.verdict == ("proved" if factor == 2 else "refuted"), report
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_equinox(factor):
+    equinox = pytest.importorskip("equinox")
+
+    @equinox.filter_custom_vjp
+    def f(x):
+        return x * x
+
+    f.def_fwd(lambda perturbed, x: (x * x, None))
+    f.def_bwd(lambda residuals, dy, perturbed, x: factor * x * dy)
+    report = check_rule(f, X, **QUICK)
+    assert report.verdict == ("proved" if factor == 2 else "refuted"), report
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_flax(factor):
+    linen = pytest.importorskip("flax.linen")
+
+    class Square(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            forward = lambda module, x: x * x
+            fwd = lambda module, x: (x * x, x)
+            bwd = lambda x, dy: ({}, factor * x * dy)
+            return linen.custom_vjp(forward, forward_fn=fwd, backward_fn=bwd)(self, x)
+
+    report = check_rule(lambda x: Square().apply({}, x), X, **QUICK)
+    assert report.verdict == ("proved" if factor == 2 else "refuted"), report
