@@ -1,9 +1,5 @@
-"""Tests the forms that rules have on GPU and TPU, by running them on the CPU.
+"""Tests the forms that rules have on GPU and TPU, by running them on the CPU."""
 
-`jax.lax.platform_dependent` is replaced by a function that takes the branch of another platform.
-"""
-
-import contextlib
 from importlib import import_module
 
 import jax
@@ -12,16 +8,9 @@ import numpy as np
 import pytest
 from cases import CASES, ORACLES
 from criterion import cast, cotangents, equal, error_ratio, pull, split
+from platforms import DEPENDENT, PLATFORMS, as_on
 
 from funcnet import autodiff, ops
-
-# Rules whose program is not the same on all platforms.
-DEPENDENT = [
-    "avg_pool", "conv", "conv_transpose", "depthwise_conv", "dot_product_attention", "dropout",
-    "embedding", "linear_cross_entropy", "max_pool", "softmax_cross_entropy",
-]  # fmt: skip
-PLATFORMS = ["tpu", "cuda"]
-platform = jax.make_user_context(default_value="")  # part of the cache key of `jax.jit`
 
 
 def param(name, index, on, *values, slow=False):
@@ -33,16 +22,6 @@ def param(name, index, on, *values, slow=False):
 ALL = [
     param(name, i, on) for name in DEPENDENT for i in range(len(CASES[name])) for on in PLATFORMS
 ]
-
-
-@contextlib.contextmanager
-def as_on(name):
-    def chosen(*args, default=None, **own):
-        return own.get(name, default)(*args)
-
-    with pytest.MonkeyPatch.context() as patch, platform(name):
-        patch.setattr(jax.lax, "platform_dependent", chosen)
-        yield
 
 
 @pytest.mark.parametrize("name", list(CASES))

@@ -66,12 +66,16 @@ def _two_of_a_word(key: Array, *, rate: float, shape: tuple[int, ...]) -> Array:
     *batch, n = shape or (1,)
     words = jax.random.bits(key, (*batch, -(-n // 2)), jnp.uint32)
     halves = jnp.concatenate([words >> 16, words & 0xFFFF], axis=-1)[..., :n]
-    return (halves >= round(rate * 2**16)).reshape(shape)
+    return _is_kept(halves, rate).reshape(shape)
 
 
 def _one_of_a_word(key: Array, *, rate: float, shape: tuple[int, ...]) -> Array:
-    # Of as many digits as in _two_of_a_word, so that p is the same.
-    return (jax.random.bits(key, shape, jnp.uint32) >> 16) >= round(rate * 2**16)
+    return _is_kept(jax.random.bits(key, shape, jnp.uint32) >> 16, rate)
+
+
+def _is_kept(bits: Array, rate: float) -> Array:
+    """Whether a number of 16 random bits keeps its element."""
+    return bits >= round(rate * 2**16)
 
 
 def _apply(r: Array, x: Array, rate: float) -> Array:

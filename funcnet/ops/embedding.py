@@ -114,7 +114,7 @@ def _sums_of_sorted(ids, w, dy):
     is_new = jnp.concatenate([jnp.ones(1, bool), ids[1:] != ids[:-1]])
     segment, n = jnp.cumsum(is_new) - 1, len(ids)
     sums = jax.ops.segment_sum(widen(rows), segment, n, indices_are_sorted=True)  # (1)
-    unused = classes + 1 + jnp.arange(n, dtype=ids.dtype)  # all different, and dropped
+    unused = classes + jnp.arange(n, dtype=ids.dtype)  # all different, and dropped
     target = unused.at[segment].set(ids, indices_are_sorted=True)
     dw = jnp.zeros_like(w).at[target]
     return dw.set(sums.astype(w.dtype), mode="drop", unique_indices=True)
