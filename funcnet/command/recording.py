@@ -220,7 +220,7 @@ def _layers(f: Any) -> Iterator[Any]:
 
 
 def _identity(x: Any, seen: frozenset[int] = frozenset()) -> Any:
-    """What tells values apart: numbers and text themselves, the code and closure of functions.
+    """What tells values apart: numbers and text themselves; code, defaults, closure of functions.
 
     Of any other object only the type counts, and of an array shape and dtype.
 
@@ -242,7 +242,9 @@ def _identity(x: Any, seen: frozenset[int] = frozenset()) -> Any:
         return dict, *((str(name), inside(value)) for name, value in x.items())
     wrapped = getattr(x, "__wrapped__", None) if callable(x) else None
     if inspect.isfunction(x) or inspect.ismethod(x):
-        return x.__code__, *map(inside, _cells(x)), wrapped and inside(wrapped)
+        # Equal lines of two files have equal code, but not the same globals.
+        code = x.__code__.co_filename, x.__code__
+        return *code, *map(inside, _held(x)), wrapped and inside(wrapped)
     if wrapped is not None:
         return type(x), inside(wrapped)
     if hasattr(x, "dtype") and hasattr(x, "shape"):
@@ -250,8 +252,9 @@ def _identity(x: Any, seen: frozenset[int] = frozenset()) -> Any:
     return type(x)
 
 
-def _cells(f: Any) -> Iterator[Any]:
-    """The values that a function closes over."""
+def _held(f: Any) -> Iterator[Any]:
+    """The values of a function's defaults (`n=n`), and those that it closes over."""
+    yield from (f.__defaults__, f.__kwdefaults__)
     for cell in f.__closure__ or ():
         with contextlib.suppress(ValueError):  # a cell that is still empty
             yield cell.cell_contents

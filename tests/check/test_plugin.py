@@ -199,6 +199,39 @@ def test_a_later_call_may_know_the_values():
     assert recorded(both, np.ones(3)).unknown == 0
 
 
+def by_default(factor):
+    f = jax.custom_vjp(lambda x: 2 * x)
+    f.defvjp(lambda x: (2 * x, None), lambda _, dy, factor=factor: (factor * dy,))
+    return f
+
+
+def by_keyword(factor):
+    def bwd(_, dy, *, factor=factor):
+        return (factor * dy,)
+
+    f = jax.custom_vjp(lambda x: 2 * x)
+    f.defvjp(lambda x: (2 * x, None), bwd)
+    return f
+
+
+def in_a_file(factor):
+    source = """
+f = jax.custom_vjp(lambda x: 2 * x)
+f.defvjp(lambda x: (2 * x, None), lambda _, dy: (FACTOR * dy,))
+"""
+    names = {"jax": jax, "FACTOR": factor}
+    exec(compile(source, f"by_{factor}.py", "exec"), names)
+    return names["f"]
+
+
+@pytest.mark.parametrize("made", [by_default, by_keyword, in_a_file])
+def test_rules_that_differ_in_a_default_or_in_their_file_are_two(made):
+    with Recorder() as recorder:
+        for factor in (2, 3, 2):
+            made(factor)(1.0)
+    assert len(recorder.calls) == 2
+
+
 @pytest.mark.parametrize("size", [1_000_000, 1_000_001])
 def test_large_arrays_are_not_kept(size):
     assert recorded(double, jnp.ones(size, "int8")).unknown == (size > 1_000_000)
