@@ -111,8 +111,9 @@ def _sums_of_sorted(ids, w, dy):
     ids = jnp.where(inside, ids % classes, classes).astype(jnp.int32)
     order = jnp.argsort(ids)
     ids, rows = ids[order], dy.reshape(-1, d)[order]
-    is_new = jnp.concatenate([jnp.ones(1, bool), ids[1:] != ids[:-1]])
-    segment, n = jnp.cumsum(is_new) - 1, len(ids)
+    n = len(ids)
+    is_new = jnp.concatenate([jnp.ones(1, bool), ids[1:] != ids[:-1]])[:n]
+    segment = jnp.cumsum(is_new) - 1
     sums = jax.ops.segment_sum(widen(rows), segment, n, indices_are_sorted=True)  # (1)
     unused = classes + jnp.arange(n, dtype=ids.dtype)  # all different, and dropped
     target = unused.at[segment].set(ids, indices_are_sorted=True)
