@@ -123,7 +123,8 @@ def dot_product_attention_bwd(residuals, dy, *, causal, scale, implementation):
     P = exp(S − m)/s is recomputed in tiles. The factor 1/s is moved to dy and ⟨dy, y⟩, which are
     smaller. The tiles are transposed: in the code, p is s Pᵀ, dp is dPᵀ/s and ds is dSᵀ, with
     axes K (heads of k), u (keys), g (query heads per head of k) and t (queries). Where P is nearly
-    1, (2) cancels down to a rounding error of dP, as it does in autodiff.
+    1, (2) cancels down to a rounding error of dP, as it does in autodiff. y has been rounded to the
+    dtype of q, so that in bfloat16 the sum of dS over the keys is that rounding error and not 0.
 
     A masked pair has P = 0, but 0 · nan is nan, so the products use 0 for numbers that are not
     finite. If y or dy of a query is not finite, and hence ⟨dy, y⟩ is not, the query's P is nan
