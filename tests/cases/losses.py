@@ -93,8 +93,10 @@ def _cross_entropy(y, t):
 
 def _softmax_cross_entropy(x, t, label_smoothing=0.0):
     if label_smoothing:
-        dense = one_hot(t, np.shape(x)[-1]) if np.shape(t) != np.shape(x) else t
-        t = np.array(optax.losses.smooth_labels(jnp.asarray(dense), label_smoothing))
+        dense = np.asarray(t)
+        if dense.shape != np.shape(x):
+            dense = dense[..., None] == np.arange(np.shape(x)[-1])
+        t = np.array(optax.losses.smooth_labels(jnp.asarray(dense, float), label_smoothing))
         t[~dense.any(-1)] = np.nan
     if np.shape(t) != np.shape(x):
         loss = optax.losses.softmax_cross_entropy_with_integer_labels(
