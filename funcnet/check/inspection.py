@@ -4,6 +4,7 @@ JAX silently accepts a cotangent of another dtype, treats None as zero, and says
 wrong structure or shape. So if the function is itself a rule, its fwd and bwd are called directly.
 """
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -183,18 +184,23 @@ def check_form(log: Log, f: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any
     rule = halves(f, args, kwargs)
     if rule is None:
         return set()
-    try:
+    found: list[Form] = []
+
+    def called() -> None:
         pair = rule.fwd()
         of_fwd = inspect_out(jax.eval_shape(rule.primal), pair)
         if of_fwd is not None:
-            log.findings.append(of_fwd)
-            return set()
-        dargs = rule.bwd(pair[1], cotangent_like(pair[0]))
-    except Exception:  # whatever it is, `check_eagerly` raises and reports it too
-        return set()
-    form = inspect_cotangents(rule, dargs)
-    log.findings += form.findings
-    return form.nones
+            found.append(Form([of_fwd], set()))
+        else:
+            dargs = rule.bwd(pair[1], cotangent_like(pair[0]))
+            found.append(inspect_cotangents(rule, dargs))
+
+    for call in (lambda: jax.eval_shape(called), called):  # traced, which compiles nothing
+        with contextlib.suppress(Exception):  # `check_eagerly` raises and reports it too
+            call()
+            log.findings += found[-1].findings
+            return found[-1].nones
+    return set()
 
 
 def check_eagerly(log: Log) -> list[np.ndarray] | None:

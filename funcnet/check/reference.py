@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcnet.check.programs import quick
 from funcnet.check.subject import is_floating
 from funcnet.numerical import gradient
 
@@ -130,12 +131,11 @@ def _certain_gradient(f: Any, x: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     steps = jnp.asarray(STEPS[64 if info.bits == 64 else 32], x.dtype)
     slope = lambda method, h: gradient(f, x, method=method, step=h, batch_size=1)
 
-    @jax.jit
     def run() -> Any:
         central = jax.lax.map(lambda h: slope("five_point", h), steps)
         return central, slope("forward", steps[-1]), slope("backward", steps[-1]), f(x)
 
-    central, forward, backward, here = (np.asarray(d, np.float64) for d in run())
+    central, forward, backward, here = (np.asarray(d, np.float64) for d in quick(run)())
     changes = np.abs(np.diff(central, axis=0))
     best = np.argmin(np.where(np.isnan(changes), np.inf, changes), 0)[None]
     value = np.take_along_axis(central, best + 1, 0)[0]

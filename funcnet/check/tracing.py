@@ -311,10 +311,7 @@ def _rebuild(eqn: Any, run: list[Any], inputs: list[Any]) -> Any:
             lambda carry: run[1](*inputs[a:b], *carry),
             inputs[b:],
         )
-    if "ft_in" in p:  # jax 0.12
-        a, count = (len(tree) for tree in p["ft_in"].unpack()[:2])
-    else:
-        a, count = p["num_consts"], p["num_carry"]
+    a, count = scan_counts(eqn)
     b = a + count
 
     def step(carry: list[Any], xs: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -325,6 +322,15 @@ def _rebuild(eqn: Any, run: list[Any], inputs: list[Any]) -> Any:
         step, inputs[a:b], inputs[b:], p["length"], reverse=p["reverse"], unroll=p["unroll"]
     )
     return [*carry, *ys]
+
+
+def scan_counts(eqn: Any) -> tuple[int, int]:
+    """The numbers of constants and of carried arrays of a scan."""
+    p = eqn.params
+    if "ft_in" in p:  # jax 0.12
+        consts, carry = p["ft_in"].unpack()[:2]
+        return len(consts), len(carry)
+    return p["num_consts"], p["num_carry"]
 
 
 def _by_platform(platforms: Sequence[Any], run: list[Any], operands: list[Any]) -> Any:

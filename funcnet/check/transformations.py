@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from funcnet.check.programs import quick
 from funcnet.check.reference import Outputs, cotangents, gradients, pairing, stack
 from funcnet.check.subject import Subject
 
@@ -56,7 +57,7 @@ def own_trials(s: Subject, floats: Any, others: Any, dout: Any) -> Iterator[Tria
 
     They are for a rule of which autodiff of the plain forward is no reference.
     """
-    pull = jax.jit(gradients(s.outputs))
+    pull = quick(gradients(s.outputs))
     yield from vmap(s, s.outputs, floats, others, dout)
     scan, remat = scan_and_remat(floats, others, dout)
     steps = []
@@ -104,7 +105,7 @@ def vmap(s: Subject, plain: Outputs, floats: Any, others: Any, dout: Any) -> Ite
     subsets = [c for n in range(1, len(numbers) + 1) for c in itertools.combinations(numbers, n)]
     if len(numbers) > 3:
         subsets = [*((n,) for n in numbers), tuple(numbers)]
-    pull = jax.jit(gradients(plain))
+    pull = quick(gradients(plain))
     second = tuple(_times(-0.5, d) for d in dout)
     for subset in subsets:
         axes = [0 if i in subset else None for i in s.arguments]
