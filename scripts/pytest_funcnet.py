@@ -5,7 +5,6 @@ the flag.
 """
 
 import math
-import sys
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable, Iterator
@@ -35,6 +34,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=60.0,
         help="with --check-rules: begin no check after SECONDS (default: 60)",
     )
+    group.addoption(
+        "--check-rules-except",
+        action="append",
+        metavar="NAME",
+        default=[],
+        help="with --check-rules: do not check rules of this name, whose gradient is meant to be "
+        "another one; may be repeated",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     seconds = config.option.check_rules_seconds
     if math.isnan(seconds) or seconds < 0:
         raise pytest.UsageError(f"--check-rules-seconds must be at least 0, got {seconds:g}")
-    config.pluginmanager.register(CheckRules(config, seconds), "check_rules")
+    config.pluginmanager.register(CheckRules(config), "check_rules")
 
 
 class CheckRules:
@@ -54,8 +61,8 @@ class CheckRules:
     controller reports what they found.
     """
 
-    def __init__(self, config: pytest.Config, seconds: float):
-        self.config, self.seconds = config, seconds
+    def __init__(self, config: pytest.Config):
+        self.config = config
         self.outcomes: dict[tuple[Any, ...], dict[str, Any]] = {}  # by rule and signature
         self.jvps: set[tuple[str, str, int]] = set()  # name, file and line of each custom_jvp
         self.finished = self.reporting = False
@@ -73,8 +80,10 @@ class CheckRules:
 
             with Recorder() as recorder:
                 result = yield
-            found = [outcome._asdict() for outcome in verdicts(recorder, self.seconds)]
-            self._add(found, [[name, *place] for name, place in recorder.jvps])
+            options = self.config.option
+            outcomes = verdicts(recorder, options.check_rules_seconds, options.check_rules_except)
+            jvps = [(name, *place) for name, place in recorder.jvps]
+            self._add([outcome._asdict() for outcome in outcomes], jvps)
         self.finished = True
         output = getattr(self.config, "workeroutput", None)  # of a worker of pytest-xdist
         if output is not None:
@@ -166,17 +175,13 @@ class CheckRules:
         )  # fmt: skip
 
     def _place(self, o: dict[str, Any]) -> str:
-        """The definition as "file.py:12"; the file is relative to a folder where Python looks."""
+        """The definition as "file.py:12", from the root of the tests or of an installed package."""
         path = Path(o["file"])
-        for root in (self.config.rootpath, *sorted(map(Path, sys.path), key=_depth, reverse=True)):
-            if path.is_absolute() and root.is_absolute() and path.is_relative_to(root):
-                path = path.relative_to(root)
-                break
-        return f"{path}:{o['line']}"
-
-
-def _depth(path: Path) -> int:
-    return len(path.parts)
+        if "site-packages" in path.parts:
+            path = Path(o["file"].rpartition("site-packages")[2].lstrip("/\\"))
+        elif path.is_relative_to(self.config.rootpath):
+            path = path.relative_to(self.config.rootpath)
+        return f"{path.as_posix()}:{o['line']}"
 
 
 def _wrapped(text: str) -> str:

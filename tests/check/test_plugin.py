@@ -14,6 +14,7 @@ import pytest
 
 from funcnet import check_rule, profile_rule
 from funcnet.command.recording import Recorder
+from funcnet.command.verdicts import arguments_of
 
 pytest_plugins = ["pytester"]
 
@@ -111,8 +112,15 @@ def test_out_of_time(suite):
     result, section = suite(test, "--check-rules", "--check-rules-seconds=0")
     assert result.ret == 0
     assert "0 refuted, 0 undecided, 2 not checked, 0 proved" in section
-    assert "not checked cube at rules.py:9 (float64[2]) in test_suite.py::test_calls: out of time"
+    reason = "in test_suite.py::test_calls: out of time"
+    assert f"not checked cube at rules.py:9 (float64[2]) {reason}" in section
     result.assert_outcomes(passed=1, skipped=2)
+
+
+def test_a_rule_can_be_excepted(suite):
+    result, section = suite(CALLS + "rules.cube(2.0)", "--check-rules", "--check-rules-except=cube")
+    assert result.ret == 0
+    assert "not checked cube at rules.py:9 (float) in test_suite.py::test_calls: exc" in section
 
 
 def test_a_wrong_option_is_one_line(suite):
@@ -314,19 +322,22 @@ def test_no_rules(suite):
     assert "the tests called no jax.custom_vjp" in section
 
 
-def test_uniform_numbers_where_normal_ones_are_outside_the_domain(suite):
-    test = """
-    @jax.custom_vjp
-    def log(x):
-        return jnp.log(x)
+def test_numbers_are_normal():
+    f = jax.custom_vjp(lambda x, n: x * n.astype(x.dtype))
+    f.defvjp(lambda x, n: (f(x, n), n.astype(x.dtype)), lambda n, dy: (n * dy, None))
+    x, n = arguments_of(recorded(jax.jit(f), jnp.ones(100), jnp.ones(100, int)))
+    assert x.min() < -1
+    assert x.max() > 1
+    assert set(map(int, n)) == {0, 1}
 
-    log.defvjp(lambda x: (jnp.log(x), x), lambda x, dy: (dy / x,))
 
-    def test_it():
-        jax.jit(log)(jnp.ones(5))
-    """
-    _, section = suite(test, "--check-rules")
-    assert "proved log" in section
+def test_numbers_are_uniform_where_the_function_is_not_finite_at_normal_ones():
+    f = jax.custom_vjp(lambda x, n: jnp.log(x) / n.astype(x.dtype))
+    f.defvjp(lambda x, n: (f(x, n), (x, n)), lambda saved, dy: (dy / saved[0] / saved[1], None))
+    x, n = arguments_of(recorded(jax.jit(f), jnp.ones(100), jnp.ones(100, int)))
+    assert x.min() > 0
+    assert x.max() < 1
+    assert set(map(int, n)) == {1}
 
 
 def test_stopped_tests(suite):
