@@ -19,7 +19,8 @@ TRACED = (
 def line(error: BaseException) -> str:
     """The type of an exception and the first sentence of its message, in one line."""
     text = " ".join(str(error).split())
-    text = re.split(r"(?<=[^.])\. |; see | See https| -----", text)[0]
+    end = r"(?<=[^.])(?<!i\.e)(?<!e\.g)\. |; see | See https| -----| The error occurred while"
+    text = re.split(end, text)[0]
     return f"{type(error).__name__}: {text[:300]}".rstrip(": ")
 
 
@@ -41,8 +42,9 @@ def classify(error: BaseException, kind: str, names: Sequence[str], label: str =
         if re.search(r"structure|pytree|tuple of length|cotangents, one for each", text):
             kind = "structure"
         elif re.search(r"cotangent of the type of|bwd rule produced an output of", text):
-            shapes = re.findall(r"\w+\[([\d,]*)\]", text)
+            shapes = re.findall(r"type \w+\[([\d,]*)\]", text)
             kind = "dtype" if len(set(shapes)) == 1 and shapes else "shape"
+            kind = "sharding" if "manual axis types" in text else kind
         elif "fwd must return the output of the primal" in text:
             kind = "value"
     start = f"{label}: the rule raises " if label else "the rule raises "

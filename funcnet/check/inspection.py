@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr, tree_leaves_with_path
 
 from funcnet.check.criterion import as_wide
 from funcnet.check.failures import classify
+from funcnet.check.names import named_leaves
 from funcnet.check.reference import cotangent_like, cotangents, pullback
 from funcnet.check.report import Finding, Log
-from funcnet.check.subject import is_custom_vjp, is_floating, nondiff_argnums
+from funcnet.check.subject import is_custom_vjp, is_floating, nondiff_argnums, unbound_axis
 
 
 class Halves(NamedTuple):
@@ -118,9 +118,8 @@ def _inspect_one(name: str, arg: Any, darg: Any, nones: set[str]) -> Iterator[Fi
         )
         yield Finding("structure", _differing(name, arg, darg), what, 0)
         return
-    leaves = tree_leaves_with_path(arg, is_leaf=is_none)  # an argument may have None in it, too
-    for (path, leaf), d in zip(leaves, spread, strict=True):
-        leaf_name = name + keystr(path)
+    # An argument may have None in it, too.
+    for (leaf_name, leaf), d in zip(named_leaves(name, arg, is_none), spread, strict=True):
         if d is None:
             nones.add(leaf_name)
         if d is None or leaf is None:
@@ -144,10 +143,10 @@ def _dtypes(d: Any, leaf: Any) -> str:
 
 def _differing(name: str, arg: Any, darg: Any) -> str:
     """The first leaf that the cotangent lacks, or the argument if the whole structure differs."""
-    have = {keystr(path) for path, _ in tree_leaves_with_path(darg)}
-    paths = [keystr(path) for path, _ in tree_leaves_with_path(arg)]
-    missing = [path for path in paths if path not in have]
-    return name + missing[0] if 0 < len(missing) < len(paths) else name
+    have = {leaf for leaf, _ in named_leaves(name, darg)}
+    leaves = [leaf for leaf, _ in named_leaves(name, arg)]
+    missing = [leaf for leaf in leaves if leaf not in have]
+    return missing[0] if 0 < len(missing) < len(leaves) else name
 
 
 def _shape_cause(got: tuple[int, ...], must: tuple[int, ...]) -> str:
@@ -219,7 +218,14 @@ def check_eagerly(log: Log) -> list[np.ndarray] | None:
         dout = cotangents(s.outputs, s.floats, s.others, 0)
         dargs, again = (pullback(s.outputs)(s.floats, s.others, dout)[1] for _ in range(2))
     except Exception as e:
-        log.findings.append(classify(e, "error", s.names))
+        axis = unbound_axis(e)
+        if axis:
+            log.undecide(
+                f"bwd uses the axis {axis!r}, which JAX does not bind in the gradient of jax.vmap: "
+                "check the rule in jax.shard_map"
+            )
+        else:
+            log.findings.append(classify(e, "error", s.names))
         return None
     for name, leaf, d, d_again in zip(s.names, s.floats, dargs, again, strict=True):
         if d.dtype != leaf.dtype:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from funcnet.check import criterion
@@ -30,6 +31,7 @@ class _Compared(NamedTuple):
         return any(w.ratio > 1 for w in self.worst)
 
 
+@jax.disable_jit(False)
 def check_model(f: Callable[..., Any], *args: Any, **static: Any) -> Report:
     """Proves or refutes the gradient of a function that calls rules, and names the rule to blame.
 

@@ -4,12 +4,14 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from funcnet._arguments import check_bool, check_number, describe
 from funcnet.check.accuracy import check_accuracy
 from funcnet.check.algebra import check_algebra
+from funcnet.check.eagerly import compare_eagerly
 from funcnet.check.evidence import INTENT, Evidence, Reference, gather
 from funcnet.check.failures import TRACED, classify, line
 from funcnet.check.inspection import check_eagerly, check_form
@@ -18,6 +20,7 @@ from funcnet.check.reference import wide_arithmetic, widened
 from funcnet.check.report import Finding, Log, Report
 from funcnet.check.subject import (
     is_rule,
+    name_of,
     ruled_subject,
     subject,
     undecided_at_once,
@@ -26,6 +29,7 @@ from funcnet.check.tangents import check_tangents, plain_of
 from funcnet.check.trials import check_again, check_transformations
 
 
+@jax.disable_jit(False)
 def check_rule(
     f: Callable[..., Any],
     *args: Any,
@@ -101,11 +105,10 @@ def check_rule(
     try:
         s = ruled_subject("check_rule", f, args, static, tangents=True)
     except TRACED as e:
-        if not is_rule(f):
-            raise
-        s = subject(f, args, static)
-        log = Log(s)
-        log.findings.append(classify(e, "jit", s.names, "under jax.jit"))
+        if not (is_rule(f) or "for custom_vjp" in str(e)):
+            raise ValueError(f"check_rule: {name_of(f)} cannot be traced: {line(e)}") from e
+        log = Log(subject(f, args, static))
+        _only_eagerly(log, e, is_declared=not (truth is None and intent is None))
         return log.report()
     log = Log(s)
     nothing = undecided_at_once(s)
@@ -125,6 +128,13 @@ def check_rule(
         log.findings += [Finding("note", "", warning, float("nan")) for warning in log.warnings]
         log.warnings.clear()
     return log.report()
+
+
+def _only_eagerly(log: Log, error: Exception, *, is_declared: bool) -> None:
+    """Finds that a rule cannot be traced, and compares it without tracing."""
+    log.findings.append(classify(error, "jit", log.subject.names, "under jax.jit"))
+    if not is_declared:  # no other gradient is meant
+        compare_eagerly(log)
 
 
 def _floating(dtypes: Any) -> list[Any]:
@@ -168,7 +178,7 @@ def _check(
     eager = check_eagerly(log)
     if eager is None:
         return
-    log.progress(f"algebra{_reference_in_words(reference)}")
+    log.progress(_compared(reference))
     context, evidence = _gathered(log, reference, tolerance)
     if evidence is None:
         return
@@ -185,10 +195,13 @@ def _check(
     check_accuracy(log, evidence, dtypes, strict=strict)
 
 
-def _reference_in_words(reference: Reference | None) -> str:
+def _compared(reference: Reference | None) -> str:
+    """What `check_algebra` compares, in words."""
     if reference is None:
-        return ""
-    return f" against {reference.name}{' (not linearity)' if reference.name == INTENT else ''}"
+        return "value, cotangents, linearity"
+    if reference.name == INTENT:
+        return f"value, cotangents against {INTENT} (not linearity)"
+    return f"cotangents against {reference.name}, linearity"
 
 
 def _gathered(
@@ -211,5 +224,5 @@ def _gathered(
                 )
             else:
                 log.warnings.clear()
-                log.findings.append(classify(e, "jit", s.names, "under jax.jit"))
+                _only_eagerly(log, e, is_declared=reference is not None)
     return contextlib.nullcontext, None

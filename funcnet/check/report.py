@@ -52,7 +52,12 @@ class Finding(NamedTuple):
     allowed: float = 1.0  # the limit of `measured`
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.argument}: {self.message}"
+        return f"{self.kind}: {self.text}"
+
+    @property
+    def text(self) -> str:
+        """The argument, if there is one, and the message."""
+        return f"{self.argument}: {self.message}" if self.argument else self.message
 
 
 class Culprit(NamedTuple):
@@ -155,7 +160,7 @@ class Report(NamedTuple):
         for culprit in self.culprits:
             lines += _wrap(paint("culprit", "red"), "culprit", str(culprit))
         for f in self.findings:
-            lines += _wrap(paint(f.kind, "red"), f.kind, f"{f.argument}: {f.message}")
+            lines += _wrap(paint(f.kind, "red"), f.kind, f.text)
         for reason in self.undecided:
             lines += _wrap(paint("undecided", "yellow"), "undecided", reason)
         for warning in self.warnings:
@@ -168,7 +173,7 @@ class Report(NamedTuple):
         row = lambda tag, cells: f"<tr>{''.join(cell(tag, c) for c in cells)}</tr>"
         color = {"proved": "#2a7f3b", "refuted": "#b3261e", "undecided": "#8a6d00"}[self.verdict]
         items = [("culprit", str(c)) for c in self.culprits]
-        items += [(f.kind, f"{f.argument}: {f.message}") for f in self.findings]
+        items += [(f.kind, f.text) for f in self.findings]
         items += [("undecided", reason) for reason in self.undecided]
         items += [("note", w) for w in self.warnings]
         head = f'<b style="color:{color}">{self.verdict}</b> ({self.seconds:.1f} s)'

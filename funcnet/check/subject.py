@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr, tree_flatten_with_path
+from jax.tree_util import tree_flatten_with_path
 
 from funcnet._arguments import describe
+from funcnet.check.names import named_leaves, path_name
 from funcnet.check.tracing import calls_tangents, reaches, sites
 
 
@@ -39,10 +40,8 @@ class Subject(NamedTuple):
 
     def output_names(self) -> tuple[str, ...]:
         """The names of the floating leaves of the output: "out", "out[1]"."""
-        leaves = jax.tree_util.tree_leaves_with_path(
-            jax.eval_shape(self.call, self.floats, self.others)
-        )
-        return tuple("out" + keystr(path) for path, leaf in leaves if is_floating(leaf))
+        out = jax.eval_shape(self.call, self.floats, self.others)
+        return tuple(name for name, leaf in named_leaves("out", out) if is_floating(leaf))
 
 
 def subject(
@@ -88,7 +87,7 @@ def subject(
         elif draw:
             leaf = drawn(leaf)
         kind = floats if is_floating(leaf) else others
-        kind.append((place, names[i] + keystr(path[1:]), i, leaf))
+        kind.append((place, names[i] + path_name(values[i], path[1:]), i, leaf))
 
     def rebuilt(float_leaves: Any, other_leaves: Any) -> tuple[list[Any], dict[str, Any]]:
         merged = list(leaves)
@@ -228,6 +227,7 @@ def ruled_subject(
       ValueError: If f calls no rule, or has no floating argument.
     """
     check_function(caller, "f", f)
+    _check_signature(caller, f, args, kwargs)
     s = subject(f, args, kwargs, draw=draw)
     try:
         try:
@@ -236,12 +236,12 @@ def ruled_subject(
             s = subject(f, args, kwargs, python_floats=False, draw=draw)
             found = sites(s.call, s.floats, s.others)
     except NameError as e:
-        axis = str(e).partition("unbound axis name: ")[2].partition(".")[0]
+        axis = unbound_axis(e)
         if not axis:
             raise
         raise ValueError(
             f"{caller}: {s.name} uses the axis {axis!r}, which is not bound here: check a function "
-            "that contains the vmap or shard_map with this axis"
+            "that contains the jax.shard_map with this axis"
         ) from None
     if not found and tangents and calls_tangents(s.call, s.floats, s.others):
         s = s._replace(by_tangents=True)
@@ -250,6 +250,23 @@ def ruled_subject(
     if not s.floats:
         raise ValueError(f"{caller}: {s.name} has no floating argument to differentiate")
     return s
+
+
+def _check_signature(caller: str, f: Any, args: Any, kwargs: Any) -> None:
+    """Raises a TypeError of one line unless f can be called with these arguments."""
+    try:
+        signature = inspect.signature(f)
+    except (TypeError, ValueError):  # f has no signature
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as e:
+        raise TypeError(f"{caller}: {name_of(f)}: {e}") from None
+
+
+def unbound_axis(error: Exception) -> str:
+    """The axis that a collective uses and that is not bound, or ""."""
+    return str(error).partition("unbound axis name: ")[2].partition(".")[0]
 
 
 def undecided_at_once(s: Subject) -> str:

@@ -36,8 +36,7 @@ ELSEWHERE = (
 )
 WITHOUT = "the rule without it"
 PCAST = (
-    "Cast every argument to vary over the same mesh axes (jax.lax.pcast) before the rule, or "
-    "declare it by funcnet.rule, which does that"
+    "in jax.shard_map with check_vma=True: jax.lax.pcast the arguments first, or use funcnet.rule"
 )
 
 
@@ -152,7 +151,7 @@ def _compare(log: Log, e: Evidence, trial: Trial, actual: Any, expected: Any, ag
 
 def _raised(log: Log, e: Evidence, trial: Trial, error: Exception) -> None:
     if trial.kind == CHECK_VMA:
-        log.warn(f"{trial.label} the rule raises {line(error)}. {PCAST}")
+        log.warn(PCAST)
     elif trial.kind == "second derivative":
         log.warn(f"the rule has no second derivative: {line(error)}")
     elif trial.kind == "vmap" and trial.shares_an_output(e.plain):
