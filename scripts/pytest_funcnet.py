@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=float,
         metavar="SECONDS",
         default=60.0,
-        help="with --check-rules: begin no check after SECONDS (default: 60)",
+        help="with --check-rules: the time for all checks (default: 60)",
     )
     group.addoption(
         "--check-rules-except",

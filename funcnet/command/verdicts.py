@@ -1,5 +1,8 @@
 """Prove or refute the recorded calls of rules, in the time that is given."""
 
+import contextlib
+import signal
+import threading
 import time
 import warnings
 from collections import defaultdict
@@ -37,11 +40,11 @@ def verdicts(recorder: Recorder, seconds: float, excepted: Sequence[str] = ()) -
     """The outcome of each recorded call; those not reached in `seconds` are not checked.
 
     The smallest arguments of each rule come first, then the second smallest, and so on; the rules
-    of JAX itself come last. A check that has begun is finished.
+    of JAX itself come last.
 
     Args:
       recorder: It has recorded the calls.
-      seconds: The time after which no check begins.
+      seconds: The time for all checks. The check that runs at its end is stopped.
       excepted: Names of rules that are not checked.
     """
     for (name, place), reason in recorder.lost.items():
@@ -55,10 +58,8 @@ def verdicts(recorder: Recorder, seconds: float, excepted: Sequence[str] = ()) -
         began = time.perf_counter()
         if call.name in excepted:
             verdict, reason, report = "not checked", "excepted", ""
-        elif began - start < seconds:
-            verdict, reason, report = _verdict(call)
         else:
-            verdict, reason, report = "not checked", "out of time", ""
+            verdict, reason, report = _verdict_within(start + seconds - began, call)
         yield Outcome(
             verdict, call.name, *call.place, call.signature + again, reason, report, call.test,
             call.unknown > 0, time.perf_counter() - began,
@@ -72,6 +73,45 @@ def _in_order(calls: Iterable[Call]) -> list[Call]:
     turns = [(i, call) for of_one in by_rule.values() for i, call in enumerate(of_one)]
     turns.sort(key=lambda turn: (turn[1].place.file.startswith(JAX), turn[0], turn[1].size))
     return [call for _, call in turns]
+
+
+def _verdict_within(seconds: float, call: Call) -> tuple[str, str, str]:
+    """The verdict, its reason and the report, if they are found in this time."""
+    if seconds > 0:
+        with contextlib.suppress(_OutOfTime), _alarm(seconds) as is_over:
+            found = _verdict(call)
+            if not is_over():
+                return found
+    return "not checked", "out of time", ""
+
+
+class _OutOfTime(BaseException):
+    """Ends a check; a BaseException, so that no handler of other errors takes it for one."""
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float) -> Iterator[Callable[[], bool]]:
+    """Raises `_OutOfTime` after this time, where the system has timers.
+
+    Yields a function that tells whether it was raised, because code may swallow it.
+    """
+    rung: list[bool] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or not hasattr(signal, "setitimer"):
+        yield lambda: False
+        return
+
+    def ring(*_: Any) -> None:
+        rung.append(True)
+        raise _OutOfTime
+
+    handler = signal.signal(signal.SIGALRM, ring)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again each second
+    try:
+        yield lambda: bool(rung)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, handler)
 
 
 def _verdict(call: Call) -> tuple[str, str, str]:

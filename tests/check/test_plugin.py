@@ -14,7 +14,7 @@ import pytest
 
 from funcnet import check_rule, profile_rule
 from funcnet.command.recording import Recorder
-from funcnet.command.verdicts import arguments_of
+from funcnet.command.verdicts import arguments_of, verdicts
 
 pytest_plugins = ["pytester"]
 
@@ -115,6 +115,24 @@ def test_out_of_time(suite):
     reason = "in test_suite.py::test_calls: out of time"
     assert f"not checked cube at rules.py:9 (float64[2]) {reason}" in section
     result.assert_outcomes(passed=1, skipped=2)
+
+
+def test_a_check_is_stopped_at_the_end_of_the_time(monkeypatch):
+    def endless(*_):
+        while True:
+            try:
+                while True:
+                    pass
+            except BaseException:  # code may swallow what stops it
+                return check_rule(square, 2.0, under_transformations=False)
+
+    square = jax.custom_vjp(lambda x: x * x)
+    square.defvjp(lambda x: (x * x, x), lambda x, dy: (2 * x * dy,))
+    monkeypatch.setattr("funcnet.command.verdicts.check_rule", endless)
+    with Recorder() as recorder:
+        square(2.0)
+    (outcome,) = verdicts(recorder, 0.2)
+    assert (outcome.verdict, outcome.reason) == ("not checked", "out of time")
 
 
 def test_a_rule_can_be_excepted(suite):
