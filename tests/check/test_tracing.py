@@ -31,6 +31,14 @@ def in_numpy(x):
     return jnp.asarray(np.sin(np.asarray(x)))
 
 
+def in_float32(x):
+    return jnp.asarray(np.sin(np.asarray(x, np.float32)))
+
+
+def nearly_constant(x):
+    return jnp.asarray(1 + 1e-14 * np.sin(np.asarray(x)))
+
+
 def only_bwd(factor):
     f = jax.custom_vjp(lambda x: 2 * x)
     f.defvjp(lambda x: (2 * x, None), lambda _, dy: (jnp.asarray(factor * np.asarray(dy)),))
@@ -43,6 +51,9 @@ def only_bwd(factor):
         (ruled(in_numpy, lambda s, dy: (jnp.cos(s[0]) * dy,)), ["jit"]),
         (ruled(in_numpy, lambda s, dy: (jnp.sin(s[0]) * dy,)), ["jit", "gradient"]),
         (lambda x: ruled(in_numpy, lambda s, dy: (jnp.sin(s[0]) * dy,))(x), ["jit", "gradient"]),
+        (ruled(in_float32, lambda s, dy: (jnp.cos(s[0]) * dy,)), ["jit"]),
+        (ruled(in_float32, lambda s, dy: (jnp.sin(s[0]) * dy,)), ["jit", "gradient"]),
+        (ruled(nearly_constant, lambda s, dy: (0 * dy,)), ["jit"]),
         (only_bwd(2), ["jit"]),
         (only_bwd(2.5), ["jit", "gradient"]),
     ],
@@ -52,7 +63,7 @@ def test_a_rule_that_runs_only_eagerly_is_compared_eagerly(f, kinds):
     assert [found.kind for found in report.findings] == kinds, report
     assert "needs the value of a traced array" in report.findings[0].message
     assert "  jit: under jax.jit: " in str(report)  # an empty argument is not printed
-    assert report.rows[0].finite < 1e-6 or "gradient" in kinds
+    assert report.rows[0].finite < 1e-3 or "gradient" in kinds
 
 
 def test_a_function_that_cannot_be_traced_is_one_line():
