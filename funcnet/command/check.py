@@ -24,10 +24,12 @@ from funcnet.profile.profile_rule import profile_rule
 from funcnet.rule import RULES
 
 PROVED, REFUTED, UNDECIDED = 0, 1, 2
+OF_RULE = ("strict", "dtypes", "truth", "intent")  # the options of check_rule alone
 EXAMPLES = """examples:
   funcnet check funcnet.ops:softmax 'f32[8,16]' axis=0
   funcnet check my_rules.py:loss 'f32[8,10]' 'i32[8]<10' eps=1e-5 --profile
   funcnet check my_model.py:loss 'f32[784,10]' 'f32[8,784]' --model
+  funcnet check my_rules.py:rounded 'f32[8]' --truth my_rules.py:identity
   funcnet check funcnet.ops:gelu 'bf16[8192,4096]' --profile --device tpu:v5e
 
 exit status: 0 proved, 1 refuted, 2 undecided, bad usage, or the function cannot be run"""
@@ -60,6 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     check.add_argument(
         "--device", help="profile for this accelerator, such as tpu:v5e, instead of checking"
     )
+    check.add_argument(
+        "--truth", metavar="FUNCTION", help="compare with the gradient of this function instead"
+    )
+    check.add_argument(
+        "--intent", metavar="FUNCTION",
+        help="compare with the cotangents that this function of the arguments and dy returns",
+    )  # fmt: skip
     check.add_argument("--dtypes", help="further dtypes for the accuracy: bf16,f16")
     check.add_argument(
         "--strict", action="store_true", help="require the accuracy of autodiff, and no notes"
@@ -97,12 +106,13 @@ def _is_number(text: str) -> bool:
 def _check(options: argparse.Namespace) -> int:
     if options.seed < 0:
         raise ValueError(f"--seed must be at least 0, got {options.seed}")
-    if options.model and (options.strict or options.dtypes is not None):
-        raise ValueError("--model takes neither --strict nor --dtypes")
+    of_rule = [f"--{name}" for name in OF_RULE if getattr(options, name) not in (None, False)]
+    if options.model and of_rule:
+        raise ValueError(f"--model does not take {of_rule[0]}")
     if options.device is not None:
         device_named("--device", options.device)
-        if options.model or options.strict or options.dtypes is not None:
-            raise ValueError("--device takes neither --model nor --strict nor --dtypes")
+        if options.model or of_rule:
+            raise ValueError(f"--device does not take {[*of_rule, '--model'][0]}")
     if options.json not in (None, "-"):
         check_writable("--json", Path(options.json))
     args, static = _arguments(options)
@@ -110,7 +120,10 @@ def _check(options: argparse.Namespace) -> int:
     if not options.model:
         names = (options.dtypes or "").split(",")
         how = {"strict": options.strict, "dtypes": [DTYPES.get(d, d) for d in names if d]}
-    f = _imported(options.function)
+    f = _imported("function", options.function)
+    for name in ("truth", "intent"):
+        if getattr(options, name) is not None:
+            how[name] = _imported(f"--{name}", getattr(options, name))
     if options.device is not None:
         return _profile(options, f, args, static)
     try:
@@ -158,7 +171,7 @@ def _arguments(options: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
             name, value = parse_option(text, options.seed + i)
             if name in static:
                 raise ValueError(f"argument {text!r}: {name} was given before")
-            if name in ("dtypes", "strict"):
+            if name in OF_RULE:
                 raise ValueError(f"argument {text!r}: this is the option --{name}")
             static[name] = value
         else:
@@ -166,10 +179,11 @@ def _arguments(options: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
     return args, static
 
 
-def _imported(target: str) -> Callable[..., Any]:
+def _imported(what: str, target: str) -> Callable[..., Any]:
+    """The function that `target` names; `what` names the argument of the command."""
     module_name, colon, path = target.rpartition(":")
     if not colon or not module_name or not path:
-        raise ValueError(f"function must be package.module:function, got {target!r}")
+        raise ValueError(f"{what} must be package.module:function, got {target!r}")
     sys.path.insert(0, os.getcwd())
     try:
         is_file = module_name.endswith(".py")

@@ -21,6 +21,16 @@ def scaled(x, labels, factor=2.0):
 scaled.defvjp(lambda x, labels, factor: (factor * x, factor),
               lambda factor, dy: (dy * {wrong}, None, None))
 
+@jax.custom_vjp
+def clipped(x):
+    return x
+
+clipped.defvjp(lambda x: (x, None), lambda _, dy: (jnp.clip(dy, -1, 1),))
+
+def clip(x, dy): return jnp.clip(dy, -1, 1)
+
+def triple(x, labels, factor=2.0): return 3 * x
+
 NUMBER = 3
 
 def divides(x): 1 / 0
@@ -51,6 +61,14 @@ def test_exit_status_is_the_verdict(folder, capsys):
     out = capsys.readouterr().out
     assert "scaled: refuted" in out
     assert "gradient: x: " in out
+
+
+def test_a_truth_and_an_intent(folder, capsys):
+    truth = ["--truth", "right_rule:triple"]
+    assert main(["check", "wrong_rule:scaled", "f32[3]", "i32[3]", *truth]) == 0
+    assert main(["check", "right_rule:scaled", "f32[3]", "i32[3]", *truth]) == 1
+    assert main(["check", "right_rule:clipped", "f32[3]", "--intent", "right_rule:clip"]) == 0
+    assert "against the intent" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -88,7 +106,7 @@ def test_model(folder, capsys):
         (["check", "nowhere.py:f", "f32[3]"], "No such file or directory: "),
         (
             ["check", "right_rule.py:divides", "f32[3]"],
-            "divides raises ZeroDivisionError: division by zero (right_rule.py:13)",
+            "divides raises ZeroDivisionError: division by zero (right_rule.py:23)",
         ),
         (
             ["check", "right_rule:divides", "f32[3]", "--model"],
@@ -96,11 +114,11 @@ def test_model(folder, capsys):
         ),
         (
             ["check", "right_rule:leaves", "f32[3]"],
-            "leaves raises SystemExit: 0 (right_rule.py:15)",
+            "leaves raises SystemExit: 0 (right_rule.py:25)",
         ),
         (
             ["check", "json.py:divides", "f32[3]"],
-            "ZeroDivisionError: division by zero (json.py:13)",
+            "ZeroDivisionError: division by zero (json.py:23)",
         ),
         (["check", "right_rule:nothing"], "module right_rule has no function nothing"),
         (["check", "right_rule:NUMBER"], "is not a function"),
@@ -126,7 +144,20 @@ def test_model(folder, capsys):
         (["check", "right_rule:scaled", "f32[3]", "i32[3]", "--dtypes", "i8"], "got 'int8' in it"),
         (["check", "right_rule:scaled", "f32[3]", "--seed", "x"], "invalid int value: 'x'"),
         (["check", "right_rule:scaled", "f32[3]", "--seed", "-1"], "--seed must be at least 0"),
-        (["check", "right_rule:scaled", "f32[3]", "--model", "--strict"], "--model takes neither"),
+        (
+            ["check", "right_rule:scaled", "f32[3]", "--model", "--strict"],
+            "--model does not take --strict",
+        ),
+        (
+            ["check", "right_rule:scaled", "f32[3]", "--model", "--truth", "right_rule:triple"],
+            "--model does not take --truth",
+        ),
+        (["check", "right_rule:scaled", "f32[3]", "--truth", "triple"], "--truth must be package"),
+        (
+            ["check", "right_rule:clipped", "f32[3]", "--intent", "right_rule:clipped"],
+            "intent must take these arguments",
+        ),
+        (["check", "right_rule:scaled", "f32[3]", "intent=1"], "this is the option --intent"),
         (["check", "right_rule:scaled", "f32[3]", "factor=2", "factor=3"], "was given before"),
         (["check", "right_rule:scaled", "f32[3]", "strict=1"], "this is the option --strict"),
         (["check", "right_rule:scaled", "f32[3]", "tolerance=-1"], "tolerance must be a finite"),
