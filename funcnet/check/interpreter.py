@@ -71,7 +71,7 @@ def _function(closed: Any) -> Callable[..., list[Any]]:
     jaxpr, consts = tracing.opened(closed), getattr(closed, "consts", ())
     steps = [(_operation(eqn), eqn.invars, eqn.outvars) for eqn in jaxpr.eqns]
     literals = {
-        id(v): np.asarray(v.val, v.aval.dtype)
+        id(v): np.asarray(v.val, getattr(v.aval, "dtype", None))
         for _, ins, _ in (*steps, (None, jaxpr.outvars, ()))
         for v in ins
         if isinstance(v, jex.Literal)
@@ -267,10 +267,8 @@ def _updated(x: Any, part: Any, *starts: Any) -> Any:
     return x
 
 
-def _selected(which: Any, *cases: Any) -> Any:
-    if len(cases) > 2 or which.dtype != bool:
-        return None
-    return np.where(which, cases[-1], cases[0])
+def _selected(which: Any, no: Any, yes: Any, *more: Any) -> Any:
+    return np.where(which, yes, no) if which.dtype == bool and not more else None
 
 
 # Operations on whole arrays: (parameters, *inputs) -> output, or None to leave them to JAX.
@@ -304,7 +302,7 @@ ON_ARRAYS: dict[str, Callable[..., Any]] = {
     "reshape": lambda p, x: x.transpose(p["dimensions"] or range(x.ndim)).reshape(p["new_sizes"]),
     "rev": lambda p, x: np.flip(x, p["dimensions"]),
     "round": lambda p, x: np.rint(x) if p["rounding_method"] == 1 else None,
-    "select_n": lambda _, which, *cases: _selected(which, *cases),
+    "select_n": lambda _, *xs: _selected(*xs),
     "shift_left": _shifted(np.left_shift),
     "shift_right_logical": _shifted(np.right_shift),
     "slice": lambda p, x: x[
