@@ -17,7 +17,6 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 from funcnet.check import tracing
 
@@ -162,7 +161,8 @@ OF_ELEMENTS: dict[str, Callable[..., Any]] = ANY_DTYPE | {
     "acos": np.arccos, "acosh": np.arccosh, "asin": np.arcsin, "asinh": np.arcsinh,
     "atan": np.arctan, "atan2": np.arctan2, "atanh": np.arctanh, "cbrt": np.cbrt, "ceil": np.ceil,
     "cos": np.cos, "cosh": np.cosh, "div": np.true_divide,
-    "erf": special.erf, "erf_inv": special.erfinv, "erfc": special.erfc, "exp": np.exp,
+    "erf": lambda x: np.vectorize(math.erf, [x.dtype.char])(x),
+    "erfc": lambda x: np.vectorize(math.erfc, [x.dtype.char])(x), "exp": np.exp,
     "exp2": np.exp2, "expm1": np.expm1, "floor": np.floor, "log": np.log, "log1p": np.log1p,
     "logistic": lambda x: 1 / (1 + np.exp(-x)), "pow": np.power,
     "rem": np.fmod, "rsqrt": lambda x: 1 / np.sqrt(x), "sin": np.sin,
