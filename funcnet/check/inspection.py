@@ -209,7 +209,8 @@ def check_eagerly(log: Log) -> list[np.ndarray] | None:
     """
     s = log.subject
     try:
-        out = jax.vjp(lambda floats: s.outputs(floats, s.others), s.floats)[0]
+        forward = lambda floats: jax.vjp(lambda floats: s.outputs(floats, s.others), floats)[0]
+        out = jax.eval_shape(forward, s.floats)
         expected = jax.eval_shape(s.outputs, s.floats, s.others)
         if [y.shape for y in out] != [y.shape for y in expected]:
             got, must = ([list(y.shape) for y in ys] for ys in (out, expected))

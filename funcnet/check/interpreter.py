@@ -211,10 +211,16 @@ def _dot(p: Any, x: Any, y: Any) -> Any:
 
 
 def _pad(p: Any, x: Any, value: Any) -> Any:
+    """Inner padding first; then a negative width cuts, and a positive one pads."""
     config = p["padding_config"]
-    if any(low < 0 or high < 0 or inside for low, high, inside in config):
-        return None
-    return np.pad(x, [(low, high) for low, high, _ in config], constant_values=value)
+    inner = [
+        n + max(n - 1, 0) * between for n, (_, _, between) in zip(x.shape, config, strict=True)
+    ]
+    spread = np.full(inner, value, x.dtype)
+    spread[tuple(slice(None, None, between + 1) for _, _, between in config)] = x
+    kept = [slice(max(-a, 0), n - max(-b, 0)) for n, (a, b, _) in zip(inner, config, strict=True)]
+    widths = [(max(a, 0), max(b, 0)) for a, b, _ in config]
+    return np.pad(spread[tuple(kept)], widths, constant_values=value)
 
 
 def _reduced(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -313,6 +319,7 @@ ON_ARRAYS: dict[str, Callable[..., Any]] = {
         [n for i, n in enumerate(x.shape) if i not in p["dimensions"]]
     ),
     "stack": lambda p, *xs: np.stack(xs, p["axis"]),
+    "unstack": lambda p, x: list(np.moveaxis(x, p["axis"], 0)),
     "transpose": lambda p, x: x.transpose(p["permutation"]),
 }
 
