@@ -137,18 +137,19 @@ def _layers(f: Any) -> list[Any]:
 
 def is_custom_vjp(f: Any) -> bool:
     """Whether f is itself a `jax.custom_vjp`."""
-    return hasattr(f, "defvjp") and hasattr(f, "fwd") and hasattr(f, "bwd")
+    return hasattr(f, "defvjp") and type(f).__module__.startswith("jax.")
 
 
 def is_rule(f: Any) -> bool:
-    """Whether f is a rule itself: a `jax.custom_vjp`, or one declared by `funcnet.rule`."""
-    return is_custom_vjp(f) or hasattr(f, "rule")
+    """Whether f is a rule itself: of JAX, of `funcnet.rule`, or of Flax (`nnx.custom_vjp`)."""
+    return hasattr(f, "defvjp") or hasattr(f, "rule")
 
 
 def nondiff_argnums(f: Any) -> tuple[int, ...]:
     """The static positions of a `jax.custom_vjp` or `custom_jvp`; empty for any other function."""
     found = getattr(f, "nondiff_argnums", None) or getattr(f, "static_argnums", None) or ()
-    return tuple(found) if is_custom_vjp(f) or hasattr(f, "defjvp") else ()
+    is_rule = hasattr(f, "defvjp") or hasattr(f, "defjvp")
+    return tuple(i for i in found if isinstance(i, int)) if is_rule else ()  # Flax has others too
 
 
 def _nondiff(f: Any) -> tuple[int, ...]:

@@ -123,3 +123,39 @@ def test_flax(factor):
 
     report = check_rule(lambda x: Square().apply({}, x), X, **QUICK)
     assert report.verdict == ("proved" if factor == 2 else "refuted"), report
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize("with_updates", [True, False])
+def test_flax_nnx(factor, with_updates):
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Scale(nnx.Module):
+        def __init__(self, by):
+            self.by = nnx.Param(by)
+
+    def bwd(saved, g):
+        m, x = saved
+        (dm, _), dy = g if with_updates else ((m, None), g)
+        dm = nnx.clone(dm)
+        (dm["by"] if with_updates else dm.by)[...] = x * x * dy
+        return dm, factor * m.by[...] * x * dy
+
+    call = lambda m, x: m.by[...] * x * x
+    f = nnx.custom_vjp(call, graph_updates=with_updates)
+    f.defvjp(lambda m, x: (call(m, x), (m, x)), bwd)
+    report = check_rule(f, Scale(X[:2] + 1), X[:2], **QUICK)
+    assert report.verdict == ("proved" if factor == 2 else "refuted"), report
+    assert {found.argument for found in report.findings} <= {"x"}
+
+
+def test_flax_nnx_of_arrays():
+    nnx = pytest.importorskip("flax.nnx")
+
+    def bwd(_, g):
+        _, dy = g  # without Flax in between, these would be the two elements of dy
+        return (2 * dy,)
+
+    f = nnx.custom_vjp(lambda x: 2 * x)
+    f.defvjp(lambda x: (2 * x, None), bwd)
+    assert check_rule(f, X[:2], **QUICK).verdict == "proved"
