@@ -1,35 +1,43 @@
 """Run `funcnet.check_rule` on the hand-written gradients of other libraries.
 
-    python scripts/check_foreign.py             prints the table
-    python scripts/check_foreign.py --only ott  prints rows with "ott" in library or function
+    uv pip install -e '.[foreign]'
+    uv pip install --no-deps exojax==2.6.0 fjformer==0.0.91 recurrentgemma==1.0.1
 
-Each row is one function with a `jax.custom_vjp` inside, on small random arguments in float32. If a
-gradient is meant to differ from autodiff's, the row says how, and a finding is not an error.
-Libraries that are not installed are skipped, with a line for each row. To install all of them
-(recurrentgemma requires an older absl-py than tokamax, but works with the newer one):
+    python scripts/check_foreign.py               checks all rules and prints the table
+    python scripts/check_foreign.py --only ott    checks those with "ott" in package or name
+    python scripts/check_foreign.py --write       also writes the table into its README.md
 
-    uv pip install diffrax equinox flax jax-md keras ott-jax qwix rlax tokamax==0.0.12
-    uv pip install --no-deps recurrentgemma
+`foreign_rules.py` lists the rules and what the checker must find. The exit status is 0 if it finds
+exactly that, 1 if it finds something else, and 2 if an option is invalid. A row whose package is
+not installed says so. (The second line installs packages that require other versions of packages
+of the first, without them.)
 """
 
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
-from importlib import import_module, metadata
-from typing import Any, NamedTuple
+import time
+from collections import Counter
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from command_line import command, parse
+import readme
+from command_line import check_writable, command, cpu, parse
+from foreign_rules import Foreign, rules
 
-PALLAS = "jax.experimental.pallas.ops"
-
-os.environ.setdefault("KERAS_BACKEND", "jax")  # Keras reads it when it is imported.
+HEADER = (
+    "| library | function | compared with | verdict | why | s |",
+    "|---|---|---|---|---|---|",
+)
+DECIDED = "finite differences"
+NOT_INSTALLED, ERROR = "not installed", "error"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,213 +45,113 @@ class Config:
     """Run `funcnet.check_rule` on the hand-written gradients of other libraries."""
 
     only: str = ""
-    """Print only rows with this text in the name of the library or the function."""
+    """Check only rules with this text in the name of the package or the function."""
+    write: bool = False
+    """Write the table into the README.md that has a part "foreign"."""
+    json: Path | None = None
+    """Write the results to this file as JSON."""
 
 
-class Foreign(NamedTuple):
-    """A function of another library; `make()` imports it and returns (f, args, kwargs)."""
+class Row(NamedTuple):
+    """The result for one rule."""
 
-    package: str  # the name of the distribution
-    name: str
-    make: Callable[[], tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
-    intended: str = ""  # how the gradient is meant to differ from autodiff's
+    package: str
+    version: str
+    function: str
+    against: str  # the reference: "autodiff", "finite differences", "the truth", "the intent"
+    verdict: str  # of `check_rule`, or NOT_INSTALLED or ERROR
+    findings: tuple[str, ...]  # "gradient of y"
+    why: str  # what is wrong, or meant, in words; the report if the result is unexpected
+    seconds: float
+    is_expected: bool
 
-
-def normal(*shape: int, seed: int = 0) -> jax.Array:
-    """Normally distributed numbers, different for each shape and seed."""
-    random = np.random.default_rng([seed, *shape])
-    return jnp.asarray(random.standard_normal(shape), jnp.float32)
-
-
-def qkv(*shape: int) -> list[jax.Array]:
-    """Random query, key and value."""
-    return [normal(*shape, seed=seed) for seed in range(3)]
-
-
-def plain(library: str, module: str, name: str, *args: Any, by: str = "", **kwargs: Any) -> Foreign:
-    """The row of a function that is called directly; `by` is the intended difference."""
-    make = lambda: (getattr(import_module(module), name), args, kwargs)
-    return Foreign(library, f"{module}.{name}", make, by)
+    def __str__(self) -> str:
+        """The row in Markdown."""
+        why = ": ".join(filter(None, (", ".join(self.findings), self.why)))
+        verdict = self.verdict if self.is_expected else f"**{self.verdict}**, unexpected"
+        seconds = f"{self.seconds:.1f}" if self.seconds else ""
+        function = self.function.replace(", ", "`, ", 1) + "`" * (", " not in self.function)
+        library = f"{self.package} {self.version}"
+        cells = (library, f"`{function}", self.against, verdict, why, seconds)
+        return f"| {' | '.join(map(one_line, cells))} |"
 
 
-def tokamax_vjp(kind: str, op: str, vjp: str, *args: Any, **static: Any) -> Foreign:
-    """The row of the backward pass of a GPU kernel, combined with the forward in plain JAX."""
-
-    def make():
-        base = import_module(f"tokamax._src.ops.{kind}.base")
-        rule = getattr(base, vjp)
-        f = getattr(base, op)().replace(vjp=rule() if isinstance(rule, type) else rule)
-        return (lambda *xs: f(*xs, **static)), args, {}
-
-    return Foreign("tokamax", f"{kind}.base.{vjp}", make)
-
-
-def qwix(
-    name: str, config: str, *args: Any, qtype: Any = None, by: str = "", **static: Any
-) -> Foreign:
-    """The row of a product, quantized to `qtype` or, without a qtype, not quantized."""
-
-    def make():
-        module = import_module(f"qwix._src.core.{name}")
-        options = getattr(module, config)(lhs_qtype=qtype, rhs_qtype=qtype)
-        return (lambda *xs: getattr(module, name)(*xs, config=options, **static)), args, {}
-
-    return Foreign("qwix", f"{name}({qtype or 'not quantized'})", make, by)
-
-
-def while_loop():
-    """Equinox's while loop, whose backward pass recomputes from checkpoints."""
-    loop = import_module("equinox.internal").while_loop
-    step = lambda w, carry: (carry[0] + 1, jnp.tanh(w @ carry[1]))
-    options = {"kind": "checkpointed", "max_steps": 5, "checkpoints": 2}
-    f = lambda x, w: loop(lambda c: c[0] < 5, lambda c: step(w, c), (0, x), **options)[1]
-    return f, (normal(3), normal(3, 3)), {}
-
-
-def backsolve():
-    """The continuous adjoint of an ODE, by Diffrax."""
-    diffrax = import_module("diffrax")
-    term = diffrax.ODETerm(lambda _, y, w: jnp.tanh(w @ y))
-    solver, adjoint = diffrax.Dopri5(), diffrax.BacksolveAdjoint()
-    f = lambda y, w: diffrax.diffeqsolve(term, solver, 0.0, 1.0, 0.05, y, w, adjoint=adjoint).ys
-    return f, (normal(3), normal(3, 3)), {}
-
-
-def odeint():
-    """The continuous adjoint of an ODE, by JAX."""
-    solve = import_module("jax.experimental.ode").odeint
-    rate = lambda y, t, w: jnp.tanh(w @ y) * jnp.cos(t)
-    f = lambda y, t, w: solve(rate, y, t, w, rtol=1e-6, atol=1e-6)
-    return f, (normal(3), jnp.asarray([0.0, 0.4, 1.0]), normal(3, 3)), {}
-
-
-def sinkhorn():
-    """The cost of optimal transport, with implicit differentiation of the potentials."""
-    cloud = import_module("ott.geometry.pointcloud").PointCloud
-    solve = import_module("ott.solvers.linear").solve
-    f = lambda x, y: solve(cloud(x, y, epsilon=0.5), threshold=1e-5).reg_ot_cost
-    return f, (normal(5, 2), normal(4, 2)), {}
-
-
-def rows() -> list[Foreign]:
-    """The rows of the table."""
-    f32, fp8, e4m3 = jnp.float32, "flax.linen.fp8_ops", jnp.float8_e4m3fn
-    x, one, history, sizes = normal(3, 4), jnp.ones(1), jnp.abs(normal(4)), jnp.asarray([3, 5])
-    norm = (normal(2, 4, 8), normal(8), normal(8, seed=1))
-    labels, causal = jnp.asarray([0, 2, 1, 4]), jnp.tril(jnp.ones((4, 4), bool))
-    definite = normal(3, 3) @ normal(3, 3).T / 3 + jnp.eye(3)
-    quaternion = jnp.asarray([0.1, 0.5, -0.5, 0.7])
-    factors, contracted = (normal(4, 3), normal(3, 5)), (((1,), (0,)), ((), ()))
-    splash = f"{PALLAS}.tpu.splash_attention.splash_attention_kernel"
-    adjoint = "continuous adjoint: exact but for the discretization"
-    fixed_point = "implicit: exact at the fixed point"
-    straight = "straight-through"
-    statistics = f"{straight}; new statistics in place of cotangents"
-    return [
-        plain("optax", "optax", "scale_gradient", x, 0.5, by="scaled"),
-        plain("rlax", "rlax", "clip_gradient", x, -0.5, 0.5, by="clipped"),
-        Foreign("equinox", "equinox.internal.while_loop(kind='checkpointed')", while_loop),
-        plain("equinox", "equinox.debug", "backward_nan", normal(3), terminate=False),
-        Foreign("diffrax", "diffrax.BacksolveAdjoint", backsolve, adjoint),
-        Foreign("jax", "jax.experimental.ode.odeint", odeint, adjoint),
-        plain("jax", f"{PALLAS}.tpu.flash_attention", "mha_reference", *qkv(2, 2, 4, 3),
-              normal(2, 2, 4, 4), causal=True),
-        plain("jax", splash, "attention_reference_custom", causal, *qkv(4, 3), None, normal(),
-              attn_logits_soft_cap=2.0),
-        plain("jax", f"{PALLAS}.tpu.megablox", "gmm", normal(8, 8), normal(2, 8, 8), sizes,
-              f32, (8, 8, 8), interpret=True),
-        plain("jax", f"{PALLAS}.gpu.layer_norm", "layer_norm", *norm, interpret=True),
-        plain("jax", f"{PALLAS}.gpu.rms_norm", "rms_norm", *norm, interpret=True),
-        plain("jax", f"{PALLAS}.gpu.attention", "mha", *qkv(1, 16, 2, 16), None, 0.25, True,
-              interpret=True),
-        plain("tokamax", "tokamax", "linear_softmax_cross_entropy_loss", normal(4, 3), labels,
-              normal(3, 5), implementation="xla"),
-        plain("tokamax", "tokamax", "layer_norm", *norm, implementation="xla"),
-        tokamax_vjp("attention", "DotProductAttention", "DotProductAttentionVjp",
-                    *qkv(2, 4, 2, 8), is_causal=True),
-        tokamax_vjp("gated_linear_unit", "GatedLinearUnit", "GatedLinearUnitVjp",
-                    normal(4, 3), normal(3, 2, 5), activation=jax.nn.silu),
-        tokamax_vjp("ragged_dot", "RaggedDot", "vjp", normal(8, 3), normal(2, 3, 4),
-                    group_sizes=sizes, activation=jax.nn.silu),
-        plain("flax", fp8, "in_qdq", f32, e4m3, x, one, history, by=statistics),
-        plain("flax", fp8, "out_qdq", f32, e4m3, x, one, history, by=statistics),
-        plain("flax", fp8, "in_q", f32, e4m3, x, one, history, by=f"none for inp; {statistics}"),
-        plain("flax", fp8, "out_dq", f32, one, 2 * one, x, by=straight),
-        qwix("dot_general_qt", "DotGeneralQtConfig", *factors, dimension_numbers=contracted),
-        qwix("dot_general_qt", "DotGeneralQtConfig", *factors, dimension_numbers=contracted,
-             qtype="int8", by=straight),
-        qwix("conv_general_qt", "ConvGeneralQtConfig", normal(2, 3, 6, 5), normal(4, 3, 3, 2),
-             window_strides=(2, 1), padding="SAME"),
-        qwix("ragged_dot_qt", "RaggedDotQtConfig", normal(8, 3), normal(2, 3, 4),
-             group_sizes=sizes, qtype="int8", by=straight),
-        plain("ott-jax", "ott.math.utils", "softmin", x, jnp.asarray(0.5), -1),
-        *(plain("ott-jax", "ott.math.matrix_square_root", name, definite, by=fixed_point)
-          for name in ("sqrtm", "sqrtm_only", "inv_sqrtm_only")),
-        Foreign("ott-jax", "ott.solvers.linear.solve", sinkhorn, fixed_point),
-        plain("jax-md", "jax_md._nn.uma.kernels", "_segment_mm_2d", normal(8, 3), normal(2, 4, 3),
-              sizes),
-        plain("jax-md", "jax_md.rigid_body", "_quaternion_rotate", quaternion, normal(3),
-              by="projected to the tangent space of the rotations"),
-        plain("recurrentgemma", "recurrentgemma.jax.layers", "sqrt_bound_derivative", history, 1.0,
-              by="bounded"),
-        plain("keras", "keras.quantizers", "fake_quant_with_min_max_vars", x, jnp.asarray(-1.0),
-              jnp.asarray(1.0), by=straight),
-    ]  # fmt: skip
-
-
-def checked(row: Foreign) -> str | tuple[str, str, str]:
-    """The version, the verdict and the findings in one line; or why the row is skipped."""
+def checked(rule: Foreign) -> Row:
+    """Checks one rule; an error of its library or of the checker is a result, too."""
     from funcnet import check_rule
 
+    row = Row(rule.package, "", rule.name, "", NOT_INSTALLED, (), "", 0.0, is_expected=True)
     try:
-        version = metadata.version(row.package)
-        f, args, kwargs = row.make()
+        row = row._replace(version=metadata.version(rule.package))
     except metadata.PackageNotFoundError:
-        return "not installed"
-    except (ImportError, AttributeError) as error:
-        return cell(f"{type(error).__name__}: {error}")
+        return row
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # backward_nan prints
-            report = check_rule(f, *args, **kwargs)
-    except Exception as error:  # from the library or the checker: go on with the next row
-        return version, "not checked", cell(f"{type(error).__name__}: {error}")
-    found = [cell(f"{x.kind} `{x.argument}` {x.message}") for x in report.findings]
-    return version, "proved" if report.ok else "refuted", "; ".join(found)
-
-
-def cell(text: str, width: int = 160) -> str:
-    """A text as one line that fits a cell."""
-    line = " ".join(text.split()).replace("|", "\\|")
-    return line if len(line) <= width else line[: width - 1] + "…"
-
-
-def show(chosen: list[Foreign]) -> None:
-    """Prints the table in Markdown, each row as soon as it is done, then the machine."""
-    print(
-        "| library | function | by design | verdict | findings |", "|---|---|---|---|---|", sep="\n"
+        f, args, options = rule.make()
+        start = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()):  # some functions print
+            report = check_rule(f, *args, **options)
+        seconds = time.perf_counter() - start
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"[:300]
+        return row._replace(verdict=ERROR, why=why, is_expected=False)
+    findings = tuple(f"{x.kind} of {x.argument}" if x.argument else x.kind for x in report.findings)
+    is_expected = report.verdict == rule.expected_verdict and findings == rule.findings
+    by_differences = any(DECIDED in note for note in report.warnings)
+    return row._replace(
+        against=DECIDED if by_differences else report.against.removeprefix("the "),
+        verdict=report.verdict,
+        findings=findings,
+        why=rule.why if is_expected else str(report),
+        seconds=seconds,
+        is_expected=is_expected,
     )
-    for row in chosen:
-        result = checked(row)
-        if isinstance(result, str):
-            print(f"skipped: {row.package}, {row.name}: {result}", flush=True)
-            continue
-        version, verdict, found = result
-        cells = (f"{row.package} {version}", f"`{row.name}`", row.intended, verdict, found)
-        print(f"| {' | '.join(cells)} |", flush=True)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    print(f"\njax {jax.__version__}, Python {platform.python_version()}, {machine}.")
+
+
+def one_line(text: str) -> str:
+    """A text that fits a cell."""
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def environment() -> str:
+    """The machine and the versions, in one line."""
+    python = platform.python_version()
+    return f"On {cpu()} ({os.cpu_count()} cores), cpu, jax {jax.__version__}, Python {python}."
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """How many rules have each verdict, in one line."""
+    counts = Counter(row.verdict for row in rows)
+    return f"{', '.join(f'{count} {verdict}' for verdict, count in counts.items())}."
 
 
 @command("check_foreign")
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the table; returns the exit status."""
     config = parse(Config, argv)
-    chosen = [row for row in rows() if config.only in f"{row.package} {row.name}"]
+    chosen = [rule for rule in rules() if config.only in f"{rule.package} {rule.name}"]
     if not chosen:
         raise ValueError(f"--only must be part of the name of a row, got {config.only!r}")
+    if config.write and config.only:
+        raise ValueError("--write needs all rows, and --only leaves some out")
+    if config.write:
+        check_writable("--write", readme.page("foreign"))
+    if config.json is not None:
+        check_writable("--json", config.json)
     del sys.argv[1:]  # tokamax reads it and rejects unknown options
-    show(chosen)
-    return 0
+    rows = []
+    print(*HEADER, sep="\n")
+    for rule in chosen:
+        rows.append(checked(rule))
+        print(rows[-1], flush=True)
+    print("", summary(rows), environment(), sep="\n")
+    if config.json is not None:
+        record = {"environment": environment(), "rows": [row._asdict() for row in rows]}
+        text = json.dumps(record, indent=1, ensure_ascii=False)
+        config.json.write_text(text + "\n", encoding="utf-8")
+    if config.write:
+        text = "\n".join([f"{environment()} {summary(rows)}", "", *HEADER, *map(str, rows)])
+        print(f"written into {readme.write('foreign', text)}")
+    return 0 if all(row.is_expected for row in rows) else 1
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""scripts/check_foreign.py: rows of a table whose verdicts are as expected, or not."""
+
+import json
+import re
+
+import check_foreign
+import jax.numpy as jnp
+import pytest
+import readme
+from foreign_rules import rule, rules
+
+SINC = ("jax", "jax.numpy:sinc", jnp.float32(0.5))
+
+
+def halved(f):
+    return lambda x: f(x) / 2
+
+
+@pytest.mark.parametrize(
+    ("entry", "verdict", "status"),
+    [
+        (rule(*SINC), "proved", 0),
+        (rule(*SINC, truth=halved(jnp.sinc), wrong="gradient of x"), "refuted", 0),
+        (rule(*SINC, wrong="gradient of x"), r"\*\*proved\*\*, unexpected", 1),
+        (rule(*SINC, truth=halved(jnp.sinc)), r"\*\*refuted\*\*, unexpected", 1),
+        (rule(*SINC, truth=halved(jnp.sinc), wrong="kink of x"), r"\*\*refuted\*\*, unex", 1),
+        (
+            rule(*SINC, truth=5),
+            r"\*\*error\*\*, unexpected \| TypeError: check_rule: truth must",
+            1,
+        ),
+        (rule("no-such-package", "no:f", why="x"), "not installed", 0),
+    ],
+)
+def test_the_exit_status_tells_what_is_unexpected(entry, verdict, status, monkeypatch, capsys):
+    monkeypatch.setattr(check_foreign, "rules", lambda: [entry])
+    assert check_foreign.main([]) == status
+    row = capsys.readouterr().out.splitlines()[2]
+    assert re.search(rf"\| {verdict}", row)
+    assert row.count("|") == 7
+
+
+def test_the_table_and_the_record(monkeypatch, tmp_path, capsys):
+    page, record = tmp_path / "README.md", tmp_path / "found.json"
+    page.write_text("a\n<!-- foreign: begin -->\nold\n<!-- foreign: end -->\nb\n")
+    monkeypatch.setattr(readme, "PAGES", [page])
+    monkeypatch.setattr(check_foreign, "rules", lambda: [rule(*SINC, case="at ½", why="exact")])
+    assert check_foreign.main(["--write", "--json", str(record)]) == 0
+    shown = capsys.readouterr().out
+    lines = page.read_text().splitlines()
+    assert lines[:2] + lines[-2:] == ["a", "<!-- foreign: begin -->", "<!-- foreign: end -->", "b"]
+    assert re.match(r"On .+ cores\), cpu, jax .+, Python .+\. 1 proved\.$", lines[2])
+    assert re.match(
+        r"\| jax \S+ \| `jax.numpy.sinc`, at ½ \| autodiff \| proved \| exact \| ", lines[-3]
+    )
+    assert lines[-3] in shown
+    assert json.loads(record.read_text())["rows"][0]["verdict"] == "proved"
+
+
+def test_a_part_of_the_table_is_not_written(capsys):
+    assert check_foreign.main(["--write", "--only", "jax"]) == 2
+    assert "--write needs all rows" in capsys.readouterr().err
+
+
+def test_every_row_has_a_name_of_its_own_and_a_reason_if_it_is_refuted():
+    found = rules()
+    assert len({entry.name for entry in found}) == len(found)
+    assert all(entry.why for entry in found if entry.findings)
