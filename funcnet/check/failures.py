@@ -1,6 +1,7 @@
 """Turn an exception that a rule raised into a finding."""
 
 import re
+import textwrap
 from collections.abc import Sequence
 
 import jax
@@ -17,11 +18,19 @@ TRACED = (
 
 
 def line(error: BaseException) -> str:
-    """The type of an exception and the first sentence of its message, in one line."""
-    text = " ".join(str(error).split())
+    """The type of an exception and the first sentence of its message, in one line.
+
+    For an exception in a callback, whose message is a traceback, that is the last one in it.
+    """
+    text = str(error)
+    if "Traceback (most recent call last)" in text:
+        raised = re.findall(r"^(?:\w+\.)*(\w+: .*)", text, re.MULTILINE)
+        text = raised[-1] if raised else text
+    else:
+        text = f"{type(error).__name__}: {text}"
     end = r"(?<=[^.])(?<!i\.e)(?<!e\.g)\. |; see | See https| -----| The error occurred while"
-    text = re.split(end, text)[0]
-    return f"{type(error).__name__}: {text[:300]}".rstrip(": ")
+    text = re.split(end, " ".join(text.split()))[0]
+    return textwrap.shorten(text, 300, placeholder=" …").rstrip(": ")
 
 
 def classify(error: BaseException, kind: str, names: Sequence[str], label: str = "") -> Finding:

@@ -14,11 +14,11 @@ import numpy as np
 from funcnet.check.evidence import INTENT, TRUTH, Reference
 from funcnet.check.failures import line
 from funcnet.check.reference import Outputs, cotangents, pullback
-from funcnet.check.subject import Subject, check_function, is_floating, subject
+from funcnet.check.subject import Subject, check_function, is_floating
 from funcnet.check.tangents import plain_of
 
 
-def declared(s: Subject, args: Any, static: Any, truth: Any, intent: Any) -> Reference | None:
+def declared(s: Subject, truth: Any, intent: Any) -> Reference | None:
     """The reference that the caller of `check_rule` declares, if any.
 
     Raises:
@@ -26,7 +26,7 @@ def declared(s: Subject, args: Any, static: Any, truth: Any, intent: Any) -> Ref
         cotangents than its arguments, or if either raises.
     """
     if truth is not None:
-        return Reference(_checked_truth(s, truth, args, static).outputs, TRUTH)
+        return Reference(_checked_truth(s, truth).outputs, TRUTH)
     if intent is None:
         return None
     outputs = _intended(s, plain_of(s), intent)
@@ -50,9 +50,9 @@ def check_options(truth: Any, intent: Any) -> None:
         raise ValueError("check_rule: truth and intent exclude each other, got both")
 
 
-def _checked_truth(s: Subject, truth: Any, args: Any, static: Any) -> Subject:
+def _checked_truth(s: Subject, truth: Any) -> Subject:
     """The subject of the truth, which must have the outputs of the function."""
-    found = subject(truth, args, static)
+    found = s._replace(function=truth)
     types = lambda s: [y.shape for y in jax.eval_shape(s.outputs, s.floats, s.others)]
     try:
         got = types(found)

@@ -118,7 +118,7 @@ def check_rule(
         return log.report()
     try:
         with np.errstate(all="ignore"):  # infinities and nan are expected
-            reference = declared(s, args, static, truth, intent)
+            reference = declared(s, truth, intent)
             log.against = reference.name if reference else log.against
             _check(
                 log, f, args, static, reference, dtypes, tolerance, under_transformations, strict

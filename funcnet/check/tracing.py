@@ -116,12 +116,13 @@ def reaches(f: Callable[..., Any], *args: Any, tangents: bool = False) -> bool:
     return next(_sites(used, ()), None) is not None
 
 
-def equations(closed: Any) -> Iterator[Any]:
-    """The equations of a jaxpr, at any depth."""
+def equations(closed: Any, *, of_rules: bool = False) -> Iterator[Any]:
+    """The equations of a jaxpr, at any depth, and with `of_rules` those of plain forwards too."""
     for eqn in opened(closed).eqns:
         yield eqn
-        for inner in inner_jaxprs(eqn):
-            yield from equations(inner)
+        plain = plain_forward(eqn) if of_rules else None
+        for inner in inner_jaxprs(eqn) if plain is None else [plain]:
+            yield from equations(inner, of_rules=of_rules)
 
 
 def _sites(closed: Any, path: Path_) -> Iterator[Site]:

@@ -165,3 +165,13 @@ def test_a_loop_with_an_intent():
         lambda _, dy: (clip(dy),),
     )
     assert check_rule(f, X, intent=lambda x, dy: clip(dy), **QUICK).ok
+
+
+def test_a_truth_is_called_like_the_function():
+    """A Python float that the rule needs as a number is a static argument of the truth, too."""
+
+    def scaled(x, s):
+        return ruled(lambda x: x, lambda _, dy: (s * dy,))(x) if s else x
+
+    report = check_rule(scaled, X, 0.5, truth=lambda x, s: s * x, **QUICK)
+    assert report.ok, report

@@ -5,7 +5,11 @@ import json
 import math
 import sys
 
+import jax
+import pytest
+
 from funcnet.check import Culprit, Finding, Report
+from funcnet.check.failures import line
 from funcnet.check.report import Progress, Row, number
 
 REPORT = Report(
@@ -96,3 +100,23 @@ def test_progress_after_two_seconds_on_a_terminal(monkeypatch):
         assert ("softmax: vmap" in stream.getvalue()) == shown
         progress.end()
         assert stream.getvalue().endswith("\r\033[K") == shown
+
+
+def test_a_finding_without_an_argument_prints_none():
+    found = Finding("scan", "", "in jax.lax.scan: wrong", 2)
+    assert str(found) == "scan: in jax.lax.scan: wrong"
+    report = REPORT._replace(findings=(found,), culprits=())
+    assert "\n  scan: in jax.lax.scan: wrong\n" in str(report)
+    assert "<b>scan</b> in jax.lax.scan: wrong" in report._repr_html_()
+
+
+def test_the_line_of_an_exception():
+    def callback(_):
+        raise RuntimeError("too many steps\nof the solver. And so on")
+
+    f = jax.jit(lambda x: jax.pure_callback(callback, jax.ShapeDtypeStruct((), float), x))
+    with pytest.raises(jax.errors.JaxRuntimeError) as raised:
+        f(1.0).block_until_ready()
+    assert line(raised.value) == "RuntimeError: too many steps"
+    assert line(ValueError("word " * 100)).endswith("word …")
+    assert line(ValueError()) == "ValueError"
