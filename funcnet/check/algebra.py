@@ -119,7 +119,7 @@ def _check_cotangent(
         _check_all_elements(log, e, i, name)
         return
     seen = max(1e-4, 50 * e.unit)
-    if _near(eager, t[FIRST], seen) and not _near(h[FIRST], t[FIRST], seen):
+    if criterion.near(eager, t[FIRST], seen) and not criterion.near(h[FIRST], t[FIRST], seen):
         log.find("jit", name, f"right eagerly, but under jax.jit {w.place}", w.ratio)
         return
     why, kind = _cause(log.subject, e, i, k, w), "gradient"
@@ -151,7 +151,9 @@ def _agrees_nearby(e: Evidence, i: int) -> bool:
     """Whether a cotangent is right once the arguments are moved off ties and corners."""
     h, t = e.hand.cotangents[i], e.reference.cotangents[i]
     is_known = len(t) > MOVED and np.isfinite(t[MOVED]).any()
-    return is_known and (compare(e, i, MOVED).ratio <= 1 or _near(h[MOVED], t[MOVED], 1e-9))
+    return is_known and (
+        compare(e, i, MOVED).ratio <= 1 or criterion.near(h[MOVED], t[MOVED], 1e-9)
+    )
 
 
 def _check_all_elements(log: Log, e: Evidence, i: int, name: str) -> None:
@@ -170,14 +172,6 @@ def _check_all_elements(log: Log, e: Evidence, i: int, name: str) -> None:
             "by one are right"
         )
         log.find("gradient", name, what, distance / (1e-6 * size + 10 * doubt))
-
-
-def _near(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
-    """Whether a is close to b wherever b is finite, relative to the largest such element."""
-    finite = np.isfinite(b)
-    largest = np.abs(b[finite]).max(initial=0.0)
-    with np.errstate(invalid="ignore"):
-        return bool((np.abs(a - b)[finite] <= tolerance * largest).all())
 
 
 def _cause(s: Subject, e: Evidence, i: int, k: int, w: criterion.Worst) -> str:

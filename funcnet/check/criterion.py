@@ -115,6 +115,14 @@ def accuracy(truth: Any, spread: Any, noise: Any, dtype: Any) -> np.ndarray:
     return 8 * eps(dtype) * np.nan_to_num(t) + 8 * conditioning + tiny
 
 
+def near(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
+    """Whether a is close to b wherever b is finite, relative to the largest such element."""
+    finite = np.isfinite(b)
+    largest = np.abs(b[finite]).max(initial=0.0)
+    with np.errstate(invalid="ignore"):
+        return bool((np.abs(a - b)[finite] <= tolerance * largest).all())
+
+
 class Errors(NamedTuple):
     """Errors of one cotangent over several seeds, in units in the last place (ulps)."""
 

@@ -65,7 +65,9 @@ def _above(share: float) -> str:
 def _narrowest(s: Subject, e: Evidence) -> Any:
     """The narrowest dtype to which the rule rounds, or None if all are the arguments' or wider."""
     jaxpr, _ = trace(pullback(s.outputs), *at_point(e.points, FIRST, s.others))
-    used = [v.aval.dtype for eqn in equations(jaxpr, of_rules=True) for v in eqn.outvars if _is_real(v)]
+    used = [
+        v.aval.dtype for eqn in equations(jaxpr, of_rules=True) for v in eqn.outvars if _is_real(v)
+    ]
     coarsest = max(jnp.finfo(leaf.dtype).eps for leaf in s.floats)
     narrow = [d for d in used if jnp.finfo(d).eps > coarsest]
     return max(narrow, key=lambda d: jnp.finfo(d).eps, default=None)

@@ -161,18 +161,23 @@ def _argument_name(s: Subject, number: int) -> str:
 
 def second_derivative(floats: Any, others: Any, dout: Any) -> Iterator[Trial]:
     """The derivative, by every argument, of the gradient along a random direction."""
-    random = np.random.default_rng(3)
-    direction = tuple(random.standard_normal(v.shape).astype(v.dtype) for v in floats)
-
-    def program(outputs: Outputs) -> Any:
-        def along(floats: Any, others: Any, dout: Any) -> Any:
-            return pairing(direction, gradients(outputs)(floats, others, dout))
-
-        return jax.grad(along)
-
     yield Trial(
-        "second derivative", "the derivative of the gradient", program, (floats, others, dout)
+        "second derivative",
+        "the derivative of the gradient",
+        lambda outputs: jax.grad(along_gradient(outputs)),
+        (floats, others, dout),
     )
+
+
+def along_gradient(outputs: Outputs) -> Callable[[Any, Any, Any], jax.Array]:
+    """(floats, others, dout) -> the gradient along a random direction, a number."""
+
+    def along(floats: Any, others: Any, dout: Any) -> jax.Array:
+        random = np.random.default_rng(3)
+        direction = tuple(random.standard_normal(v.shape).astype(v.dtype) for v in floats)
+        return pairing(direction, gradients(outputs)(floats, others, dout))
+
+    return along
 
 
 def batch_sizes(plain: Outputs, floats: Any, others: Any) -> Iterator[Trial]:

@@ -45,6 +45,18 @@ def test_a_wrong_rule_for_tangents(tangent, kind):
     assert kind in {found.kind for found in report.findings}, report
 
 
+def test_differences_decide_a_second_derivative():
+    """At 0, autodiff of `where(x == 0, 1, sin(πx)/πx)` has the second derivative 0 for −π²/3."""
+    report = check_rule(jnp.sinc, jnp.float32(0))
+    assert report.ok, report
+    assert any("second derivative" in note for note in report.warnings), report
+
+    cut = jax.custom_jvp(lambda x: jnp.sinc(x))
+    cut.defjvp(lambda x, t: (cut(x[0]), lax.stop_gradient(jax.grad(jnp.sinc)(x[0])) * t[0]))
+    report = check_rule(cut, jnp.float32(0))
+    assert [found.kind for found in report.findings] == ["second derivative"], report
+
+
 def test_a_rule_for_tangents_with_a_static_argument():
     f = jax.custom_jvp(lambda n, x: x**n, nondiff_argnums=(0,))
     f.defjvp(lambda n, x, t: (x[0] ** n, n * x[0] ** (n - 1) * t[0]))
