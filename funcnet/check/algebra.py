@@ -135,7 +135,8 @@ def _check_cotangent(
             "the two agree once the arguments are moved off their ties, zeros and corners; there "
             f"the rule must return the same as {e.against}"
         )
-    more = [f". {text[0].upper()}{text[1:]}" for text in (why, _opinion(e, i)) if text]
+    opinion = "" if kind == "kink" else _opinion(e, i)  # central differences are of both sides
+    more = [f". {text[0].upper()}{text[1:]}" for text in (why, opinion) if text]
     against = e.against if np.isfinite(e.unmended[i][k][w.place_of]) else DIFFERENCES
     log.find(kind, name, f"{w.place} according to {against}{''.join(more)}", w.ratio)
 

@@ -171,11 +171,28 @@ def _check(
     nones = check_form(log, f, args, static)
     if any(found.kind in ("structure", "shape") for found in log.findings):
         return
+    wrong_tangents: list[Finding] = []
     if log.subject.by_tangents and (reference is None or reference.name != INTENT):
         log.progress("tangents")
         check_tangents(log, reference.outputs if reference else plain_of(log.subject))
-        if log.findings:
+        if any(found.kind != "gradient" for found in log.findings):
             return
+        wrong_tangents, log.findings = log.findings, []  # their cotangents tell more
+    _check_cotangents(log, reference, dtypes, tolerance, nones, under_transformations, strict)
+    known = {found.argument for found in log.findings}
+    log.findings += [found for found in wrong_tangents if found.argument not in known]
+
+
+def _check_cotangents(
+    log: Log,
+    reference: Reference | None,
+    dtypes: list[Any],
+    tolerance: float,
+    nones: set[str],
+    under_transformations: bool,
+    strict: bool,
+) -> None:
+    """Runs the checks of the cotangents."""
     log.progress("eager")
     eager = check_eagerly(log)
     if eager is None:
@@ -190,7 +207,6 @@ def _check(
             return
         raised: set[str] = set()
         if under_transformations:
-            log.progress("vmap, scan, remat, second derivative, batch size, sharding")
             raised = check_transformations(log, evidence)
     if raised:
         check_again(log, evidence, raised)

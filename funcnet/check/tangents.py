@@ -4,6 +4,7 @@ JAX transposes such a rule for reverse mode, so that all checks of cotangents ap
 plain function is found, and its tangents are compared before they are transposed.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -48,36 +49,50 @@ def _twin(f: Callable[..., Any]) -> Any:
 
 
 def check_tangents(log: Log, reference: Outputs) -> None:
-    """Compares the tangents with those of the reference, and checks that they are linear."""
+    """Compares the tangents with those of the reference, and checks that they are linear.
+
+    The arguments are float64, or of their own dtype if the rule fails in float64.
+    """
     s = log.subject
-    with wide_arithmetic():
-        floats = tuple(map(widened, s.floats))
-        directions = _directions(floats)
-        hand, hand_noise, auto, auto_noise = run_all(
-            [
-                program
-                for outputs in (s.outputs, reference)
-                for program in _programs(outputs, floats, s.others, stack(directions))
-            ],
-            QUICK,
-        )
-        if isinstance(hand, Exception):
-            log.findings.append(classify(hand, "error", s.names, "in forward mode"))
+    hand: Any = None
+    for context, of in ((wide_arithmetic, widened), (contextlib.nullcontext, jnp.asarray)):
+        with context():
+            floats = tuple(map(of, s.floats))
+            hand = _compare(log, reference, floats)
+        if not isinstance(hand, Exception):
             return
-        for i, name in enumerate(s.names):
-            for j, out in enumerate(s.output_names()):
-                h, n = (np.asarray(x[j])[3 * i : 3 * i + 3] for x in (hand, hand_noise))
-                _check_linear(log, name, out, h, n)
-                if isinstance(auto, Exception) or isinstance(auto_noise, Exception):
-                    continue
-                t, n_t = (np.asarray(x[j])[3 * i] for x in (auto, auto_noise))
-                allowed = criterion.algebra(t, n[0], n_t, criterion.real_dtype(h), 0.0)
-                w = criterion.worst(h[0], t, allowed + 1e-9 * np.abs(t).max(initial=0.0))
-                if w.ratio > 1 and not _by_differences(
-                    reference, floats, s.others, directions[3 * i], j, h[0]
-                ):
-                    what = f"the tangent of {out}, {w.place} according to {log.against}"
-                    log.find("gradient", name, what, w.ratio)
+    log.findings.append(classify(hand, "error", s.names, "in forward mode"))
+
+
+def _compare(log: Log, reference: Outputs, floats: Any) -> Exception | None:
+    """Compares the tangents at these arguments; returns the exception of the rule, if any."""
+    s = log.subject
+    directions = _directions(floats)
+    hand, hand_noise, auto, auto_noise = run_all(
+        [
+            program
+            for outputs in (s.outputs, reference)
+            for program in _programs(outputs, floats, s.others, stack(directions))
+        ],
+        QUICK,
+    )
+    if isinstance(hand, Exception):
+        return hand
+    for i, name in enumerate(s.names):
+        for j, out in enumerate(s.output_names()):
+            h, n = (np.asarray(x[j])[3 * i : 3 * i + 3] for x in (hand, hand_noise))
+            _check_linear(log, name, out, h, n)
+            if isinstance(auto, Exception) or isinstance(auto_noise, Exception):
+                continue
+            t, n_t = (np.asarray(x[j])[3 * i] for x in (auto, auto_noise))
+            allowed = criterion.algebra(t, n[0], n_t, criterion.real_dtype(h), 0.0)
+            w = criterion.worst(h[0], t, allowed + 1e-9 * np.abs(t).max(initial=0.0))
+            if w.ratio > 1 and not _by_differences(
+                reference, floats, s.others, directions[3 * i], j, h[0]
+            ):
+                what = f"the tangent of {out}, {w.place} according to {log.against}"
+                log.find("gradient", name, what, w.ratio)
+    return None
 
 
 def _directions(floats: Any) -> list[Any]:
@@ -114,7 +129,7 @@ def _by_differences(
     outputs: Outputs, floats: Any, others: Any, t: Any, j: int, tangent: np.ndarray
 ) -> bool:
     """Whether finite differences agree with a tangent of the output j."""
-    step = 1e-5
+    step = float(jnp.finfo(floats[0].dtype).eps) ** (1 / 3)
     moved = lambda h: tuple(v + jnp.asarray(h * d, v.dtype) for v, d in zip(floats, t, strict=True))
     above, below = (criterion.as_wide(outputs(moved(h), others)[j]) for h in (step, -step))
     error = np.abs((above - below) / (2 * step) - tangent).max(initial=0.0)

@@ -58,6 +58,8 @@ def check_transformations(log: Log, e: Evidence) -> set[str]:
     at = (e.floats, s.others, tuple(d[FIRST] for d in e.points.dout))
     raised = set()
     by_itself = _by_itself(e)
+    more = "" if by_itself else ", second derivative, batch size"
+    log.progress(f"vmap, scan, remat{more}, sharding")
     if by_itself:
         try:
             trials = [*own_trials(s, *at)]

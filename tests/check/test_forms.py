@@ -45,6 +45,29 @@ def test_a_wrong_rule_for_tangents(tangent, kind):
     assert kind in {found.kind for found in report.findings}, report
 
 
+def test_wrong_tangents_are_explained_like_cotangents():
+    kink = check_rule(jax.nn.relu, jnp.asarray([0.5, 0, -1], jnp.float32), **QUICK)
+    assert [(found.kind, found.argument) for found in kink.findings] == [("kink", "x")], kink
+    rounded = jax.custom_jvp(lambda x: jnp.round(x))
+    rounded.defjvp(lambda x, t: (rounded(x[0]), t[0]))
+    report = check_rule(rounded, X, **QUICK)
+    assert "check_rule(f, x, truth=lambda x: x)" in str(report), report
+    assert check_rule(rounded, X, truth=lambda x: x, **QUICK).ok
+
+
+def test_a_rule_for_tangents_that_float64_does_not_suit():
+    def narrow(x):
+        assert x.dtype == jnp.float32, "must be float32"
+        return x**3
+
+    f = jax.custom_jvp(narrow)
+    f.defjvp(lambda x, t: (narrow(x[0]), 3 * x[0] ** 2 * t[0]))
+    assert check_rule(f, X, **QUICK).ok
+    f.defjvp(lambda x, t: (narrow(x[0]), 2 * x[0] ** 2 * t[0]))
+    report = check_rule(f, X, **QUICK)
+    assert [(found.kind, found.argument) for found in report.findings] == [("gradient", "x")]
+
+
 def test_differences_decide_a_second_derivative():
     """At 0, autodiff of `where(x == 0, 1, sin(πx)/πx)` has the second derivative 0 for −π²/3."""
     report = check_rule(jnp.sinc, jnp.float32(0))
