@@ -96,7 +96,8 @@ PROGRAMS = {
     "shapes": (
         lambda x: (
             x[:, ::2, 1:3], x[::-1], x.transpose(2, 0, 1), x.reshape(6, 4), jnp.stack([x, x], 1),
-            jnp.concatenate([x, 2 * x], 1), jnp.squeeze(x[:1], 0), x[:, None], jnp.split(x, [1], 1), jnp.unstack(x, axis=1),
+            jnp.concatenate([x, 2 * x], 1), jnp.squeeze(x[:1], 0), x[:, None], jnp.split(x, [1], 1),
+            jnp.unstack(x, axis=1),
             jnp.broadcast_to(x[:, :1], x.shape), jnp.arange(3.0), lax.iota(int, 4),
         ),
         (MATRIX,),
