@@ -11,7 +11,15 @@ from funcnet.check.evidence import DECLARED, DIFFERENCES, Evidence, numbers
 from funcnet.check.failures import classify, line
 from funcnet.check.points import FIRST, REST, SEEDS, points_of
 from funcnet.check.programs import QUICK, Program, run_all
-from funcnet.check.reference import Outputs, narrowed, pullback, stack, wide_arithmetic, widened
+from funcnet.check.reference import (
+    Outputs,
+    array,
+    narrowed,
+    pullback,
+    stack,
+    wide_arithmetic,
+    widened,
+)
 from funcnet.check.report import Log
 
 LOSSES = (
@@ -48,10 +56,7 @@ def check_accuracy(log: Log, e: Evidence, dtypes: list[Any], *, strict: bool) ->
                 hand, reference = numbers(s.outputs, e.reference_outputs, points, s.others)
         types = [y.dtype for y in jax.eval_shape(e.plain, floats, s.others)]
         dout = [
-            tuple(
-                jnp.asarray(np.asarray(d[REST + k]), type_)
-                for d, type_ in zip(points.dout, types, strict=True)
-            )
+            tuple(array(d[REST + k], type_) for d, type_ in zip(points.dout, types, strict=True))
             for k in range(SEEDS)
         ]
         pulls = (_for_seeds(f, floats, s.others, dout) for f in (s.outputs, e.reference_outputs))
@@ -99,10 +104,7 @@ def _check_bfloat16(log: Log, e: Evidence) -> None:
         types = [y.dtype for y in jax.eval_shape(e.plain, floats, s.others)]
     except Exception:  # the function does not take this dtype
         return
-    dout = tuple(
-        jnp.asarray(np.asarray(d[REST]), type_)
-        for d, type_ in zip(e.points.dout, types, strict=True)
-    )
+    dout = tuple(array(d[REST], type_) for d, type_ in zip(e.points.dout, types, strict=True))
     at = floats, s.others, dout
     by_hand, by_auto = run_all([(pullback(f), at) for f in (s.outputs, e.reference_outputs)], QUICK)
     if isinstance(by_auto, Exception):

@@ -82,7 +82,7 @@ def _few_digits(x: Any, t: Any) -> Any:
 
 def at_point(points: Points, k: int, others: Any) -> tuple[Any, Any, Any]:
     """(floats, others, dout) at one point."""
-    at = lambda leaves: tuple(jnp.asarray(leaf[k]) for leaf in leaves)
+    at = lambda leaves: tuple(jax.device_put(leaf[k]) for leaf in leaves)
     return at(points.floats), others, at(points.dout)
 
 

@@ -24,17 +24,22 @@ def wide_arithmetic() -> Iterator[None]:
         yield
 
 
+def array(x: Any, dtype: Any) -> jax.Array:
+    """An array of JAX, converted by NumPy, because JAX would compile the conversion."""
+    return jax.device_put(np.asarray(x).astype(dtype))
+
+
 def widened(leaf: Any) -> Any:
     """The same numbers in float64 or complex128."""
     is_complex = jnp.issubdtype(leaf.dtype, jnp.complexfloating)
-    return jnp.asarray(np.asarray(leaf), jnp.complex128 if is_complex else jnp.float64)
+    return array(leaf, jnp.complex128 if is_complex else jnp.float64)
 
 
 def narrowed(leaf: Any, dtype: Any) -> Any:
     """The leaf cast to `dtype`; a complex leaf to the complex dtype, at least complex64."""
     if not jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-        return jnp.asarray(leaf, dtype)
-    return jnp.asarray(leaf, jnp.complex128 if dtype == jnp.float64 else jnp.complex64)
+        return array(leaf, dtype)
+    return array(leaf, jnp.complex128 if dtype == jnp.float64 else jnp.complex64)
 
 
 def cotangents(outputs: Outputs, floats: Any, others: Any, seed: int) -> tuple[Any, ...]:
@@ -45,7 +50,7 @@ def cotangents(outputs: Outputs, floats: Any, others: Any, seed: int) -> tuple[A
         z = random.standard_normal(t.shape)
         if jnp.issubdtype(t.dtype, jnp.complexfloating):
             z = z + 1j * random.standard_normal(t.shape)
-        return jnp.asarray(z.astype(t.dtype))
+        return array(z, t.dtype)
 
     return tuple(draw(i, t) for i, t in enumerate(jax.eval_shape(outputs, floats, others)))
 
@@ -116,11 +121,11 @@ def along_directions(outputs: Outputs, floats: Any, others: Any, dout: Any) -> A
         )
         return pairing(dout, outputs(moved, others))
 
-    zeros = jnp.zeros(len(floats), jnp.result_type(*(v.real.dtype for v in floats)))
+    zeros = np.zeros(len(floats), jnp.result_type(*(v.real.dtype for v in floats)))
     return Along(directions, *_certain_gradient(f, zeros))
 
 
-def _certain_gradient(f: Any, x: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+def _certain_gradient(f: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The gradient of f by finite differences, nan where it is not certain; and its noise.
 
     Each element takes the step, of several, from which the next smaller one differs least. The
@@ -128,7 +133,7 @@ def _certain_gradient(f: Any, x: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     At a corner, where the one-sided differences disagree, every slope between them is right.
     """
     info = jnp.finfo(x.dtype)
-    steps = jnp.asarray(STEPS[64 if info.bits == 64 else 32], x.dtype)
+    steps = np.asarray(STEPS[64 if info.bits == 64 else 32], x.dtype)
     slope = lambda method, h: gradient(f, x, method=method, step=h, batch_size=1)
 
     def run() -> Any:
@@ -183,7 +188,7 @@ def by_differences(
                 moved = floats[i].ravel().at[number].add(step).reshape(floats[i].shape)
                 return pairing(dout, outputs((*floats[:i], moved, *floats[i + 1 :]), others))
 
-            slope, doubt = _certain_gradient(f, jnp.zeros(len(number), floats[i].real.dtype))
+            slope, doubt = _certain_gradient(f, np.zeros(len(number), floats[i].real.dtype))
             return slope / scale, doubt / scale
 
         d, u = np.full(v.size, np.nan), np.zeros(v.size)

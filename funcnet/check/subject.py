@@ -83,7 +83,8 @@ def subject(
         if is_static[i] or not (_is_array(leaf) or (by_position and isinstance(leaf, float))):
             continue
         if not isinstance(leaf, jax.ShapeDtypeStruct):
-            leaf = jnp.asarray(leaf)
+            is_numpy = isinstance(leaf, np.ndarray)  # putting it on the device compiles nothing
+            leaf = jax.device_put(leaf) if is_numpy else jnp.asarray(leaf)
         elif draw:
             leaf = drawn(leaf)
         kind = floats if is_floating(leaf) else others
@@ -204,10 +205,10 @@ def drawn(spec: jax.ShapeDtypeStruct, low: int = 0, high: int = 2, seed: int = 0
         )
     if jnp.issubdtype(spec.dtype, jnp.complexfloating):
         z = random.standard_normal(spec.shape) + 1j * random.standard_normal(spec.shape)
-        return jnp.asarray(z, spec.dtype)
+        return jax.device_put(np.asarray(z, spec.dtype))
     if jnp.issubdtype(spec.dtype, jnp.inexact):
-        return jnp.asarray(random.standard_normal(spec.shape), spec.dtype)
-    return jnp.asarray(random.integers(low, high, spec.shape), spec.dtype)
+        return jax.device_put(random.standard_normal(spec.shape).astype(spec.dtype))
+    return jax.device_put(random.integers(low, high, spec.shape).astype(spec.dtype))
 
 
 def ruled_subject(
