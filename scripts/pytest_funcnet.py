@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--check-rules",
         action="store_true",
-        help="prove or refute every jax.custom_vjp that the tests call",
+        help="prove or refute every jax.custom_vjp and jax.custom_jvp that the tests call",
     )
     group.addoption(
         "--check-rules-seconds",
@@ -64,7 +64,6 @@ class CheckRules:
     def __init__(self, config: pytest.Config):
         self.config = config
         self.outcomes: dict[tuple[Any, ...], dict[str, Any]] = {}  # by rule and signature
-        self.jvps: set[tuple[str, str, int]] = set()  # name, file and line of each custom_jvp
         self.finished = self.reporting = False
 
     @pytest.hookimpl(wrapper=True)
@@ -82,12 +81,11 @@ class CheckRules:
                 result = yield
             options = self.config.option
             outcomes = verdicts(recorder, options.check_rules_seconds, options.check_rules_except)
-            jvps = [(name, *place) for name, place in recorder.jvps]
-            self._add([outcome._asdict() for outcome in outcomes], jvps)
+            self._add(outcome._asdict() for outcome in outcomes)
         self.finished = True
         output = getattr(self.config, "workeroutput", None)  # of a worker of pytest-xdist
         if output is not None:
-            output["check_rules"] = [*self.outcomes.values()], [list(jvp) for jvp in self.jvps]
+            output["check_rules"] = [*self.outcomes.values()]
         else:
             self.reporting = True
             for outcome in self.outcomes.values():
@@ -98,7 +96,7 @@ class CheckRules:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """Takes what a worker of pytest-xdist found."""
-        self._add(*getattr(node, "workeroutput", {}).get("check_rules", ((), ())))
+        self._add(getattr(node, "workeroutput", {}).get("check_rules", ()))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: Any) -> tuple[str, str, str] | None:
@@ -119,17 +117,16 @@ class CheckRules:
         terminalreporter.write_line(
             f"{counted} in {seconds:.1f} s"
             if self.outcomes
-            else "the tests called no jax.custom_vjp"
+            else "the tests called no jax.custom_vjp or jax.custom_jvp"
         )
 
-    def _add(self, outcomes: Iterable[dict[str, Any]], jvps: Iterable[Iterable[Any]]) -> None:
+    def _add(self, outcomes: Iterable[dict[str, Any]]) -> None:
         """Adds outcomes; for the same rule and signature, the first in VERDICTS counts."""
         for outcome in outcomes:
             key = tuple(outcome[part] for part in ("name", "file", "line", "signature"))
             seen = self.outcomes.setdefault(key, outcome)
             if VERDICTS.index(outcome["verdict"]) < VERDICTS.index(seen["verdict"]):
                 self.outcomes[key] = outcome
-        self.jvps.update((name, file, line) for name, file, line in jvps)
 
     def _paragraphs(self) -> Iterator[tuple[str, str]]:
         """The verdict and the text of each paragraph, which joins signatures of one rule."""
@@ -149,13 +146,6 @@ class CheckRules:
                 parts.append(f"in {first['test']}")
             text = " ".join(parts) + (f": {reason}" if reason else "")
             yield verdict, _wrapped(text)
-        if self.jvps:
-            names = sorted(
-                f"{name} at {self._place({'file': file, 'line': line})}"
-                for name, file, line in self.jvps
-            )
-            few = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            yield "not checked", _wrapped(f"{'not checked':11}  jax.custom_jvp: {few}")
 
     def _test_report(self, o: dict[str, Any]) -> pytest.TestReport:
         """The outcome as the report of a test, for JUnit files and for the exit status."""

@@ -1,8 +1,9 @@
 """Record which rules a program calls, and with which arguments.
 
-A `Recorder` replaces the `__call__` of `jax.custom_vjp` while it is open. A rule that is created at
-each call (by a closure, by `functools.partial`, by `funcnet.rule`) is recognized by its code and by
-the plain values that it closes over, so each rule is kept once for each signature.
+A `Recorder` replaces the `__call__` of `jax.custom_vjp` and `jax.custom_jvp` while it is open. A
+rule that is created at each call (by a closure, by `functools.partial`, by `funcnet.rule`) is
+recognized by its code and by the plain values that it closes over, so each rule is kept once for
+each signature.
 """
 
 import contextlib
@@ -88,7 +89,6 @@ class Recorder:
     def __init__(self):
         self.calls: dict[Any, Call] = {}
         self.lost: dict[tuple[str, Place], str] = {}  # rules that cannot be called again, and why
-        self.jvps: dict[Any, tuple[str, Place]] = {}  # functions with a jax.custom_jvp
         self._held = 0
         self._identities: Any = weakref.WeakKeyDictionary()
         self._replaced: list[tuple[type, Any]] = []
@@ -121,13 +121,15 @@ class Recorder:
         kind.__call__ = call
 
     def _see(self, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if kwargs:  # JAX passes all arguments of a custom_vjp by position
+        if kwargs:  # JAX passes all arguments of a rule by position
             bound = inspect.signature(f).bind(*args, **kwargs)
             bound.apply_defaults()
             args = bound.args
         f = getattr(f, "origin", f)  # a rule of funcnet builds its custom_vjp at each call
         static = {i: args[i] for i in nondiff_argnums(f) if i < len(args)}
         leaves, tree = jax.tree.flatten([x for i, x in enumerate(args) if i not in static])
+        if not any(isinstance(x, float) or _is_array_of_floats(x) for x in leaves):
+            return  # there is nothing to differentiate
         concrete = [_concrete(leaf) for leaf in leaves]
         try:
             identity = self._identity(f), tuple((i, _identity(x)) for i, x in static.items())
@@ -151,18 +153,17 @@ class Recorder:
             bool(jax.config.read("jax_enable_x64")), seen.test if seen else test,
         )  # fmt: skip
 
-    def _see_jvp(self, f: Any, *_: Any) -> None:
-        name, place = _named(f)
-        if not place.file.startswith(JAX) and not _is_checking():
-            self.jvps[name, place] = name, place
+    def _see_jvp(self, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not _named(f)[1].file.startswith(JAX):  # JAX has a lot of them
+            self._see(f, args, kwargs)
 
     def _identity(self, f: Any) -> Any:
-        """The identity of a rule: of its function, fwd and bwd."""
+        """The identity of a rule: of its function, fwd and bwd, or jvp."""
         if isinstance(f, functools.partial):
             return _identity(f)
         if f not in self._identities:
             self._identities[f] = tuple(
-                _identity(getattr(f, name, None)) for name in ("__wrapped__", "fwd", "bwd")
+                _identity(getattr(f, name, None)) for name in ("__wrapped__", "fwd", "bwd", "jvp")
             )
         return self._identities[f]
 
@@ -188,6 +189,10 @@ def _concrete(leaf: Any) -> Any:
     """The value of a tracer that has one, as in an eager `jax.grad`; else the leaf itself."""
     value = leaf.to_concrete_value() if hasattr(leaf, "to_concrete_value") else None
     return leaf if value is None else value
+
+
+def _is_array_of_floats(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def _is_checking() -> bool:

@@ -99,6 +99,15 @@ def rooted(factor):
 
 
 @pytest.mark.parametrize("factor", [1, 2])
+def test_tangents_of_a_rule_that_refuses_float64(factor):
+    f = jax.custom_jvp(lambda x: lax.mul(x, X))  # lax.mul does not promote
+    f.defjvps(lambda dx, out, x: factor * lax.mul(dx, X))
+    report = check_rule(f, X, **QUICK)
+    assert report.verdict == ("proved" if factor == 1 else "refuted"), report
+    assert [found.kind for found in report.findings] == ["gradient"] * (factor - 1)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
 def test_custom_root(factor):
     report = check_rule(rooted(factor), jnp.abs(X), **QUICK)
     assert report.verdict == ("proved" if factor == 1 else "refuted"), report
