@@ -96,6 +96,9 @@ def gather(log: Log, declared: Reference | None, tolerance: float, floats: Any) 
         why = line(found.reference)
         log.warn(f"compared with {against}, because autodiff of the plain forward raises {why}")
         found = Both(found.hand, _from_differences(reference, points, s.others))
+    for unmeasured in (found.hand.unmeasured, getattr(found.reference, "unmeasured", "")):
+        if unmeasured:
+            log.warn(f"rounding was not measured, because in perturbed arithmetic {unmeasured}")
     if against != INTENT:
         log.progress(DIFFERENCES)
     decided: frozenset[int] = frozenset()

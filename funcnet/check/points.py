@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet.check import criterion
+from funcnet.check.failures import line
 from funcnet.check.programs import Program
 from funcnet.check.reference import Outputs, cotangents, many, pullback, stack
 from funcnet.check.rounding import noise
@@ -22,6 +23,7 @@ class Numbers(NamedTuple):
     cotangents: tuple[np.ndarray, ...]
     noise_out: tuple[np.ndarray, ...]
     noise: tuple[np.ndarray, ...]
+    unmeasured: str = ""  # the exception of the perturbed arithmetics, if they raise
 
 
 class Points(NamedTuple):
@@ -100,10 +102,24 @@ def programs_of(outputs: Outputs, points: Points, others: Any) -> list[Program]:
 
 
 def numbers_from(results: list[Any]) -> Any:
-    """The results of `programs_of` as `Numbers`, or the first exception among them."""
-    for result in results:
-        if isinstance(result, Exception):
-            return result
+    """The results of `programs_of` as `Numbers`, or the exception of the gradient.
+
+    A function may raise in perturbed arithmetics alone, where it checks its own results (a solver
+    that has not reached the end). Then the noise is the root of ε of the largest element.
+    """
+    exact, noisy = results
+    if isinstance(exact, Exception):
+        return exact
     wide = lambda leaves: tuple(map(criterion.as_wide, leaves))
-    (out, dargs), (noise_out, noise_dargs) = results
+    out, dargs = exact
+    if isinstance(noisy, Exception):
+        guess = lambda leaves: tuple(map(_guessed_noise, leaves))
+        return Numbers(wide(out), wide(dargs), guess(out), guess(dargs), line(noisy))
+    noise_out, noise_dargs = noisy
     return Numbers(wide(out), wide(dargs), wide(noise_out), wide(noise_dargs))
+
+
+def _guessed_noise(leaf: Any) -> np.ndarray:
+    x = np.abs(criterion.as_wide(leaf))[: SECOND + 1]
+    largest = x[np.isfinite(x)].max(initial=0.0)
+    return np.full(x.shape, float(jnp.finfo(leaf.dtype).eps) ** 0.5 * largest)

@@ -203,3 +203,50 @@ def test_flax_nnx_of_arrays():
     f = nnx.custom_vjp(lambda x: 2 * x)
     f.defvjp(lambda x: (2 * x, None), bwd)
     assert check_rule(f, X[:2], **QUICK).verdict == "proved"
+
+
+@pytest.mark.parametrize("factor", [3, 2])
+def test_a_function_that_raises_in_perturbed_arithmetic(factor):
+    """Like a solver that raises unless it has reached the end exactly."""
+
+    def exact(one):
+        if not (one == 1).all():
+            raise RuntimeError("not at the end")
+        return one
+
+    def cube(x):
+        one = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return x**3 * jax.pure_callback(exact, one, x / x, vmap_method="expand_dims")
+
+    f = jax.custom_vjp(cube)
+    f.defvjp(lambda x: (cube(x), x), lambda x, dy: (factor * x * x * dy,))
+    report = check_rule(f, X, **QUICK)
+    assert report.verdict == ("proved" if factor == 3 else "refuted"), report
+    assert any("perturbed arithmetic RuntimeError: not at the end" in w for w in report.warnings)
+
+
+def rooted_by(step):
+    """x^1.5 with a bwd that calls a rule, which solves y² = x to 1e-5 by steps."""
+
+    def root(a):
+        more = lambda y: (jnp.abs(y * y - a) > 1e-5 * a).any()
+        return lax.while_loop(more, lambda y: step(y, a), jnp.ones_like(a))
+
+    ruled_root = jax.custom_vjp(root)
+    ruled_root.defvjp(lambda a: (root(a),) * 2, lambda y, dy: (dy / (2 * y),))
+    f = jax.custom_vjp(lambda x: x**1.5)
+    f.defvjp(lambda x: (x**1.5, x), lambda x, dy: (1.5 * ruled_root(x) * dy,))
+    return f
+
+
+def test_a_loop_in_a_rule_that_bwd_calls():
+    """A solver that stops early is imprecise, not wrong, also if it has a rule of its own."""
+    report = check_rule(rooted_by(lambda y, a: y + (a - y * y) / 4), jnp.abs(X), **QUICK)
+    assert [found.kind for found in report.findings] == ["accuracy"], report
+    assert "solver" in report.findings[0].message
+
+
+def test_a_loop_that_never_ends_in_bfloat16():
+    report = check_rule(rooted_by(lambda y, a: (y + a / y) / 2), jnp.abs(X), **QUICK)
+    assert report.ok, report
+    assert any("might never end" in note for note in report.warnings), report
