@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet.check import criterion
-from funcnet.check.diagnosis import cause
 from funcnet.check.failures import classify
 from funcnet.check.programs import QUICK, Program, run_all
 from funcnet.check.reference import Outputs, stack, wide_arithmetic, widened
@@ -88,8 +87,6 @@ def _compare(log: Log, reference: Outputs, floats: tuple[Any, ...]) -> Exception
             ):
                 what = f"the tangent of {out}: {w.place} according to {log.against}"
                 log.find("gradient", name, what, w.ratio)
-                why = cause(h[0], t, w.wrong, floats[i], {}, {}).replace("cotangent", "tangent")
-                log.add_to_last(why[:1].upper() + why[1:])
     return None
 
 

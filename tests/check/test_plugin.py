@@ -346,7 +346,7 @@ def test_rules_for_tangents(suite):
     where = "<lambda> at test_suite.py:4"
     assert f"refuted {where} (float64[], float64[]) at random" in section
     assert "gradient of x" in section
-    assert "1.5 times the right tangent" in " ".join(result.stdout.str().split())
+    assert "1.5 times the right cotangent" in " ".join(result.stdout.str().split())
     assert f"proved {where} (float, float)" in section
     assert "undecided refuses at test_suite.py:8" in section
     assert "1 refuted, 1 undecided, 0 not checked, 1 proved" in section
