@@ -13,9 +13,10 @@ from funcnet.check.reference import pullback
 from funcnet.check.subject import Subject
 from funcnet.check.tracing import equations, trace
 
-# An error that is a larger share of the largest element is never called imprecise.
-ROUNDED, SOLVED = 0.05, 1e-3
-LOOPS = "while", "custom_linear_solve"
+# An error that is a larger share of the largest element is never called imprecise. A solver that
+# stops early is not linear in dy, which a formula with a small error is.
+ROUNDED, SOLVED, NONLINEAR = 0.05, 1e-3, 0.05
+LOOPS = "while", "scan", "custom_linear_solve"
 
 
 def by_rounding(s: Subject, e: Evidence, i: int, k: int, w: Worst) -> str:
@@ -39,16 +40,16 @@ def by_rounding(s: Subject, e: Evidence, i: int, k: int, w: Worst) -> str:
     return f"the formula is right, but {start}. {LOSSES}"
 
 
-def by_a_solver(s: Subject, e: Evidence, error: float, size: float) -> str:
-    """Why an iterative solver explains a small error, or "" if there is none."""
-    if not 0 < error <= SOLVED * size:
+def by_a_solver(s: Subject, e: Evidence, error: float, size: float, limit: float) -> str:
+    """Why an iterative solver explains an error up to this share of the size, or ""."""
+    if not 0 < error <= limit * size:
         return ""
     jaxpr, _ = trace(pullback(s.outputs), *at_point(e.points, FIRST, s.others))
     if not any(eqn.primitive.name in LOOPS for eqn in equations(jaxpr, of_rules=True)):
         return ""
     return (
         f"the error is {error / size:.1g} of the largest element: a loop that stops early, such as "
-        "an iterative solver, is not more precise. Lower its tolerance, or allow the error with "
+        "an iterative solver, is not more precise. Let it make more steps, or allow the error with "
         f"tolerance={_above(error / size)}"
     )
 

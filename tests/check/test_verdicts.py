@@ -176,12 +176,30 @@ def of_solved(saved, dy):
     return -u * solved(*saved), u
 
 
+def conjugate_gradients(steps):
+    """Solves SPREAD x = b by so many steps."""
+
+    def solve(b):
+        def step(state, _):
+            x, r, p = state
+            q = SPREAD.astype(b.dtype) @ p
+            a = (r @ r) / (p @ q)
+            new = r - a * q
+            return (x + a * p, new, new + (new @ new) / (r @ r) * p), None
+
+        return lax.scan(step, (jnp.zeros_like(b), b, b), length=steps)[0][0]
+
+    return ruled(solve, lambda _, dy: (solve(dy),))
+
+
 def narrow(a, b):
     return (a.astype(jnp.bfloat16) @ b.astype(jnp.bfloat16)).astype(a.dtype)
 
 
 RANDOM = np.random.default_rng(0)
 DRAWN = [jnp.asarray(RANDOM.standard_normal(s), jnp.float32) for s in ((5, 6), (6, 4), 20, 20)]
+BASIS = np.linalg.qr(RANDOM.standard_normal((20, 20)))[0]
+SPREAD = jnp.asarray(BASIS @ np.diag(np.linspace(1, 20, 20)) @ BASIS.T)
 TREE = {"w": X, "x": X + 1, "bias": None}
 times = lambda p: p["w"] * p["x"]
 
@@ -192,6 +210,24 @@ KINDS = {
         ruled(solved, of_solved),
         jnp.abs(DRAWN[2]) + 0.1,
         DRAWN[3],
+    ),
+    "a solver in a scan": (
+        "accuracy",
+        "a loop that stops early",
+        conjugate_gradients(10),
+        DRAWN[3],
+    ),
+    "a solver of 0 x = 0": (
+        "nonfinite",
+        "for a zero output cotangent",
+        conjugate_gradients(20),
+        DRAWN[3],
+    ),
+    "a wrong factor in a scan": (
+        "gradient",
+        "It is 1.0005 times",
+        ruled(bisected, lambda s, dy: (1.0005 * dy / (1 + 3 * bisected(s[0]) ** 2),)),
+        jnp.abs(DRAWN[2]) + 0.1,
     ),
     "products of bfloat16": (
         "accuracy",
