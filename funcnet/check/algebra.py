@@ -121,6 +121,11 @@ def _check_cotangent(
     log.row(name, error=w.ratio)
     if w.ratio <= 1:
         _check_all_elements(log, e, i, name)
+        if is_none and t[FIRST].any():
+            log.warn(
+                f"{name}: bwd returns None, and the right cotangent is nothing but rounding at "
+                f"these arguments ({w.expected:.2g}); check the rule at others too"
+            )
         return
     seen = max(1e-4, 50 * e.unit)
     if criterion.near(eager, t[FIRST], seen) and not criterion.near(h[FIRST], t[FIRST], seen):

@@ -7,7 +7,7 @@ import numpy as np
 
 from funcnet.check.criterion import as_wide
 from funcnet.check.evidence import Evidence
-from funcnet.check.points import COMBINED, FIRST, SECOND, SMALL
+from funcnet.check.points import COMBINATION, COMBINED, FIRST, SECOND, SMALL
 from funcnet.check.subject import Subject
 
 POINTS = [FIRST, SECOND, COMBINED, SMALL]  # the same arguments, other cotangents of the output
@@ -24,10 +24,15 @@ class Pattern(NamedTuple):
 def declaration(s: Subject, e: Evidence, i: int) -> str:
     """One sentence and the line of code that declares the cotangent of the float `i`, or ""."""
     found = pattern(e, i, s.names[i])
-    if found is None:
-        return ""
     parameters = [p if p.isidentifier() else f"arg{k}" for k, p in enumerate(s.parameters)]
     call = f"{s.name if s.name.isidentifier() else 'f'}, {', '.join(parameters)}"
+    if found is None and not e.reference.cotangents[i].any() and _is_linear(e, i):
+        return (
+            "If it is meant to be that of another function, such as a smooth one, declare this "
+            f"function:\ncheck_rule({call}, truth=smooth)"
+        )
+    if found is None:
+        return ""
     if found.primal and len(s.floats) == 1:
         option = f"truth=lambda {', '.join(parameters)}: {found.primal}"
     else:
@@ -50,6 +55,15 @@ def _cotangents(s: Subject, e: Evidence) -> str:
         else:
             codes.append("...")
     return codes[0] if len(codes) == 1 else f"({', '.join(codes)})"
+
+
+def _is_linear(e: Evidence, i: int) -> bool:
+    """Whether a cotangent is linear in that of the output, as the gradient of a function is."""
+    h = e.hand.cotangents[i]
+    sums = COMBINATION * (h[FIRST] + h[SECOND])
+    return bool(
+        h.any() and np.allclose(h[COMBINED], sums, rtol=1e-6, atol=1e-9 * np.abs(sums).max())
+    )
 
 
 def pattern(e: Evidence, i: int, name: str) -> Pattern | None:

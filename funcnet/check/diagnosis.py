@@ -47,7 +47,7 @@ def _patterns(
         yield from _nonfinite(h, finite, x)
         return
     if not t.any():
-        yield "it must be zero here"
+        yield "the right cotangent is zero everywhere"
         return
     if not h.any():
         yield "it is zero: it is never computed, or it is cut by stop_gradient"

@@ -175,3 +175,11 @@ def test_a_truth_is_called_like_the_function():
 
     report = check_rule(scaled, X, 0.5, truth=lambda x, s: s * x, **QUICK)
     assert report.ok, report
+
+
+def test_a_surrogate_gradient_comes_with_its_declaration():
+    smooth = lambda x: jax.nn.sigmoid(4 * x)
+    f = ruled(lambda x: (x > 0).astype(x.dtype), lambda s, dy: jax.vjp(smooth, *s)[1](dy))
+    report = check_rule(f, X, **QUICK)
+    assert "check_rule(f, x, truth=smooth)" in report.findings[0].message
+    assert check_rule(f, X, truth=smooth, **QUICK).ok

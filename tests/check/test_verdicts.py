@@ -337,3 +337,19 @@ def test_an_axis_that_is_not_bound():
 def test_a_truth_of_another_kind(truth, message):
     with pytest.raises(ValueError, match=message):
         check_rule(square, X, truth=truth)
+
+
+def test_what_is_nothing_but_rounding_is_no_finding():
+    """Where softmin has no rival, its derivative by the temperature is a sum that rounds to 0."""
+
+    def softmin(x, gamma):
+        return -gamma * jax.nn.logsumexp(-x / gamma, axis=-1)
+
+    bwd = lambda s, dy: (dy[:, None] * jax.nn.softmax(-s[0] / s[1]), None)
+    f = ruled(softmin, bwd)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((9, 3)), jnp.float32)
+    report = check_rule(f, x, jnp.float32(1e-3))
+    assert report.verdict == "proved", report
+    assert any("bwd returns None, and the right" in note for note in report.warnings)
+    report = check_rule(f, x, jnp.float32(0.5), **QUICK)
+    assert [(found.kind, found.argument) for found in report.findings] == [("none", "gamma")]
