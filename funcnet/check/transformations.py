@@ -29,6 +29,7 @@ class Trial(NamedTuple):
     axes: Any = None  # in_axes of vmap
     expected: Any = None  # the result of autodiff, if it is known already
     may_point_outside: bool = False  # an integer may be an index past a cut axis, or have an order
+    in_usual_size: Any = None  # of a batch size: arguments of the usual size, with equal examples
 
     def shares_an_output(self, outputs: Outputs) -> bool:
         """Whether, under this vmap, an output depends on no batched argument."""
@@ -193,24 +194,29 @@ def batch_sizes(plain: Outputs, floats: Any, others: Any) -> Iterator[Trial]:
     ]
     if len(having) > 4:
         subsets = [tuple(having)]
+
+    def taken(index: np.ndarray, subset: tuple[int, ...]) -> tuple[Any, Any, Any]:
+        cut = [_take(leaf, index) if i in subset else leaf for i, leaf in enumerate(leaves)]
+        at = tuple(cut[: len(floats)]), tuple(cut[len(floats) :])
+        return (*at, cotangents(plain, *at, 5))
+
     for new in (2 * size, size - 1):
         if new < 1:
             continue
-        index = np.arange(new) % size
         for subset in subsets:
-            cut = [_take(leaf, index) if i in subset else leaf for i, leaf in enumerate(leaves)]
-            at = tuple(cut[: len(floats)]), tuple(cut[len(floats) :])
             try:  # an axis of this size is not always the batch
-                dout = cotangents(plain, *at, 5)
+                at = taken(np.arange(new) % size, subset)
             except Exception:
                 continue
+            distinct = new if new < size else (size + 1) // 2
             yield Trial(
                 "batch size",
                 f"{FEWER if new < size else 'with more'} examples ({new} instead of {size} on the "
                 "leading axis)",
                 gradients,
-                (*at, dout),
+                at,
                 may_point_outside=_points_between(new, size, others) or _is_ordered(others, size),
+                in_usual_size=taken(np.arange(size) % distinct, subset),
             )
             break
 

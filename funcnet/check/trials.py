@@ -10,7 +10,7 @@ from funcnet.check.evidence import DIFFERENCES, Evidence, compare, explained
 from funcnet.check.failures import classify, line
 from funcnet.check.points import FIRST, MOVED
 from funcnet.check.programs import QUICK, run_all
-from funcnet.check.reference import along_directions, cotangents
+from funcnet.check.reference import along_directions, cotangents, gradients
 from funcnet.check.report import Log
 from funcnet.check.rounding import noise
 from funcnet.check.subject import Subject
@@ -97,7 +97,11 @@ def check_transformations(log: Log, e: Evidence) -> set[str]:
             # A trial moves the arguments. If the rule differs from the reference there without the
             # transformation too, the transformation is not to blame.
             own = own or _own_results(s, at)
-            if trial.label in own and not _differs(e, actual, own[trial.label]):
+            if trial.in_usual_size is not None:
+                is_elsewhere = _differs_there(s, e, trial.in_usual_size)
+            else:
+                is_elsewhere = trial.label in own and not _differs(e, actual, own[trial.label])
+            if is_elsewhere:
                 log.warn(ELSEWHERE)
             else:
                 _compare(log, e, trial, actual, expected, e.against, rounding)
@@ -137,6 +141,12 @@ def _own_results(s: Subject, at: Any) -> dict[str, Any]:
         return {trial.label: trial.expected for trial in own_trials(s, *at)}
     except Exception:
         return {}
+
+
+def _differs_there(s: Subject, e: Evidence, at: Any) -> bool:
+    """Whether the rule differs from its reference at these arguments."""
+    there = run_all([(gradients(f), at) for f in (s.outputs, e.reference_outputs)], QUICK)
+    return not any(isinstance(x, Exception) for x in there) and _differs(e, *there)
 
 
 def _is_constrained(e: Evidence) -> bool:

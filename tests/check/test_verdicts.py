@@ -120,6 +120,10 @@ PROVED = {
         jnp.arange(6.0, dtype=jnp.float32).reshape(3, 2),
         jnp.array([2, 0, 1]),
     ),
+    "ties that only more examples have": (
+        ruled(lambda x: x.max(), lambda s, dy: (jnp.zeros_like(s[0]).at[s[0].argmax()].set(dy),)),
+        f32(3, 1, 2),
+    ),
     "a complex callback": (complex_square, jnp.array([1 + 2j, 3 - 1j], jnp.complex64)),
 }
 
