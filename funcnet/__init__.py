@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from funcnet import (
     check,
+    checkpoints,
     datasets,
     initializers,
     layers,
@@ -13,6 +14,7 @@ from funcnet import (
     optim,
     profile,
     training,
+    weights,
 )
 from funcnet.check import check_model, check_rule
 from funcnet.profile import assert_residuals, profile_rule, summary
@@ -27,6 +29,7 @@ __all__ = [
     "check",
     "check_model",
     "check_rule",
+    "checkpoints",
     "datasets",
     "initializers",
     "layers",
@@ -39,4 +42,5 @@ __all__ = [
     "rule",
     "summary",
     "training",
+    "weights",
 ]

@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 import funcnet
-from funcnet import RULES, check, initializers, layers, models, numerical, ops, optim, training
+from funcnet import (
+    RULES,
+    check,
+    checkpoints,
+    initializers,
+    layers,
+    models,
+    numerical,
+    ops,
+    optim,
+    training,
+    weights,
+)
 
 ROOT = Path(funcnet.__file__).resolve().parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -31,12 +43,15 @@ MAY_IMPORT = {
     "book": {"ops"},
     "datasets": set(),
     "training": {"layers", "ops", "_arrays"},
+    "weights": set(),
+    "checkpoints": {"weights"},
     "check": {"rule", "numerical"},  # compares with finite differences
     "profile": {"check", "layers", "rule"},
     "command": {"check", "profile", "rule"},
     "__main__": {"command"},
 }
 THIRD_PARTY = {"jax", "jaxtyping", "optax", "numpy"}
+OPTIONAL = {"weights": {"safetensors"}, "checkpoints": {"orbax"}}  # imported when they are used
 
 PUBLIC = {
     ops: "step identity sigmoid tanh relu softmax log_softmax affine batch_norm dropout "
@@ -55,6 +70,8 @@ PUBLIC = {
     "MomentumState AdaGradState RMSPropState AdamState",
     numerical: "gradient STENCILS Stencil",
     training: "TrainState make_step make_epoch evaluate",
+    checkpoints: "Checkpoints",
+    weights: "flatten unflatten save load",
     funcnet: "rule RULES autodiff check_rule check_model profile_rule assert_residuals summary",
     check: "Report Finding Culprit KINDS CheckFailed",
     funcnet.datasets: "mnist read_idx xor sine Mnist SHA256",
@@ -89,7 +106,7 @@ def test_imports_point_one_way(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_only_core_dependencies(path):
     foreign = {name.split(".")[0] for name in imports(path)} - sys.stdlib_module_names - {"funcnet"}
-    assert foreign <= THIRD_PARTY
+    assert foreign <= THIRD_PARTY | OPTIONAL.get(part(path), set())
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
