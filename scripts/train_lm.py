@@ -31,9 +31,9 @@ from command_line import command, make_folder, parse, write
 from language_model import BYTES, cut, generate, loss, lstm, predictor, read_text, readable
 from lm_report import History, compare, describe, plot
 from tqdm import tqdm
-from trained import largest_difference, save, versions
+from trained import largest_difference, versions
 
-from funcnet import autodiff, optim
+from funcnet import autodiff, optim, weights
 from funcnet.layers import Layer
 from funcnet.models import transformer
 from funcnet.training import TrainState, evaluate, make_step
@@ -132,11 +132,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     files = {
         "curves": config.out / "curves.png",
-        "model": config.out / "model.npz",
+        "model": config.out / "model.safetensors",
         "history": config.out / "history.json",
     }
     write(files["curves"], lambda file: plot(history, config.steps).savefig(file, dpi=150))
-    write(files["model"], lambda file: save({"params": last.params, "state": last.state}, file))
+    weights.save(files["model"], {"params": last.params, "state": last.state})
     write(files["history"], lambda file: file.write(json.dumps(record, indent=1).encode()))
     for name, path in files.items():
         print(f"{name:8} {path.resolve()}")

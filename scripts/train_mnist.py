@@ -28,9 +28,9 @@ from command_line import command, make_folder, parse, write
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
-from trained import BLUE, DASHES, ORANGE, largest_difference, save, versions
+from trained import BLUE, DASHES, ORANGE, largest_difference, versions
 
-from funcnet import autodiff, initializers, ops, optim
+from funcnet import autodiff, initializers, ops, optim, weights
 from funcnet.datasets import Mnist, mnist
 from funcnet.layers import Layer, chain, mlp
 from funcnet.training import TrainState, accuracy, evaluate, make_epoch, make_step
@@ -145,11 +145,11 @@ def run(
     }
     files = {
         "curves": config.out / "curves.png",
-        "model": config.out / "model.npz",
+        "model": config.out / "model.safetensors",
         "history": config.out / "history.json",
     }
     write(files["curves"], lambda file: plot(history).savefig(file, dpi=150))
-    write(files["model"], lambda file: save({"params": last.params, "state": last.state}, file))
+    weights.save(files["model"], {"params": last.params, "state": last.state})
     write(files["history"], lambda file: file.write(json.dumps(record, indent=1).encode()))
     for name, path in files.items():
         print(f"{name:8} {path.resolve()}")

@@ -16,10 +16,9 @@ import language_model
 import numpy as np
 import pytest
 import train_lm
-from trained import load
 
 import funcnet
-from funcnet import autodiff
+from funcnet import autodiff, weights
 from funcnet.training import TrainState, evaluate
 
 SCRIPT = Path(train_lm.__file__)
@@ -65,11 +64,11 @@ def trained(request, text, tmp_path_factory):
 
 
 def reload(out, config):
-    """Loads the saved network as the docstring of `save` describes."""
+    """Loads the saved network as `weights.load` describes."""
     model = train_lm.make_model(config)
     x = jax.ShapeDtypeStruct((1, config.context), jnp.int32)
     params, state = jax.eval_shape(model.init, jax.random.key(0), x)
-    tree = load(out / "model.npz", {"params": params, "state": state})
+    tree = weights.load(out / "model.safetensors", {"params": params, "state": state})
     return model, tree["params"], tree["state"]
 
 
@@ -96,7 +95,7 @@ def test_what_is_printed(trained):
 @pytest.mark.slow
 def test_what_is_saved(trained):
     out = trained[1]
-    assert sorted(os.listdir(out)) == ["curves.png", "history.json", "model.npz"]
+    assert sorted(os.listdir(out)) == ["curves.png", "history.json", "model.safetensors"]
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     record = json.loads((out / "history.json").read_text())
     assert record["config"]["context"] == 16
@@ -313,7 +312,7 @@ def test_a_person_runs_it(tmp_path):
     done = run(*sizes, "--steps", "3", "--stretches", "2", "--sample-bytes", "5", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(LAST_LINE, done.stdout.splitlines()[-1])
-    assert (tmp_path / "runs" / "lm" / "model.npz").is_file()
+    assert (tmp_path / "runs" / "lm" / "model.safetensors").is_file()
     assert "training: 100%" in done.stderr
     assert "held out=" in done.stderr
 

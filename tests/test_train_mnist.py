@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import train_mnist
-from trained import largest_difference, load
+from safetensors.numpy import load_file
+from trained import largest_difference
 
-from funcnet import datasets, ops
+from funcnet import datasets, ops, weights
 from funcnet.layers import chain
 from funcnet.training import TrainState, accuracy, evaluate, make_step
 
@@ -69,11 +70,11 @@ def trained(printed_and_out):
 
 
 def reload(out, **config):
-    """Loads the saved network as the docstring of `save` describes."""
+    """Loads the saved network as `weights.load` describes."""
     model = train_mnist.make_model(train_mnist.Config(hidden=(16,), **config))
     images = jax.ShapeDtypeStruct((1, 28, 28), jnp.uint8)
     params, state = jax.eval_shape(model.init, jax.random.key(0), images)
-    tree = load(out / "model.npz", {"params": params, "state": state})
+    tree = weights.load(out / "model.safetensors", {"params": params, "state": state})
     return model, tree["params"], tree["state"]
 
 
@@ -87,7 +88,7 @@ def test_what_is_printed(printed_and_out):
 
 @pytest.mark.slow
 def test_what_is_saved(trained):
-    assert sorted(os.listdir(trained)) == ["curves.png", "history.json", "model.npz"]
+    assert sorted(os.listdir(trained)) == ["curves.png", "history.json", "model.safetensors"]
     assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
     record = json.loads((trained / "history.json").read_text())
     assert record["config"]["hidden"] == [16]
@@ -108,9 +109,9 @@ def test_the_saved_network_is_the_trained_one(trained, data):
 
 
 def test_paths_in_the_saved_file_can_be_read(trained):
-    with np.load(trained / "model.npz") as arrays:
-        assert arrays["params/2/0/w"].shape == (784, 16)
-        assert arrays["state/2/1/mean"].shape == (16,)
+    arrays = load_file(trained / "model.safetensors")
+    assert arrays["params/2/0/w"].shape == (784, 16)
+    assert arrays["state/2/1/mean"].shape == (16,)
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):
@@ -118,12 +119,12 @@ def test_a_file_is_whole_or_not_there(tmp_path):
         file.write(b"half")
         raise OSError("disk full")
 
-    path = tmp_path / "model.npz"
+    path = tmp_path / "model.safetensors"
     command_line.write(path, lambda file: file.write(b"whole"))
     with pytest.raises(OSError, match="disk full"):
         command_line.write(path, half)
     assert path.read_bytes() == b"whole"
-    assert os.listdir(tmp_path) == ["model.npz"]
+    assert os.listdir(tmp_path) == ["model.safetensors"]
 
 
 @pytest.mark.slow
@@ -378,7 +379,7 @@ def test_a_person_runs_it(tmp_path):
     done = run("--hidden", "8", "--epochs", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(LAST_LINE, done.stdout.splitlines()[-1])
-    assert (tmp_path / "runs" / "mnist" / "model.npz").is_file()
+    assert (tmp_path / "runs" / "mnist" / "model.safetensors").is_file()
     assert "training: 100%" in done.stderr
     assert "loss=" in done.stderr
     assert "accuracy=" in done.stderr
