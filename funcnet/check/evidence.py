@@ -39,6 +39,7 @@ DECLARED = TRUTH, INTENT
 # Where differences are the reference, the plain forward is often a solver that stops early, whose
 # own derivative differs from that of the solution.
 SOLVED = 1e-4
+START = 1e-5  # the influence of a solver's start, relative to the largest derivative
 EXPLAINED = 1e-4  # the largest share of a cotangent that rounding of the arguments may explain
 
 
@@ -219,7 +220,19 @@ def compare(e: Evidence, i: int, k: int) -> criterion.Worst:
     )
     if e.against == DIFFERENCES or i in e.decided:
         allowed = allowed + SOLVED * largest
+        if not h.any():  # the start of a solver has influence only because the solver stops early
+            allowed = allowed + START * _largest_of_all(e, k) / np.maximum(1, np.abs(e.floats[i]))
     return criterion.worst(h, t, allowed + explained(e, i, k, largest))
+
+
+def _largest_of_all(e: Evidence, k: int) -> float:
+    """The largest derivative by any argument, relative to the size of the argument, at least 1."""
+    with np.errstate(invalid="ignore"):
+        sizes = [
+            np.abs(t[k]) * np.maximum(1, np.abs(x))
+            for t, x in zip(e.reference.cotangents, e.floats, strict=True)
+        ]
+    return float(max(x[np.isfinite(x)].max(initial=0.0) for x in map(np.asarray, sizes)))
 
 
 def explained(e: Evidence, i: int, k: int, largest: float) -> Any:

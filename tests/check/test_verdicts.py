@@ -51,6 +51,20 @@ def fixed_point(a):
     return lax.while_loop(go_on, lambda c: (a * jnp.cos(c[0]), c[0]), start)[0]
 
 
+def from_a_start(start, a):
+    """y = a cos y, by two steps of Newton's method; y does not depend on the start."""
+    once = lambda c: (c[0] + 1, newton(a, c[1]))
+    return lax.while_loop(lambda c: c[0] < 2, once, (jnp.int32(0), start))[1]
+
+
+def newton(a, y):
+    return y - (y - a * jnp.cos(y)) / (1 + a * jnp.sin(y))
+
+
+def of_fixed_point(a, y, dy):
+    return dy * jnp.cos(y) / (1 + a * jnp.sin(y))
+
+
 def sine_in_a_loop(x):
     once = lambda c: (c[0] + 1, jnp.sin(c[1]))
     return lax.while_loop(lambda c: c[0] < 1, once, (jnp.int32(0), x))[1]
@@ -104,9 +118,17 @@ PROVED = {
     "a solver that stops early": (
         ruled(
             fixed_point,
-            lambda s, dy: (dy * jnp.cos(fixed_point(*s)) / (1 + s[0] * jnp.sin(fixed_point(*s))),),
+            lambda s, dy: (of_fixed_point(*s, fixed_point(*s), dy),),
         ),
         f32(0.3, 0.5, 0.8),
+    ),
+    "the start of a solver": (
+        ruled(
+            from_a_start,
+            lambda s, dy: (0 * s[0], of_fixed_point(s[1], from_a_start(*s), dy)),
+        ),
+        f32(0.3, 0.5),
+        f32(0.3, 0.5),
     ),
     "sinc at 0": (ruled(sinc, lambda s, dy: (sinc_slope(*s, 0) * dy,)), f32(0, 1, 2)),
     "a slope at a corner": (
