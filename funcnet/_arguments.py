@@ -226,6 +226,21 @@ def check_arrays(f: str, name: str, tree: Any) -> None:
             check_array(f, name + jax.tree_util.keystr(path), leaf)
 
 
+def check_broadcasts(f: str, name: str, x: Any, whole_name: str, whole: Any) -> None:
+    """Raises a ValueError unless the array x broadcasts to the shape of `whole`.
+
+    >>> check_broadcasts("softmax", "where", jnp.ones(3), "x", jnp.ones((3, 4)))
+    Traceback (most recent call last):
+    ValueError: softmax: where must broadcast to the shape of x, (3, 4), got (3,)
+    """
+    last = whole.shape[max(0, len(whole.shape) - len(x.shape)) :]
+    fits = len(x.shape) == len(last)
+    if not fits or any(m not in (1, n) for m, n in zip(x.shape, last, strict=True)):
+        raise ValueError(
+            f"{f}: {name} must broadcast to the shape of {whole_name}, {whole.shape}, got {x.shape}"
+        )
+
+
 def check_real(f: str, name: str, x: Any) -> None:
     """Raises a TypeError unless x holds real numbers, integers or booleans.
 

@@ -37,6 +37,14 @@ def sum_products(a: jax.Array, b: jax.Array, axes: tuple[int, ...]) -> jax.Array
     return jax.lax.dot_general(a, b, dims, precision=highest)
 
 
+def sum_to(d: jax.Array, like: jax.Array) -> jax.Array:
+    """The sum of d over the axes along which `like` was broadcast to the shape of d."""
+    lead = d.ndim - like.ndim
+    d = d.sum(tuple(range(lead)))
+    sizes = zip(d.shape, like.shape, strict=True)
+    return d.sum(tuple(i for i, (n, m) in enumerate(sizes) if m != n), keepdims=True)
+
+
 def explicit_sharding(x: jax.Array, *others: jax.Array) -> NamedSharding | None:
     """The sharding of x on a mesh with explicit axes, which operations must be given; else None.
 

@@ -34,6 +34,7 @@ OPS = Path(ops.__file__).parent
 TESTS = Path(__file__).parent / "ops"
 TESTED_BY = {  # files of tests/ops for modules without a test file of the same name
     "binary_cross_entropy": ["binary_cross_entropy", "loss_tails"],
+    "cross_entropy": ["losses", "loss_tails"],
     "gru": ["recurrent"],
     "losses": ["losses", "loss_tails"],
     "lstm": ["recurrent"],

@@ -140,6 +140,49 @@ CASES = {
         lambda x: F.cross_entropy(x.mT, torch.tensor(INDEX), reduction="none", label_smoothing=0.1),
         (X,),
     ),
+    "class weights, ignore": (
+        lambda x, w: ops.softmax_cross_entropy(
+            x, INDEX, class_weights=w, label_smoothing=0.1, ignore=2
+        ),
+        lambda x, w: F.cross_entropy(
+            x.mT, torch.tensor(INDEX), w, reduction="none", label_smoothing=0.1, ignore_index=2
+        ),
+        (X,),
+        (SCALE**2,),
+    ),
+    "class weights of probabilities": (
+        lambda x, t, w: ops.softmax_cross_entropy(x, t, class_weights=w, label_smoothing=0.1),
+        lambda x, t, w: F.cross_entropy(x.mT, t.mT, w, reduction="none", label_smoothing=0.1),
+        (X, T),
+        (SCALE**2,),
+    ),
+    "class weights of the log": (
+        lambda y, w: ops.cross_entropy(y, INDEX, class_weights=w, ignore=1),
+        lambda y, w: F.nll_loss(
+            torch.log(y).mT, torch.tensor(INDEX), w, reduction="none", ignore_index=1
+        ),
+        (P,),
+        (SCALE**2,),
+    ),
+    "pos_weight": (
+        lambda x, t, w: ops.sigmoid_binary_cross_entropy(x, t, pos_weight=w),
+        lambda x, t, w: F.binary_cross_entropy_with_logits(x, t, None, None, None, "none", w),
+        (3 * X, P),
+        (SCALE**2,),
+    ),
+    "mean_absolute_error": (
+        ops.mean_absolute_error,
+        lambda y, t: F.l1_loss(y, t, reduction="none").mean(-1),
+        (np.where(INDEX[..., None] == 0, T, X), T),
+    ),
+    "linear_cross_entropy, class weights": (
+        lambda x, w, c: ops.linear_cross_entropy(x, w, INDEX, class_weights=c, ignore=2),
+        lambda x, w, c: F.cross_entropy(
+            (x @ w).mT, torch.tensor(INDEX), c, reduction="none", ignore_index=2
+        ),
+        (X, W),
+        (B**2,),
+    ),
     "linear_cross_entropy": (
         lambda x, w: ops.linear_cross_entropy(x, w, INDEX, ignore=2),
         lambda x, w: F.cross_entropy(

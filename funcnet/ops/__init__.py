@@ -10,6 +10,7 @@ from funcnet.ops.attention import dot_product_attention
 from funcnet.ops.batch_norm import batch_norm, batch_norm_inference
 from funcnet.ops.binary_cross_entropy import sigmoid_binary_cross_entropy
 from funcnet.ops.convolution import conv, conv_transpose
+from funcnet.ops.cross_entropy import cross_entropy, kl_divergence
 from funcnet.ops.depthwise import depthwise_conv
 from funcnet.ops.dropout import dropout
 from funcnet.ops.embedding import embedding
@@ -18,9 +19,8 @@ from funcnet.ops.layer_norm import group_norm, layer_norm, rms_norm
 from funcnet.ops.linear_cross_entropy import linear_cross_entropy
 from funcnet.ops.linear_recurrence import linear_recurrence
 from funcnet.ops.losses import (
-    cross_entropy,
     huber,
-    kl_divergence,
+    mean_absolute_error,
     mean_squared_error,
     sum_squared_error,
 )
@@ -70,6 +70,7 @@ __all__ = [
     "logsumexp",
     "lstm",
     "max_pool",
+    "mean_absolute_error",
     "mean_squared_error",
     "mish",
     "relu",

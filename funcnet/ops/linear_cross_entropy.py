@@ -10,11 +10,19 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 
 from funcnet._arguments import check_int
 from funcnet._arrays import explicit_sharding, wide_dtype, widen
-from funcnet.ops._labels import put_by_mask
+from funcnet.ops._labels import (
+    check_class_weights,
+    check_mask,
+    is_class,
+    keep,
+    not_ignored,
+    place,
+    put_by_mask,
+)
 from funcnet.ops._types import AnyArray, Real
 from funcnet.ops.softmax_cross_entropy import of_index, of_index_bwd
 from funcnet.rule import rule
@@ -34,18 +42,23 @@ ELSEWHERE = _Chunk(2**26, 2048, None)
 EVENLY = 256  # devices among which a chunk is shared evenly, if the batch is
 
 
-@rule(real=("h", "w"))
+HIDDEN = -2  # in place of a label that `where` excludes
+
+
+@rule(real=("h", "w", "class_weights"))
 def linear_cross_entropy(
     h: Real[AnyArray, "*batch d"],
     w: Real[AnyArray, "d V"],
     labels: Integer[ArrayLike, "*batch"],
+    where: Bool[ArrayLike, "*batch"] | None = None,
+    class_weights: Real[ArrayLike, "V"] | None = None,
     *,
     ignore: int | None = None,
     at_once: int | None = None,
 ) -> Float[Array, "*batch"]:
     """The cross entropy between softmax(h w) and the labels, for each example.
 
-        L_n = −log p_n[t_n],   p_n = softmax(h_n w)
+        L_n = −ω[t_n] log p_n[t_n],   p_n = softmax(h_n w),   ω = 1 without class weights
 
     The logits h w have V numbers per example; they are computed in chunks of examples and
     discarded. The loss and the gradient are those of `softmax_cross_entropy`: they are accurate
@@ -53,16 +66,19 @@ def linear_cross_entropy(
 
     The forward pass computes the gradient together with the loss, and the backward pass scales it
     by the cotangent dL of the loss. For h this is always enough. For w it is enough if dL is the
-    same for all examples that are not ignored, as in a sum or a mean; otherwise, or under `vmap`,
-    the logits are computed twice. So exclude examples by `ignore`, not by a factor of 0.
+    same for all examples that count, as in a sum or a mean; otherwise, or under `vmap`,
+    the logits are computed twice. So exclude examples by `where` or `ignore`, not by a factor of 0,
+    and weigh classes by `class_weights`.
 
     Args:
       h: Inputs of the output layer, shape (..., d); all leading axes are batch axes.
       w: Weights of the output layer, shape (d, V).
       labels: t, class indices from 0 to V − 1, of shape (...) and an integer dtype. Any other index
         except `ignore`, including a negative one, gives nan.
-      ignore: A label whose examples have loss 0 and no gradient, even if their h or their
-        cotangents are nan or ∞. Static.
+      where: Booleans, shape (...), true for the examples that count. The others have loss 0 and
+        no gradient, even if their h or their cotangents are nan or ∞.
+      class_weights: ω, shape (V,).
+      ignore: A label that excludes its examples in the same way. Static.
       at_once: The number of logits to compute per chunk, at least 1; the V logits of an example are
         never split. It bounds the memory; a small number costs speed. By default 12.6 million on a
         CPU; elsewhere 67 million, or those of 2,048 examples if these are more. Static.
@@ -71,6 +87,7 @@ def linear_cross_entropy(
       L, shape (...), with the dtype that h and w promote to.
 
     Raises:
+      TypeError: If where is not boolean.
       ValueError: If the shapes do not fit, labels are not integers, or at_once is below 1.
 
     Reference: Hsu et al., Liger kernel, 2024, FusedLinearCrossEntropy, arXiv:2410.10989, for the
@@ -81,63 +98,110 @@ def linear_cross_entropy(
     >>> linear_cross_entropy(h, 50 * w, jnp.array([0, 7]), ignore=7)[1].item()
     0.0
     """
-    return _by_chunks(h, w, labels, None, ignore, at_once)[0]
+    labels, ignore = _marked(h, w, labels, where, ignore)
+    loss = _by_chunks(h, w, labels, None, ignore, at_once)[0]
+    weight = _weight_at(class_weights, labels, h, w, ignore)
+    return loss if weight is None else weight.astype(loss.dtype) * loss
 
 
-def linear_cross_entropy_fwd(h, w, labels, *, ignore, at_once):
-    """Saves dh and dw of the sum of all losses, which have the sizes of h and w."""
-    one = jnp.ones(labels.shape, wide_dtype(h.dtype))
+def linear_cross_entropy_fwd(h, w, labels, where=None, class_weights=None, *, ignore, at_once):
+    """Saves dh and dw of the sum of all losses, which have the sizes of h and w.
+
+    With class weights, saves the loss of each example without its weight too.
+    """
+    arguments = h, w, labels, where, class_weights
+    labels, ignore = _marked(h, w, labels, where, ignore)
+    weight = _weight_at(class_weights, labels, h, w, ignore)
+    one = jnp.ones(labels.shape, wide_dtype(h.dtype)) if weight is None else weight
     loss, dh, dw = _by_chunks(h, w, labels, one, ignore, at_once)
-    return loss, (dh, dw, h, w, labels)
+    if weight is None:
+        return loss, (dh, dw, None, arguments)
+    return weight.astype(loss.dtype) * loss, (dh, dw, loss, arguments)
 
 
 def linear_cross_entropy_bwd(residuals, dloss, *, ignore, at_once):
-    """The cotangents of h and w.
+    """The cotangents of h, w and class weights.
 
-    With x_n = h_n w and dx_n = p_n − e_t, the gradient of L_n from `softmax_cross_entropy`,
+    With x_n = h_n w and dx_n = ω[t_n] (p_n − e_t), the gradient of L_n from
+    `softmax_cross_entropy`,
 
         dh_n = dL_n dx_n wᵀ,                                                                  (1)
         dw = Σ_n dL_n h_nᵀ dx_n,   which is c Σ_n h_nᵀ dx_n if dL_n = c for all n.            (2)
 
-    The forward pass has computed dx_n wᵀ and Σ_n h_nᵀ dx_n. An ignored example has dx = 0.
+    The forward pass has computed dx_n wᵀ and Σ_n h_nᵀ dx_n. An example that does not count has
+    dx = 0. Each loss contains one weight, so
+
+        dω_j = Σ_(n: t_n = j) dL_n (−log p_n[j]).                                             (3)
 
     Reference: Source A 3.3.4 and 3.3.8, by the chain rule.
     """
-    dh, dw, h, w, labels = residuals
-    dl = jnp.where(_counted(labels, ignore), widen(dloss), jnp.zeros((), wide_dtype(dloss.dtype)))
+    dh, dw, loss, (h, w, labels, where, class_weights) = residuals
+    labels, ignore = _marked(h, w, labels, where, ignore)
+    dl = jnp.where(
+        not_ignored(labels, ignore), widen(dloss), jnp.zeros((), wide_dtype(dloss.dtype))
+    )
     dh = dl[..., None] * dh  # (1)
-    dw = _weigh(ignore, at_once, dl, dw, h, w, labels)  # (2)
-    return dh.astype(h.dtype), dw.astype(w.dtype), None
+    weight = _weight_at(class_weights, labels, h, w, ignore)
+    dw = _weigh(ignore, at_once, dl, dw, h, w, labels, weight)  # (2)
+    dweights = None
+    if weight is not None:
+        zero = jnp.zeros_like(class_weights, dl.dtype).at[place(labels, w.shape[1])]
+        placed = explicit_sharding(class_weights, labels, dl)
+        dweights = zero.add(dl * widen(loss), mode="drop", out_sharding=placed)  # (3)
+        dweights = dweights.astype(class_weights.dtype)
+    return dh.astype(h.dtype), dw.astype(w.dtype), None, None, dweights
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _weigh(ignore, at_once, dl, dw, h, w, labels):
+def _weigh(ignore, at_once, dl, dw, h, w, labels, weight):
     """Equation (2), computed from dw = Σ h_nᵀ dx_n if all dL_n are equal."""
-    counted = _counted(labels, ignore)
+    counted = not_ignored(labels, ignore)
     largest = float(jnp.finfo(dl.dtype).max)  # not ∞, which jax_debug_infs rejects
     least = jnp.min(dl, initial=largest, where=counted)
     most = jnp.max(dl, initial=-largest, where=counted)
     c = jnp.where(jnp.any(counted), most, jnp.zeros_like(most))
     differ = least < most
     # If all dL_n are equal, this loops over no chunks. A `cond` would not write over dw in place.
-    dw = _by_chunks(h, w, labels, dl, ignore, at_once, (dw, differ))[2]
+    dw = _by_chunks(h, w, labels, _product(dl, weight), ignore, at_once, (dw, differ))[2]
     return jnp.where(differ, jnp.ones_like(c), c) * dw
 
 
 @_weigh.defjvp
 def _weigh_jvp(ignore, at_once, primals, tangents):
     """Differentiates the full sum (2), because equal dL_n can have different tangents."""
-    dl, _, h, w, labels = primals
+    dl, _, h, w, labels, weight = primals
+    dl, ddl = jax.jvp(_product, (dl, weight), (tangents[0], tangents[5]))
     in_full = lambda dl, h, w: _by_chunks(h, w, labels, dl, ignore, at_once)[2]
-    along = (tangents[0], *tangents[2:4])
+    along = (ddl, *tangents[2:4])
     return _weigh(ignore, at_once, *primals), jax.jvp(in_full, (dl, h, w), along)[1]
 
 
-def _counted(labels, ignore):
-    info = jnp.iinfo(labels.dtype)
-    if ignore is None or not info.min <= ignore <= info.max:
-        return jnp.ones(labels.shape, bool)
-    return labels != jnp.asarray(ignore, labels.dtype)
+def _product(dl, weight):
+    return dl if weight is None else dl * weight
+
+
+def _marked(h, w, labels, where, ignore):
+    """The labels with a common mark for what does not count, and this mark, or None."""
+    _check(h, w, labels)
+    if where is None:
+        return labels, ignore
+    f = "linear_cross_entropy"
+    check_mask(f, where)
+    if where.shape != labels.shape:
+        raise ValueError(f"{f}: where must have shape {labels.shape}, got {where.shape}")
+    others = jnp.where(is_class(labels, w.shape[1]), labels.astype(jnp.int32), -1)
+    return jnp.where(where & not_ignored(labels, ignore), others, HIDDEN), HIDDEN
+
+
+def _weight_at(weights, labels, h, w, ignore):
+    """The weight of each label, and 0 for an example that does not count; None without weights."""
+    if weights is None:
+        return None
+    check_class_weights("linear_cross_entropy", w, weights)
+    wide = jnp.asarray(weights, wide_dtype(jnp.result_type(h, w))).at[place(labels, w.shape[1])]
+    placed = explicit_sharding(labels, weights)
+    found = wide.get(mode="fill", fill_value=jnp.nan, out_sharding=placed)
+    return keep(not_ignored(labels, ignore), found)
 
 
 def _by_chunks(h, w, labels, dl, ignore, at_once, onto=None) -> Any:
@@ -146,7 +210,8 @@ def _by_chunks(h, w, labels, dl, ignore, at_once, onto=None) -> Any:
     `onto` is a pair of an array and a condition. If it is given, the result is only the array or,
     if the condition holds, the last sum, which is written over it.
     """
-    _check(h, w, labels, at_once)
+    if at_once is not None:
+        check_int("linear_cross_entropy", "at_once", at_once, at_least=1)
     run = functools.partial(_by_platform, ignore=ignore, at_once=at_once)
     explicit = next(filter(None, map(explicit_sharding, (h, w, labels))), None)
     if explicit is None:
@@ -196,7 +261,7 @@ def _by_chunks_of(h, w, labels, dl, onto, *, ignore, chunk):
         return a.swapaxes(0, 1).reshape(size * chunks, *a.shape[2:])[:n].reshape(shape)
 
     index = labels.reshape(n)
-    counted = _counted(index, ignore)
+    counted = not_ignored(index, ignore)
     rows = jnp.where(counted[:, None], h.reshape(n, d).astype(dtype), jnp.zeros((), dtype))
     index = jnp.where(counted, index, jnp.zeros_like(index))
 
@@ -261,7 +326,7 @@ def _add_products(dw, h, dx, w, is_first, columns):
     return add(sums, classes - rest, rest) if rest else sums
 
 
-def _check(h: Array, w: Array, labels: Array, at_once: int | None) -> None:
+def _check(h: Array, w: Array, labels: Array) -> None:
     f = "linear_cross_entropy"
     if w.ndim != 2 or w.shape[1] == 0:
         raise ValueError(f"{f}: w must have shape (d, V) with V > 0, got {w.shape}")
@@ -274,8 +339,6 @@ def _check(h: Array, w: Array, labels: Array, at_once: int | None) -> None:
             f"{f}: labels must have shape {h.shape[:-1]} and an integer dtype, "
             f"got {labels.shape} and {labels.dtype}"
         )
-    if at_once is not None:
-        check_int(f, "at_once", at_once, at_least=1)
 
 
 linear_cross_entropy.defvjp(linear_cross_entropy_fwd, linear_cross_entropy_bwd)

@@ -6,30 +6,41 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 
 from funcnet._arguments import check_number
 from funcnet._arrays import placed_like, widen
 from funcnet.ops._labels import (
     at,
     at_least_if_zero,
+    by_class,
+    check_class_weights,
+    dense,
     finite_if_zero,
     is_class,
     is_index,
+    is_per_example,
+    keep,
+    keep_examples,
     label_cotangent,
     put,
     put_by_mask,
+    visible,
+    weighted,
 )
 from funcnet.ops._types import AnyArray, Real
 from funcnet.rule import rule
 
 
-@rule(real=("logits",))
+@rule(real=("logits", "class_weights"))
 def softmax_cross_entropy(
     logits: Real[AnyArray, "*batch C"],
     labels: Real[AnyArray, "*batch C"] | Integer[ArrayLike, "*batch"],
+    where: Bool[ArrayLike, "..."] | None = None,
+    class_weights: Real[ArrayLike, "C"] | None = None,
     *,
     label_smoothing: float = 0.0,
+    ignore: int | None = None,
 ) -> Float[Array, "*batch"]:
     """The cross entropy between softmax(logits) and the labels, for each example.
 
@@ -40,20 +51,33 @@ def softmax_cross_entropy(
     Class indices are the faster form of labels: with probabilities, the accurate tails and
     0 · log 0 = 0 take up to a tenth more time on a CPU.
 
-    Label smoothing by a replaces t by (1 − a) t + a/C, so that no p has to become 1.
+    Label smoothing by a replaces t by (1 − a) t + a/C, so that no p has to become 1. Class weights
+    w then replace t by w ⊙ t. With either a mask of classes or class weights, indices are taken as
+    one-hot labels.
+
+    What `where` or `ignore` excludes has no influence on the loss or a gradient, whatever stands
+    there, and gradient 0. The sums are over the classes that count, and C is their number. An
+    example of which nothing counts, or the class of its index does not, has loss 0. For the mean
+    over the examples that count, write `loss.mean(where=labels != ignore)`.
 
     Args:
       logits: x, shape (..., C).
       labels: t, in one of two forms: probabilities or one-hot, of the same shape as logits; or
         class indices from 0 to C − 1, of shape (...) and an integer dtype. Any other index,
         including a negative one, gives a loss of nan and a gradient of nan.
+      where: Booleans, true for what counts: examples, shape (...), or classes of examples, shape
+        (..., C). A size may also be 1.
+      class_weights: w, shape (C,). PyTorch's mean divides by the sum of w at the labels.
       label_smoothing: a in [0, 1). Static.
+      ignore: A class index that excludes its example; it need not be a class. Static.
 
     Returns:
       L, shape (...), with the dtype of logits.
 
     Raises:
-      ValueError: If labels have neither form, or label_smoothing is outside [0, 1).
+      TypeError: If where is not boolean.
+      ValueError: If labels have neither form, the shape of where or class_weights does not fit,
+        label_smoothing is outside [0, 1), or ignore is given for labels that are not indices.
 
     Reference: Source A 3.3.8; the source's (Y − T)/C belongs to its loss scaled by 1/C (3.3.7).
     Label smoothing: Szegedy et al., Rethinking the Inception architecture for computer vision,
@@ -62,10 +86,12 @@ def softmax_cross_entropy(
     >>> print(f"{softmax_cross_entropy(jnp.array([50.0, 0.0]), jnp.array(0)):.4e}")
     1.9287e-22
     """
-    return _forward(logits, labels, label_smoothing, put_by_mask)[0]
+    return _forward(logits, labels, where, class_weights, label_smoothing, ignore, put_by_mask)[0]
 
 
-def softmax_cross_entropy_fwd(logits, labels, *, label_smoothing):
+def softmax_cross_entropy_fwd(
+    logits, labels, where=None, class_weights=None, *, label_smoothing, ignore
+):
     """Saves e = exp(z), where z = x − max x, and two sums of e per example.
 
     The sum s of e is kept in two parts, top + rest, so that a tiny rest keeps its digits:
@@ -82,23 +108,50 @@ def softmax_cross_entropy_fwd(logits, labels, *, label_smoothing):
 
     No term of L is negative. For a class index with label smoothing, the loss is (1 − a) L plus
     a (log s − ⟨z⟩), where ⟨·⟩ is the mean over the classes; no array of targets is built.
+
+    A class that does not count has x = −∞, so that e = 0, and t = 0. All x are 0 in an example of
+    which nothing counts.
     """
-    return _forward(logits, labels, label_smoothing, put)
+    return _forward(logits, labels, where, class_weights, label_smoothing, ignore, put)
 
 
-def _forward(logits, labels, a, put):
-    check_number("softmax_cross_entropy", "label_smoothing", a, at_least=0, below=1)
-    x = widen(logits)
-    if is_index("softmax_cross_entropy", "logits", logits, labels):
-        loss, saved = of_index(x, labels, a, put)
-        return loss.astype(logits.dtype), saved
+def _forward(logits, labels, where, weights, a, ignore, put):
+    f = "softmax_cross_entropy"
+    check_number(f, "label_smoothing", a, at_least=0, below=1)
+    x, by_index = widen(logits), is_index(f, "logits", logits, labels)
+    check_class_weights(f, logits, weights)
+    mask = visible(f, logits, labels, where, ignore)
+    if by_index and weights is None and is_per_example(mask):
+        loss, saved = of_index(keep(mask, x), keep_examples(mask, labels), a, put)
+        loss = keep_examples(mask, loss).astype(logits.dtype)
+        return loss, (saved[:-1], labels, None, where, None)
+    x = _seen(x, mask)
     m = jax.lax.stop_gradient(x.max(-1, keepdims=True))
-    z, t = _below(x, m), _smooth(labels.astype(x.dtype), a)
+    z, t = _below(x, m), weighted(_targets(labels, x, mask, a), weights, mask)
     e = jnp.exp(z)
     top, rest = e.shape[-1] + jnp.floor(e - 1).sum(-1), (e - jnp.floor(e)).sum(-1)
     log_s = jnp.log1p(rest + (top - 1))
     loss = t.sum(-1) * log_s - (t * at_least_if_zero(z, t)).sum(-1)
-    return loss.astype(logits.dtype), (e, top, rest, labels, logits, m)
+    return loss.astype(logits.dtype), ((e, top, rest, m), labels, logits, where, weights)
+
+
+def _seen(x: Array, mask: Array | None) -> Array:
+    """X with −∞ in place of a class that does not count, and 0 if all of them are such classes."""
+    if mask is None:
+        return x
+    empty = jnp.where(mask.any(-1, keepdims=True), -jnp.inf, jnp.zeros((), x.dtype))
+    return jnp.where(mask, x, empty)
+
+
+def _targets(labels: Array, like: Array, mask: Array | None, a: float) -> Array:
+    """The smoothed labels (1 − a) t + a/C of the classes that count, and 0 for the others."""
+    t = dense(labels, like)
+    if a:
+        count = like.shape[-1]
+        if mask is not None and mask.shape[-1] > 1:
+            count = jnp.maximum(mask.sum(-1, keepdims=True, dtype=like.dtype), 1)
+        t = (1 - a) * t + a / count
+    return keep(mask, t)
 
 
 def of_index(x, labels, a, put):
@@ -139,13 +192,8 @@ def _below_jvp(primals, tangents):
     return _below(x, m, index), dz if index is None else at(dz, index)
 
 
-def _smooth(t: Array, a: float) -> Array:
-    """The smoothed labels (1 − a) t + a/C."""
-    return (1 - a) * t + a / t.shape[-1] if a else t
-
-
-def softmax_cross_entropy_bwd(residuals, dloss, *, label_smoothing):
-    """The cotangents of logits and labels.
+def softmax_cross_entropy_bwd(residuals, dloss, *, label_smoothing, ignore):
+    """The cotangents of logits, labels and class weights.
 
     From L = −Σ_j t_j x_j + T log Σ_k exp(x_k), with p = e / s,
 
@@ -160,16 +208,25 @@ def softmax_cross_entropy_bwd(residuals, dloss, *, label_smoothing):
     a class index, top = e. Where dL = 0, dt is 0 even at x = −∞.
 
     With label smoothing, t in (1) and (3) is (1 − a) t + a/C, which is 1 − (a − a/C) at a class
-    index, and dt is (1 − a) times (2).
+    index, and dt is (1 − a) times (2). With class weights, t in (1) and (3) is w ⊙ that, dt is also
+    multiplied by w, and, with the sum over the examples,
+
+        dw = Σ dL ((1 − a) t + a/C) (log s − z),   0 where the factor of log s − z is 0.      (4)
+
+    What does not count has t = 0, e = 0 and no part in (2) and (4). dL counts as 0 in an example of
+    which nothing counts.
 
     Reference: Source A 3.3.8.
     """
-    a, dl = label_smoothing, widen(dloss)
-    if len(residuals) == 4:
-        return of_index_bwd(residuals, dl, a, put).astype(dloss.dtype), None
-    e, top, rest, labels, logits, m = residuals
-    e = placed_like(e, labels)
-    t = _smooth(labels.astype(e.dtype), a)
+    a, saved, (labels, logits, where, weights) = label_smoothing, residuals[0], residuals[1:]
+    mask = visible("softmax_cross_entropy", saved[0], labels, where, ignore)
+    dl = keep_examples(mask, widen(dloss))
+    if logits is None:
+        dx = of_index_bwd((*saved, keep_examples(mask, labels)), dl, a, put)
+        return dx.astype(dloss.dtype), None, None, None
+    e, top, rest, m = saved
+    unweighted = _targets(labels, e, mask, a)
+    e, t = placed_like(e, unweighted), weighted(unweighted, weights, mask)
     total = t.sum(-1)
     log_s, scale = jnp.log1p(rest + (top - 1)), total / (top + rest)
     dl, top, rest, total, log_s, scale = (
@@ -177,10 +234,15 @@ def softmax_cross_entropy_bwd(residuals, dloss, *, label_smoothing):
     )
     # T is summed again, so that only the other t contribute to the derivative of T − t.
     at_top = (t.sum(-1, keepdims=True) - t) - (rest + (top - e)) * scale  # (3)
-    dx = dl * jnp.where(e < 1, e * scale - t, at_top)  # (1)
-    dt = dl * finite_if_zero(log_s - _below(widen(logits), m), dl)  # (2)
+    dx = keep(mask, dl * jnp.where(e < 1, e * scale - t, at_top))  # (1)
+    z = _below(keep(mask, widen(logits), jnp.finfo(e.dtype).min), m)  # −∞, but finite
+    dt = weighted(keep(mask, dl * finite_if_zero(log_s - z, dl)), weights, mask)  # (2)
     dt = (1 - a) * dt if a else dt
-    return dx.astype(dloss.dtype), label_cotangent(labels, dt)
+    dw = None
+    if weights is not None:
+        less_log_p = jnp.where(unweighted == 0, 0, log_s - z)
+        dw = by_class(dl * unweighted * less_log_p).astype(weights.dtype)  # (4)
+    return dx.astype(dloss.dtype), label_cotangent(labels, dt), None, dw
 
 
 def of_index_bwd(saved, dl, a, put):

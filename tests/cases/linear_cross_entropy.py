@@ -10,6 +10,9 @@ from funcnet import ops
 
 H, W, LABELS = normal(4, 3), normal(3, 5, seed=1), ints(0, 4, 2, 4)
 
+MOST, WEIGHTS = np.array([True, False, True, True]), np.array([0.5, 2.0, 0.0, 1.5, 3.0])
+H_SOME = np.where(MOST[:, None], H, np.nan)
+
 CASES = {
     "linear_cross_entropy": [
         # Not sharded: labels are an unsharded constant here. The tests of this rule shard them.
@@ -26,18 +29,28 @@ CASES = {
         Case("one class", (H, normal(3, 1), ints(0, 0, 0, 0))),
         Case("out of range", (H, W, ints(0, -1, 2, 9)), {"ignore": 9}),
         Case("empty", (np.zeros((0, 3)), W, np.zeros((0,), np.int32))),
+        Case("where", (H_SOME, W, ints(0, -1, 2, 9), MOST), {"at_once": 10}),
+        Case("where, ignored", (H_SOME, W, ints(4, -1, 2, 4), MOST), {"ignore": 2}),
+        Case("weights", (H, W, LABELS, None, WEIGHTS), {"at_once": 10}),
+        Case("weights, where", (H_SOME, W, ints(0, -1, 2, 7), MOST, WEIGHTS), {"ignore": 7}),
     ]
 }
 
 
-def _linear_cross_entropy(h, w, labels, ignore=None, at_once=None):
+def _linear_cross_entropy(
+    h, w, labels, where=None, class_weights=None, *, ignore=None, at_once=None
+):
     labels = np.asarray(labels).astype(np.int64)
-    index = np.where(labels == ignore, 0, labels) if ignore is not None else labels
+    hidden = np.zeros(labels.shape, bool) if where is None else ~where
+    hidden = hidden if ignore is None else hidden | (labels == ignore)
+    h, index = np.where(hidden[..., None], 0.0, h), np.where(hidden, 0, labels)
     loss = optax.losses.softmax_cross_entropy_with_integer_labels(
         jnp.asarray(h @ w), jnp.asarray(index)
     )
     loss = jnp.where((index >= 0) & (index < w.shape[-1]), loss, jnp.nan)
-    return loss if ignore is None else jnp.where(labels == ignore, 0.0, loss)
+    if class_weights is not None:
+        loss = class_weights[np.clip(index, 0, w.shape[-1] - 1)] * loss
+    return jnp.where(hidden, 0.0, loss)
 
 
 ORACLES = {"linear_cross_entropy": _linear_cross_entropy}

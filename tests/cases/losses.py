@@ -20,9 +20,44 @@ TARGETS = [
 
 LOG_P = np.log(probabilities(4, 5))
 
+SOME = np.random.default_rng(0).random((4, 5)) < 0.6  # classes that count; of the second example,
+SOME[1] = False  # none does
+SOME[3] = [True, False, True, True, False]
+MOST = np.array([True, False, True, True])  # examples that count
+WEIGHTS = np.array([0.5, 2.0, 0.0, 1.5, 3.0])
+
+
+def hidden(x, where, value=np.nan):
+    """x with another value where nothing counts."""
+    return np.where(where if where.ndim == x.ndim else where[:, None], x, value)
+
+
+def masked(x, t, index):
+    """Cases of where, class weights and ignore: x of shape (4, 5), t probabilities, and indices."""
+    ignored, one_out = ints(0, -9, 2, -9), ints(0, 9, 3, 4)
+    return [
+        Case("ignore", (hidden(x, ignored >= 0, np.inf), ignored), {"ignore": -9}),
+        Case("examples", (hidden(x, MOST), one_out, MOST)),
+        Case("examples, ignore", (x, index, MOST), {"ignore": int(index[0])}),
+        Case("examples of probabilities", (hidden(x, MOST), hidden(t, MOST), MOST[:, None])),
+        Case("classes", (hidden(x, SOME), ints(0, 9, 0, 2), SOME)),
+        Case("classes for all", (x, index, np.array([[True, False, True, True, True]]))),
+        Case("classes of probabilities", (hidden(x, SOME), hidden(t, SOME), SOME)),
+        Case("weights", (x, index, None, WEIGHTS)),
+        Case("weights, ignore", (x, index, SOME, WEIGHTS), {"ignore": int(index[2])}),
+        Case("weights of probabilities", (x, t, None, WEIGHTS)),
+        Case("weights of classes", (hidden(x, SOME), hidden(t, SOME), SOME, WEIGHTS)),
+    ]
+
+
+def smoothed(case):
+    return case._replace(id=f"smooth {case.id}", static={**case.static, "label_smoothing": 0.25})
+
+
 CASES = {
     "mean_squared_error": TARGETS,
     "sum_squared_error": TARGETS,
+    "mean_absolute_error": TARGETS,
     "cross_entropy": [
         Case("rank2", (probabilities(4, 5), probabilities(4, 5, seed=1)), shard=(True, True)),
         Case("index", (probabilities(4, 5), ints(0, 4, 2, 4))),
@@ -32,6 +67,7 @@ CASES = {
         Case("one-hot", (probabilities(3, 4), one_hot([0, 2, 2], 4))),
         Case("one-hot ints", (probabilities(3, 4), one_hot([0, 2, 2], 4).astype(np.int32))),
         Case("not normalised", (np.exp(normal(3, 4)), np.exp(normal(3, 4, seed=1)))),
+        *masked(probabilities(4, 5), probabilities(4, 5, seed=1), ints(1, 4, 2, 4)),
     ],
     "softmax_cross_entropy": [
         Case("rank2", (normal(4, 5), probabilities(4, 5, seed=1)), shard=(True, True)),
@@ -60,6 +96,8 @@ CASES = {
         Case("smooth index", (normal(4, 5), ints(0, 4, 2, -1)), {"label_smoothing": 0.1}),
         Case("smooth rank1", (normal(5), one_hot(3, 5)), {"label_smoothing": 0.9}),
         Case("smooth offset", (normal(3, 5, mean=1e3), ints(0, 4, 2)), {"label_smoothing": 0.1}),
+        *masked(normal(4, 5), probabilities(4, 5, seed=1), ints(1, 4, 2, 4)),
+        *map(smoothed, masked(normal(4, 5), probabilities(4, 5, seed=1), ints(1, 4, 2, 4))),
     ],
     "huber": [
         Case("rank2", (normal(4, 5), 2 * normal(4, 5, seed=1)), shard=(True, True)),
@@ -82,8 +120,35 @@ CASES = {
         Case("impossible", (np.array([[0.0, -np.inf]]), np.array([[0.5, 0.5]]))),
         Case("tiny", (np.array([[-1e-30, -200.0]]), np.array([[1.0, 1e-30]]))),
         Case("empty", (np.zeros((0, 3)), np.zeros((0, 3)))),
+        Case("classes", (hidden(LOG_P, SOME), hidden(probabilities(4, 5, seed=1), SOME), SOME)),
+        Case("examples", (hidden(LOG_P, MOST), hidden(probabilities(4, 5, seed=1), MOST), MOST)),
     ],
 }
+
+
+def by_example(oracle):
+    """The oracle with where, class weights and ignore, from the classes that count alone."""
+
+    def losses(x, t, where=None, class_weights=None, *, ignore=None, label_smoothing=0.0):
+        options = {"label_smoothing": label_smoothing} if label_smoothing else {}
+        if where is None and class_weights is None and ignore is None:
+            return oracle(x, t, **options)
+        where = np.ones(x.shape[:1], bool) if where is None else where
+        where = np.broadcast_to(where if where.ndim == x.ndim else where[:, None], x.shape).copy()
+        if t.ndim < x.ndim:
+            where[t == ignore] = False
+            t = np.where(
+                (t < 0) | (t >= x.shape[1]), np.nan, one_hot(t % x.shape[1], x.shape[1]).T
+            ).T
+        weights = np.ones(x.shape[1]) if class_weights is None else class_weights
+        found = np.zeros(len(x))
+        for i, counts in enumerate(where):
+            if counts.any():
+                target = (1 - label_smoothing) * t[i, counts] + label_smoothing / counts.sum()
+                found[i] = oracle(x[i, counts], weights[counts] * target)
+        return found
+
+    return losses
 
 
 def _cross_entropy(y, t):
@@ -112,20 +177,24 @@ def _softmax_cross_entropy(x, t, label_smoothing=0.0):
 ORACLES = {
     "mean_squared_error": lambda y, t: np.square(y - t).mean(-1),
     "sum_squared_error": lambda y, t: np.square(y - t).sum(-1) / 2,
-    "cross_entropy": _cross_entropy,
-    "softmax_cross_entropy": _softmax_cross_entropy,
+    "mean_absolute_error": lambda y, t: np.abs(y - t).mean(-1),
+    "cross_entropy": by_example(_cross_entropy),
+    "softmax_cross_entropy": by_example(_softmax_cross_entropy),
     "huber": lambda y, t, delta=1.0: optax.losses.huber_loss(
         jnp.asarray(y), jnp.asarray(t, jnp.float64), delta=delta
     ).mean(-1),
-    "kl_divergence": lambda log_p, t: (
-        jax.scipy.special.xlogy(np.asarray(t, float), t * 1.0).sum(-1)
-        - np.where(t == 0, 0.0, t * log_p).sum(-1)
+    "kl_divergence": by_example(
+        lambda log_p, t: (
+            jax.scipy.special.xlogy(np.asarray(t, float), t * 1.0).sum(-1)
+            - np.where(t == 0, 0.0, t * log_p).sum(-1)
+        )
     ),
 }
 
 RESIDUAL_BYTES = {
     "mean_squared_error": 0,
     "sum_squared_error": 0,
+    "mean_absolute_error": 0,
     "cross_entropy": 0,
     "softmax_cross_entropy": 4 * 20 + 3 * 4 * 4,  # e; top, rest and m of 4 rows
     "huber": 0,
@@ -148,6 +217,9 @@ MEASURED = {
     ),
     "sum_squared_error": Measured(
         lambda y, t: ((y - t) ** 2).sum(-1) / 2, "jnp", matrices, argnums=0
+    ),
+    "mean_absolute_error": Measured(
+        lambda y, t: jnp.abs(y - t).mean(-1), "jnp", matrices, argnums=0
     ),
     "huber": Measured(lambda y, t: optax.huber_loss(y, t).mean(-1), "optax", matrices, argnums=0),
     "cross_entropy": Measured(

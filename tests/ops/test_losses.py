@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -278,3 +279,108 @@ def test_a_network_of_the_book_in_numpy():
 
     for d, e in zip(jax.grad(loss, (0, 1, 2, 3))(w1, b1, w2, b2), expected, strict=True):
         np.testing.assert_allclose(d, e, atol=1e-14)
+
+
+ELEMENTS = {"sigmoid_binary_cross_entropy"}
+MASKED = ["cross_entropy", "softmax_cross_entropy", "kl_divergence", *ELEMENTS]
+
+
+@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("shape", [(4,), (5,), (6, 3), (1, 6, 4), ()], ids=str)
+def test_a_mask_of_another_shape(name, shape):
+    """As in Optax, the number of axes decides whether a mask is of examples or of classes."""
+    with pytest.raises(ValueError) as e:
+        getattr(ops, name)(X, T, where=np.ones(shape, bool))
+    assert str(e.value) == (
+        f"{name}: where must have shape (6,) or (6, 4), or 1 in place of a size, got {shape}"
+    )
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_a_mask_is_boolean(name):
+    with pytest.raises(TypeError) as e:
+        getattr(ops, name)(X, T, where=np.ones(6, np.int32))
+    assert str(e.value) == f"{name}: where must be boolean, got int32[6]"
+
+
+@pytest.mark.parametrize("f", [ops.cross_entropy, ops.softmax_cross_entropy])
+def test_options_that_do_not_fit(f):
+    for options, message in (
+        ({"class_weights": np.ones(3)}, "class_weights must have shape (4,), got (3,)"),
+        ({"ignore": 0}, "ignore is for class indices, got labels of shape (6, 4)"),
+    ):
+        with pytest.raises(ValueError) as e:
+            f(X, T, **options)
+        assert str(e.value) == f"{f.__name__}: {message}"
+
+
+def test_a_weight_of_another_shape():
+    with pytest.raises(ValueError) as e:
+        ops.sigmoid_binary_cross_entropy(X, T, pos_weight=np.ones(6))
+    assert str(e.value) == (
+        "sigmoid_binary_cross_entropy: pos_weight must broadcast to the shape of logits, (6, 4), "
+        "got (6,)"
+    )
+
+
+@pytest.mark.parametrize("name", [n for n in MASKED if n not in ELEMENTS])
+def test_a_mask_of_examples_is_that_of_optax(name):
+    """The mean over the examples that count is that of these examples alone."""
+    f, where = getattr(ops, name), np.array([True, False, True, True, False, True])
+    y = np.log(ops.softmax(X)) if name == "kl_divergence" else np.asarray(ops.softmax(X))
+    mean = lambda y: f(y, T, where=where).mean(where=where)
+    few = lambda y: f(y, T[where]).mean()
+    np.testing.assert_allclose(mean(y), few(y[where]), rtol=1e-15)
+    np.testing.assert_allclose(jax.grad(mean)(y)[where], jax.grad(few)(y[where]), atol=1e-15)
+    if name == "softmax_cross_entropy":
+        np.testing.assert_allclose(f(y, T, where=where), getattr(optax, name)(y, T, where=where))
+
+
+@pytest.mark.parametrize("f", [ops.cross_entropy, ops.softmax_cross_entropy])
+def test_a_class_that_does_not_count_is_no_label(f):
+    """All forms of labels agree: a class index that `where` excludes stands for no class."""
+    where = np.array([True, True, False, True])[None]
+    y = np.asarray(ops.softmax(X))
+    value, back = jax.vjp(lambda y: f(y, INDEX, where=where), y)
+    expected, expected_back = jax.vjp(lambda y: f(y, T, where=where), y)
+    np.testing.assert_array_equal(value, expected)
+    np.testing.assert_array_equal(back(value)[0], expected_back(value)[0])
+    assert value[3:5].tolist() == [0, 0]
+    assert not np.asarray(back(value)[0])[3:5].any()
+
+
+@pytest.mark.parametrize("f", [ops.cross_entropy, ops.softmax_cross_entropy])
+def test_an_index_out_of_range_gives_nan_with_every_option(f):
+    y, index = np.asarray(ops.softmax(X)), np.array([0, 4, -1, 2, 9, 9])
+    for options in (
+        {"ignore": 9}, {"class_weights": np.ones(4), "ignore": 9},
+        {"where": np.arange(6)[:, None] < np.array([6, 6, 6, 4])},
+    ):  # fmt: skip
+        value, back = jax.vjp(lambda y, o=options: f(y, index, **o), y)
+        nan = [False, True, True, False, "ignore" not in options, "ignore" not in options]
+        assert np.isnan(value).tolist() == nan
+        assert np.isnan(back(jnp.ones(6))[0]).any(-1).tolist() == nan
+
+
+def test_class_weights_of_torch():
+    """A weighted loss is the weight of the label times the loss; PyTorch's mean divides by both."""
+    weights = np.array([1.0, 0.5, 2.0, 3.0])
+    loss = ops.softmax_cross_entropy(X, INDEX, class_weights=weights)
+    np.testing.assert_allclose(loss, weights[INDEX] * ops.softmax_cross_entropy(X, INDEX))
+    by_weight = ops.linear_cross_entropy(X, np.eye(4), INDEX, class_weights=weights)
+    np.testing.assert_allclose(by_weight, loss, rtol=1e-14)
+
+
+def test_unused_options_are_no_other_program():
+    """None for where, class weights, pos_weight or ignore leaves nothing in the program."""
+    for name, options in (
+        ("cross_entropy", {"where": None, "class_weights": None, "ignore": None}),
+        ("softmax_cross_entropy", {"where": None, "class_weights": None, "ignore": None}),
+        ("kl_divergence", {"where": None}),
+        ("sigmoid_binary_cross_entropy", {"where": None, "pos_weight": None, "ignore": None}),
+    ):
+        f = getattr(ops, name)
+        count = lambda options, f=f: len(
+            jax.make_jaxpr(lambda x: jax.vjp(lambda x: f(x, T, **options), x)[1](f(x, T)))(X).eqns
+        )
+        assert count({}) == count(options) < count({"where": np.ones(6, bool)})
