@@ -26,7 +26,7 @@ def declared(s: Subject, truth: Any, intent: Any) -> Reference | None:
         cotangents than its arguments, or if either raises.
     """
     if truth is not None:
-        return Reference(_checked_truth(s, truth).outputs, TRUTH)
+        return Reference(_in_the_types_of(s, _checked_truth(s, truth).outputs), TRUTH)
     if intent is None:
         return None
     outputs = _intended(s, plain_of(s), intent)
@@ -63,6 +63,18 @@ def _checked_truth(s: Subject, truth: Any) -> Subject:
             f"check_rule: truth must return the shapes {types(s)} as {s.name}, got {got}"
         )
     return found
+
+
+def _in_the_types_of(s: Subject, truth: Outputs) -> Outputs:
+    """The truth with the dtypes of the function's outputs, which may not be those of arguments."""
+
+    def outputs(floats: Any, others: Any) -> tuple[Any, ...]:
+        types = jax.eval_shape(s.outputs, floats, others)
+        return tuple(
+            jnp.asarray(y, t.dtype) for y, t in zip(truth(floats, others), types, strict=True)
+        )
+
+    return outputs
 
 
 class _Misfit(ValueError):

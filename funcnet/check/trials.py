@@ -44,8 +44,8 @@ ELSEWHERE = (
     "reference; the transformations themselves change nothing"
 )
 BY_DIFFERENCES = (
-    f"{DIFFERENCES} of the gradient agree with the rule's second derivative, and not with that of "
-    "autodiff of the plain forward (it has a jnp.where at a point, or a custom derivative)"
+    f"{DIFFERENCES} of the gradient agree with the rule's second derivative, and not with that "
+    "according to {} (it has a jnp.where at a point, or a custom derivative)"
 )
 WITHOUT = "the rule without it"
 PCAST = (
@@ -90,7 +90,13 @@ def check_transformations(log: Log, e: Evidence) -> set[str]:
                 continue
             if trial.kind == "second derivative":
                 right = _by_differences(s, trial, actual)
-                why = BY_DIFFERENCES if right else CONSTRAINED if _is_constrained(e) else ""
+                why = (
+                    BY_DIFFERENCES.format(e.against)
+                    if right
+                    else CONSTRAINED
+                    if _is_constrained(e)
+                    else ""
+                )
                 if why:
                     log.warn(why)
                     continue

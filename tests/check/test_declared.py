@@ -183,3 +183,13 @@ def test_a_surrogate_gradient_comes_with_its_declaration():
     report = check_rule(f, X, **QUICK)
     assert "check_rule(f, x, truth=smooth)" in report.findings[0].message
     assert check_rule(f, X, truth=smooth, **QUICK).ok
+
+
+def test_a_truth_may_have_a_wider_output():
+    """In float64 the truth returns float64, and a function that fixes its dtype does not."""
+    f = ruled(
+        lambda x: jnp.round(x).astype(jnp.float32), lambda saved, dy: (dy.astype(saved[0].dtype),)
+    )
+    report = check_rule(f, X, truth=lambda x: x, **QUICK)
+    assert report.ok, report
+    assert not report.warnings, report
