@@ -133,7 +133,7 @@ def check_bool(f: str, name: str, value: Any) -> None:
 
 
 def check_function(f: str, name: str, function: Any, arguments: int, **options: Any) -> None:
-    """Raises a TypeError unless `function` can be called with so many arguments and these options.
+    """Raises a TypeError unless `function` takes this number of arguments and the options.
 
     >>> check_function("Dense", "w_init", "he", 3)
     Traceback (most recent call last):

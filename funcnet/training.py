@@ -348,8 +348,8 @@ def _examples(f: str, x: Any, labels: Any) -> int:
 def _shuffle(key: Any, n: int) -> jax.Array:
     """A random permutation of 0 to n − 1, by sorting random 32-bit words (ties are rare).
 
-    `jax.random.permutation` sorts twice, to be exact also if there are many ties; on a CPU one sort
-    of 60,000 words takes as long as several steps.
+    `jax.random.permutation` sorts twice, to be exact even with many ties; on a CPU one sort of
+    60,000 words takes as long as several steps.
     """
     return jnp.argsort(jax.random.bits(key, (n,), jnp.uint32))
 

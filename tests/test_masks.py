@@ -1,4 +1,4 @@
-"""What a mask hides has no influence on a value or a gradient, whatever stands there.
+"""Values and gradients do not depend on masked numbers, even if these are nan or infinite.
 
 The cases are those of `cases` with an argument `where` or the option `ignore`.
 """

@@ -40,7 +40,7 @@ def MultiHeadAttention(
       rope_base: If given, queries and keys get rotary position embeddings with this base, usually
         10000; see `funcnet.ops.rope`.
       bias: Whether the linear maps have a bias.
-      w_init: Initial weights of the linear maps. The default keeps the variance of x, also if
+      w_init: Initial weights of the linear maps. The default keeps the variance of x, even if
         kv_heads is smaller than heads.
       attend: `(q, k, v, *, causal) -> y`, the implementation of attention.
 

@@ -34,9 +34,9 @@ def sigmoid_binary_cross_entropy(
     for z ≥ 0 and v log(1 + e) − w y z for z < 0. No term is negative or overflows, and the loss and
     the gradient keep their relative accuracy in the tails.
 
-    What `where` or `ignore` excludes has no influence on the loss or a gradient, whatever stands
-    there, and its own loss and gradient are 0. For the mean over the elements that count, write
-    `loss.mean(where=where)`.
+    `where` and `ignore` exclude elements. The other losses and gradients do not depend on excluded
+    numbers, even if these are nan or infinite, and the loss and the gradients of an excluded
+    element are 0. For the mean over the elements that count, write `loss.mean(where=where)`.
 
     Args:
       logits: z, of any shape, finite.

@@ -55,10 +55,11 @@ def softmax_cross_entropy(
     w then replace t by w ⊙ t. With either a mask of classes or class weights, indices are taken as
     one-hot labels.
 
-    What `where` or `ignore` excludes has no influence on the loss or a gradient, whatever stands
-    there, and gradient 0. The sums are over the classes that count, and C is their number. An
-    example of which nothing counts, or the class of its index does not, has loss 0. For the mean
-    over the examples that count, write `loss.mean(where=labels != ignore)`.
+    `where` and `ignore` exclude examples or classes. The loss and the gradients do not depend on
+    excluded numbers, even if these are nan or infinite, and their own gradients are 0. The sums are
+    over the classes that count, and C is their number. If no class of an example counts, or the
+    class of its index does not, its loss is 0. For the mean over the examples that count, write
+    `loss.mean(where=labels != ignore)`.
 
     Args:
       logits: x, shape (..., C).
