@@ -325,13 +325,12 @@ ON_ARRAYS: dict[str, Callable[..., Any]] = {
 
 
 def _cond(eqn: Any) -> Callable[..., list[Any]]:
-    branches, platforms = (
-        [*map(_function, eqn.params["branches"])],
-        eqn.params.get("branches_platforms"),
-    )
-    if platforms:
-        own = [i for i, names in enumerate(platforms) if jax.default_backend() in (names or ())]
-        return lambda _, *xs: branches[(*own, len(branches) - 1)[0]](*xs)
+    branches = [*map(_function, eqn.params["branches"])]
+    if platforms := eqn.params.get("branches_platforms"):
+        if jax.default_backend() != "cpu":  # a GPU has two names
+            raise Unsupported("a form for each platform")
+        own = [i for i, names in enumerate(platforms) if names is None or "cpu" in names]
+        return lambda _, *xs: branches[own[0]](*xs)
     return lambda i, *xs: branches[min(max(int(i), 0), len(branches) - 1)](*xs)
 
 
@@ -347,7 +346,9 @@ def _while(eqn: Any) -> Callable[..., list[Any]]:
             if not goes_on.any():
                 return carry
             new = body(*xs[a:b], *carry)
-            carry = [_where(goes_on, y, x) for x, y in zip(carry, new, strict=True)]
+            if goes_on.ndim:
+                new = [_where(goes_on, y, x) for x, y in zip(carry, new, strict=True)]
+            carry = new
         raise Unsupported("a loop of many passes")
 
     return run

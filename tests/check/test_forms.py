@@ -240,7 +240,7 @@ def rooted_by(step):
 
 
 def test_a_loop_in_a_rule_that_bwd_calls():
-    """A solver that stops early is imprecise, not wrong, also if it has a rule of its own."""
+    """A solver that stops early is imprecise, not wrong, even if the solver has its own rule."""
     report = check_rule(rooted_by(lambda y, a: y + (a - y * y) / 4), jnp.abs(X), **QUICK)
     assert [found.kind for found in report.findings] == ["accuracy"], report
     assert "solver" in report.findings[0].message

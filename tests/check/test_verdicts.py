@@ -203,7 +203,7 @@ def of_solved(saved, dy):
 
 
 def conjugate_gradients(steps):
-    """Solves SPREAD x = b by so many steps."""
+    """Solves SPREAD x = b in the given number of steps."""
 
     def solve(b):
         def step(state, _):
