@@ -515,7 +515,7 @@ ERRORS = [
     (lambda: make_epoch(ids_of, batch_size=True), "make_epoch: batch_size must .*, got True"),
     (lambda: make_epoch(PLAIN, batch_size=2), r"make_epoch: step must be a function, got chain\("),
     (
-        lambda: make_epoch(LOSS, batch_size=2),
+        lambda: make_epoch(ops.mean_squared_error, batch_size=2),
         "make_epoch: step must take 3 arguments: too many positional arguments",
     ),
     (
