@@ -14,6 +14,18 @@ jax.config.update("jax_num_cpu_devices", 4)  # for shard_map and sharded jit
 
 from cases import FIRST_OF_FAMILY  # noqa: E402  (arrays of cases need x64)
 
+from funcnet import RULES  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def registry():
+    """A rule that a test registers, also in a suite that it runs, is there for that test alone."""
+    rules = dict(RULES)
+    yield
+    if rules != RULES:
+        RULES.clear()
+        RULES.update(rules)
+
 
 def pytest_addoption(parser):
     parser.addoption(

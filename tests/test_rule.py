@@ -12,7 +12,7 @@ from funcnet.rule import Ruled, rule
 
 
 @pytest.fixture
-def scaled(request):
+def scaled():
     """A rule for y = k (p["w"] x + p["n"]), where p has a float leaf and an integer leaf."""
 
     @rule
@@ -21,8 +21,7 @@ def scaled(request):
         return k * (p["w"] * x + p["n"].astype(x.dtype))
 
     scaled.defvjp(scaled_fwd, scaled_bwd)
-    yield scaled
-    del RULES["scaled"]
+    return scaled
 
 
 def scaled_fwd(p, x, *, k):
@@ -78,14 +77,11 @@ def test_star_arguments():
         return sum(xs)
 
     total.defvjp(lambda *xs: (sum(xs), len(xs)), lambda n, dy: (dy,) * n)
-    try:
-        assert jax.grad(total, (0, 1, 2))(1.0, 2.0, 3.0) == (1.0, 1.0, 1.0)
-        total.defvjp(lambda *xs: (sum(xs), len(xs)), lambda n, dy: (dy, None, dy))
-        with pytest.raises(TypeError) as e:
-            jax.grad(total)(1.0, 2.0, 3.0)
-        one_line(e, "total: bwd", "xs[1]", "None")
-    finally:
-        del RULES["total"]
+    assert jax.grad(total, (0, 1, 2))(1.0, 2.0, 3.0) == (1.0, 1.0, 1.0)
+    total.defvjp(lambda *xs: (sum(xs), len(xs)), lambda n, dy: (dy, None, dy))
+    with pytest.raises(TypeError) as e:
+        jax.grad(total)(1.0, 2.0, 3.0)
+    one_line(e, "total: bwd", "xs[1]", "None")
 
 
 def test_registry(scaled):
@@ -129,10 +125,7 @@ def test_options_that_are_equal_but_of_other_types():
         return x * (1.0 if isinstance(k, int) else 2.0)
 
     kind.defvjp(lambda x, *, k: (kind.__wrapped__(x, k=k), None), lambda _, dy, *, k: (dy * k,))
-    try:
-        assert [float(kind(1.0, k=k)) for k in (1, 1.0, [1])] == [1.0, 2.0, 2.0]
-    finally:
-        del RULES["kind"]
+    assert [float(kind(1.0, k=k)) for k in (1, 1.0, [1])] == [1.0, 2.0, 2.0]
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"x": X, "y": 1}, {"x": X, "kk": 1.0}])
@@ -206,17 +199,14 @@ def test_calls_of_the_same_types_are_traced_once():
         return k * x
 
     counted.defvjp(lambda x, *, k: (k * x, None), lambda _, dy, *, k: (k * dy,))
-    try:
-        for _ in range(3):
-            counted(X, k=2)
-            jax.make_jaxpr(lambda x: counted(counted(x, k=2), k=2))(X)
-        assert traced == [2]
-        before = len(traced)
-        for _ in range(3):
-            jax.make_jaxpr(jax.grad(lambda x: counted(counted(x, k=2), k=2)))(X)
-        assert len(traced) <= before + 1  # once more to compare fwd with it
-    finally:
-        del RULES["counted"]
+    for _ in range(3):
+        counted(X, k=2)
+        jax.make_jaxpr(lambda x: counted(counted(x, k=2), k=2))(X)
+    assert traced == [2]
+    before = len(traced)
+    for _ in range(3):
+        jax.make_jaxpr(jax.grad(lambda x: counted(counted(x, k=2), k=2)))(X)
+    assert len(traced) <= before + 1  # once more to compare fwd with it
 
 
 @pytest.fixture
@@ -232,8 +222,7 @@ def door():
             None if r[1] is None else dy * r[0],
         ),
     )
-    yield door
-    del RULES["door"]
+    return door
 
 
 @pytest.mark.parametrize(
@@ -279,11 +268,8 @@ def test_none_stands_for_a_subtree_without_float_leaves():
         lambda x, indices: (x[indices["a"]], (x, indices["a"])),
         lambda r, dy: (jnp.zeros_like(r[0]).at[r[1]].add(dy), None),
     )
-    try:
-        d = jax.grad(lambda x: pick(x, {"a": np.int32(1), "b": np.int32(0)}))(jnp.arange(3.0))
-        assert d.tolist() == [0.0, 1.0, 0.0]
-    finally:
-        del RULES["pick"]
+    d = jax.grad(lambda x: pick(x, {"a": np.int32(1), "b": np.int32(0)}))(jnp.arange(3.0))
+    assert d.tolist() == [0.0, 1.0, 0.0]
 
 
 def count(f, *args):
@@ -295,11 +281,8 @@ def test_an_argument_that_is_none_has_the_cotangent_none():
     def shifted(x, b=None):
         return x if b is None else x + b
 
-    try:
-        shifted.defvjp(lambda x, b: (shifted.__wrapped__(x, b), ()), lambda _, dy: (dy, None))
-        assert jax.grad(shifted)(X) == 1.0
-    finally:
-        del RULES["shifted"]
+    shifted.defvjp(lambda x, b: (shifted.__wrapped__(x, b), ()), lambda _, dy: (dy, None))
+    assert jax.grad(shifted)(X) == 1.0
 
 
 def test_autodiff_switches_off_rules_at_any_depth():

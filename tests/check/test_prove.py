@@ -227,10 +227,7 @@ def test_a_rule_of_funcnet_that_breaks_its_contract():
         return times * x
 
     double.defvjp(lambda x, *, times: (times * x, None), lambda _, dy, *, times: (dy[0],))
-    try:
-        report = check_rule(double, normal(4, 3), times=2)
-    finally:
-        del RULES["double"]
+    report = check_rule(double, normal(4, 3), times=2)
     assert [(f.kind, f.argument) for f in report.findings] == [("shape", "x")]
 
 
