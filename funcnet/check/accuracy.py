@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet.check import criterion
+from funcnet.check.diagnosis import of_nonfinite
 from funcnet.check.evidence import DECLARED, DIFFERENCES, Evidence, numbers
 from funcnet.check.failures import classify, line
 from funcnet.check.points import FIRST, REST, SEEDS, points_of
@@ -94,6 +95,10 @@ def check_accuracy(log: Log, e: Evidence, dtypes: list[Any], *, strict: bool) ->
                 log.warn(f"in {dtype}, {name}: {measured.message}")
             elif measured.kind:
                 log.find(measured.kind, name, f"in {dtype}, {measured.message}", measured.ratio)
+            if measured.kind == "nonfinite":
+                h = criterion.as_wide(d)[0]
+                why = of_nonfinite(h, np.isfinite(h), criterion.as_wide(floats[i]))
+                log.add_to_last(why[0].upper() + why[1:])
 
 
 def _check_bfloat16(log: Log, e: Evidence) -> None:

@@ -1,7 +1,6 @@
 """The algebra gate: compare value, linearity and cotangents in float64; explain differences."""
 
-from typing import Any
-
+import jax.numpy as jnp
 import numpy as np
 
 from funcnet.check import criterion
@@ -17,10 +16,26 @@ from funcnet.check.evidence import (
     from_along,
 )
 from funcnet.check.imprecision import NONLINEAR, SOLVED, by_a_solver, by_rounding
-from funcnet.check.points import COMBINATION, COMBINED, FIRST, MOVED, SCALE, SECOND, SMALL, ZERO
-from funcnet.check.reference import ELEMENTS
+from funcnet.check.points import (
+    COMBINATION,
+    COMBINED,
+    FIRST,
+    MOVED,
+    SCALE,
+    SECOND,
+    SMALL,
+    ZERO,
+    at_point,
+)
+from funcnet.check.programs import QUICK, run_all
+from funcnet.check.reference import ELEMENTS, gradients
 from funcnet.check.report import Log
 from funcnet.check.subject import Subject
+
+SHARED = (
+    "Every cotangent is wrong: look first at what they have in common, such as the derivative that "
+    "multiplies dy"
+)
 
 
 def check_algebra(log: Log, e: Evidence, eager: list[np.ndarray], nones: set[str]) -> None:
@@ -29,6 +44,7 @@ def check_algebra(log: Log, e: Evidence, eager: list[np.ndarray], nones: set[str
     if e.against != TRUTH:  # a truth may have another value (straight-through estimator)
         for i, name in enumerate(s.output_names()):
             _check_value(log, e, i, name)
+    unexplained = 0
     for i, name in enumerate(s.names):
         if e.along is not None:
             distance, size = from_along(e.along, e.hand, i)
@@ -36,9 +52,14 @@ def check_algebra(log: Log, e: Evidence, eager: list[np.ndarray], nones: set[str
         known = len(log.findings)
         if e.against != INTENT:
             _check_linearity(log, e, i, name)
-        _check_cotangent(log, e, i, name, eager[i], name in nones)
+        is_explained = _check_cotangent(log, e, i, name, eager[i], name in nones)
         if len(log.findings) > known and e.against not in DECLARED:
-            log.add_to_last(declaration(s, e, i))
+            sentence = declaration(s, e, i)
+            log.add_to_last(sentence)
+            is_explained |= bool(sentence)
+        unexplained += not is_explained
+    if 1 < len(s.names) == unexplained:
+        log.add_to_last(SHARED)
     _check_everything_was_compared(log, e)
 
 
@@ -114,7 +135,8 @@ def _check_linearity(log: Log, e: Evidence, i: int, name: str) -> None:
 
 def _check_cotangent(
     log: Log, e: Evidence, i: int, name: str, eager: np.ndarray, is_none: bool
-) -> None:
+) -> bool:
+    """Compares one cotangent; returns whether it is right or its error has an explanation."""
     h, t = e.hand.cotangents[i], e.reference.cotangents[i]
     points = (FIRST, SECOND, COMBINED, SMALL, ZERO) if e.against == INTENT else (FIRST, SECOND)
     k, w = max(((k, compare(e, i, k)) for k in points), key=lambda pair: pair[1].ratio)
@@ -126,12 +148,12 @@ def _check_cotangent(
                 f"{name}: bwd returns None, and the right cotangent is nothing but rounding at "
                 f"these arguments ({w.expected:.2g}); check the rule at others too"
             )
-        return
+        return True
     seen = max(1e-4, 50 * e.unit)
     if criterion.near(eager, t[FIRST], seen) and not criterion.near(h[FIRST], t[FIRST], seen):
         log.find("jit", name, f"right eagerly, but under jax.jit {w.place}", w.ratio)
-        return
-    why, kind = _cause(log.subject, e, i, k, w), "gradient"
+        return True
+    kind, why = "gradient", ""
     if (~np.isfinite(h[k]) & np.isfinite(t[k])).any():
         kind = "nonfinite"
     elif is_none:
@@ -144,10 +166,12 @@ def _check_cotangent(
             "the two agree once the arguments are moved off their ties, zeros and corners; there "
             f"the rule must return the same as {e.against}"
         )
+    why = why or _cause(log.subject, e, i, k, w)
     opinion = "" if kind == "kink" else _opinion(e, i)  # central differences are of both sides
     more = [f". {text[0].upper()}{text[1:]}" for text in (why, opinion) if text]
     against = e.against if np.isfinite(e.unmended[i][k][w.place_of]) else DIFFERENCES
     log.find(kind, name, f"{w.place} according to {against}{''.join(more)}", w.ratio)
+    return bool(why)
 
 
 def _imprecise(log: Log, e: Evidence, i: int, k: int, w: criterion.Worst) -> str:
@@ -190,22 +214,58 @@ def _check_all_elements(log: Log, e: Evidence, i: int, name: str) -> None:
 
 
 def _cause(s: Subject, e: Evidence, i: int, k: int, w: criterion.Worst) -> str:
-    others: dict[str, Any] = {}
-    for j, name in enumerate(s.names):
-        if j != i:
-            others[f"the cotangent of {name}"] = e.reference.cotangents[j][k]
-        others[f"the argument {name}"] = e.floats[j]
-    sizes: dict[int, str] = {}
+    """The likely cause of a wrong cotangent, in one sentence, or ""."""
     leaves = [*zip(s.names, e.floats, strict=True)]
-    for name, d in zip(s.output_names(), e.points.dout, strict=True):
-        others[f"the cotangent of the output {name}"] = d[k]
-        leaves.append((name, d[k]))
+    values = {f"the argument {name}": leaf for name, leaf in leaves}
+    for j, name in enumerate(s.output_names()):
+        values[f"the output {name}"] = e.reference.out[j][k]
+        values[f"the cotangent of the output {name}"] = e.points.dout[j][k]
+        leaves.append((name, e.points.dout[j][k]))
+    sizes: dict[int, str] = {}
     for name, leaf in leaves:
         for axis, size in enumerate(leaf.shape):
             sizes.setdefault(size, f"size of axis {axis} of {name}")
         sizes.setdefault(leaf.size, f"number of elements of {name}")
     h, t = e.hand.cotangents[i][k], e.reference.cotangents[i][k]
-    return cause(h, t, w.wrong, e.floats[i], others, sizes)
+    others = {
+        f"the cotangent of {name}": e.reference.cotangents[j][k]
+        for j, name in enumerate(s.names)
+        if j != i
+    }
+    integers = {
+        name: np.asarray(leaf)
+        for name, leaf in zip(s.other_names, s.others, strict=True)
+        if jnp.issubdtype(leaf.dtype, jnp.integer)
+    }
+    found = _by_outputs(s, e, i, k) if len(e.points.dout) > 1 else ""
+    return found or cause(
+        h, t, w.wrong, e.floats[i], cotangents=others, values=values, sizes=sizes, integers=integers
+    )
+
+
+def _by_outputs(s: Subject, e: Evidence, i: int, k: int) -> str:
+    """The output whose cotangent has a wrong share in a wrong cotangent, or ""."""
+    floats, others, dout = at_point(e.points, k, s.others)
+    alone = lambda j: tuple(d if n == j else jnp.zeros_like(d) for n, d in enumerate(dout))
+    programs = [
+        (gradients(e.reference_outputs), (floats, others, alone(j))) for j in range(len(dout))
+    ]
+    found = run_all(programs, QUICK)
+    if any(isinstance(part, Exception) for part in found):
+        return ""
+    parts = np.stack([criterion.as_wide(part[i]).ravel() for part in found], 1)
+    h = e.hand.cotangents[i][k].ravel()
+    if h.size <= len(dout) or not (np.isfinite(h).all() and np.isfinite(parts).all()):
+        return ""
+    shares = np.linalg.lstsq(parts, h, rcond=None)[0].real
+    if not np.allclose(parts @ shares, h, 1e-5, 1e-7 * np.abs(h).max()):
+        return ""
+    wrong = [
+        f"it {'ignores' if abs(c) < 1e-5 else f'takes {c:.6g} times'} the cotangent of {name}"
+        for name, c in zip(s.output_names(), shares, strict=True)
+        if abs(c - 1) > 1e-5
+    ]
+    return "; ".join(wrong)
 
 
 def _opinion(e: Evidence, i: int) -> str:

@@ -94,7 +94,8 @@ def inspect_cotangents(rule: Halves, dargs: Any) -> Form:
 def _inspect(rule: Halves, dargs: Any, nones: set[str]) -> Iterator[Finding]:
     if not isinstance(dargs, tuple | list) or len(dargs) != len(rule.args):
         got = f"{len(dargs)}" if isinstance(dargs, tuple | list) else _describe(dargs)
-        must = f"{len(rule.args)} cotangents, one for each argument"
+        count = len(rule.args)
+        must = f"{count} cotangent{'s' * (count > 1)}, one for each argument"
         what = f"bwd must return a tuple of {must}, got {got}"
         yield Finding("structure", _missing(rule, dargs), what, 0)
         return
