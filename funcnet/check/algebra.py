@@ -5,7 +5,7 @@ import numpy as np
 
 from funcnet.check import criterion
 from funcnet.check.deliberate import declaration
-from funcnet.check.diagnosis import cause
+from funcnet.check.diagnosis import cause, of_nonlinearity
 from funcnet.check.evidence import (
     DECLARED,
     DIFFERENCES,
@@ -30,12 +30,13 @@ from funcnet.check.points import (
 from funcnet.check.programs import QUICK, run_all
 from funcnet.check.reference import ELEMENTS, gradients
 from funcnet.check.report import Log
-from funcnet.check.subject import Subject
+from funcnet.check.subject import Subject, nondiff_argnums
 
 SHARED = (
     "Every cotangent is wrong: look first at what they have in common, such as the derivative that "
     "multiplies dy"
 )
+ORDER = "Bwd takes the arguments in nondiff_argnums first: bwd(static, residuals, dy)"
 
 
 def check_algebra(log: Log, e: Evidence, eager: list[np.ndarray], nones: set[str]) -> None:
@@ -125,11 +126,10 @@ def _check_linearity(log: Log, e: Evidence, i: int, name: str) -> None:
             if solver:
                 log.find("accuracy", name, f"{what}, {w.place}; {solver}", w.ratio)
                 return
-            usual = (
-                "Usually dy is clipped, squared, normalised or ignored in bwd, or something is "
-                "added that it does not multiply"
-            )
-            log.find("linearity", name, f"{what}, {w.place}. {usual}", w.ratio)
+            why = of_nonlinearity(h[FIRST], h[SECOND], h[SMALL], h[ZERO], SCALE)
+            log.find("linearity", name, f"{what}, {w.place}. {why[0].upper()}{why[1:]}", w.ratio)
+            if nondiff_argnums(log.subject.function):
+                log.add_to_last(ORDER)
             return
 
 

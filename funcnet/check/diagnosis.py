@@ -136,9 +136,11 @@ def _summed(c: Case) -> Iterator[str]:
             )
     if c.wrong.mean() <= 0.5:  # a line or two, of which `_where` tells more
         return
+    same = [(name, v) for name, v in c.values.items() if v.shape == c.h.shape]
     for axis in axes:
-        for name, v in c.values.items():
-            if v.shape == c.h.shape and c.is_close(c.h, c.t + _along(v, d, axis)):
+        centered = [(f"{n} minus its mean", v - v.mean(axis, keepdims=True)) for n, v in same]
+        for name, v in (*same, *centered):
+            if c.is_close(c.h, c.t + _along(v, d, axis)):
                 yield (
                     f"along axis {axis} the error is a multiple of {name}: a term with a sum over "
                     "that axis is missing or superfluous"
@@ -160,6 +162,28 @@ def _along(v: np.ndarray, d: np.ndarray, axis: int) -> np.ndarray:
     """The multiple of v, one factor per line along the axis, that is closest to d."""
     size = (np.abs(v) ** 2).sum(axis, keepdims=True)
     return v * (v.conj() * d).sum(axis, keepdims=True) / np.where(size == 0, 1, size)
+
+
+def of_nonlinearity(first: Any, second: Any, small: Any, zero: Any, scale: float) -> str:
+    """How a cotangent that is not linear depends on the cotangent dy of the output.
+
+    Args:
+      first: The cotangent for a random dy.
+      second: That for another one.
+      small: That for the first one times `scale`.
+      zero: That for zero.
+      scale: A small number.
+    """
+    close = lambda a, b: np.allclose(a, b, rtol=1e-5, atol=1e-7 * np.abs(b).max(initial=0.0))
+    if close(first, second) and close(small, zero):
+        return "bwd ignores dy: multiply by it"
+    if np.any(zero) and close(small, scale * (first - zero) + zero):
+        return "something is added in bwd that dy does not multiply"
+    if close(small, first):
+        return "bwd uses no more of dy than its sign or its direction"
+    if close(small, scale**2 * first):
+        return "dy is squared in bwd, or multiplied twice"
+    return "usually dy is clipped, normalised or compared with something in bwd"
 
 
 def of_nonfinite(h: np.ndarray, finite: np.ndarray, x: np.ndarray) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from funcnet import check_rule
-from funcnet.check.diagnosis import cause
+from funcnet.check.diagnosis import cause, of_nonlinearity
 
 QUICK: dict = {"under_transformations": False}
 RANDOM = np.random.default_rng(0)
@@ -33,6 +33,11 @@ CAUSES = {
         T + Y * X.sum(1, keepdims=True),
         T,
         "along axis 1 the error is a multiple of the output out: a term with a sum over that axis",
+    ),
+    "a missing term of a normalization": (
+        T + (X - X.mean(1, keepdims=True)) * Y.sum(1, keepdims=True),
+        T,
+        "along axis 1 the error is a multiple of the argument x minus its mean: a term with a sum",
     ),
     "a factor of each row": (
         T * X[:, :1],
@@ -71,6 +76,29 @@ def test_a_cause_is_named(name):
         integers={"ids": np.array([4, 1, 2, 1, 4])},
     )
     assert words in found
+
+
+DY = np.stack([X, Y, X / 8192, 0 * X])
+NONLINEAR = {
+    "bwd ignores dy": T + 0 * DY,
+    "something is added in bwd": T * DY + Y,
+    "its sign or its direction": np.sign(DY),
+    "dy is squared in bwd": T * DY**2,
+    "usually dy is clipped": np.clip(DY, -0.1, 0.1),
+}
+
+
+@pytest.mark.parametrize("words", NONLINEAR)
+def test_what_is_not_linear_is_described(words):
+    assert words in of_nonlinearity(*NONLINEAR[words], 1 / 8192)
+
+
+def test_the_order_of_arguments_is_named():
+    f = jax.custom_vjp(lambda x, n: jnp.sin(n * x), nondiff_argnums=(1,))
+    f.defvjp(lambda x, n: (jnp.sin(n * x), x), lambda x, dy, n: (n * jnp.cos(n * x) * dy,))
+    found, *_ = check_rule(f, jnp.asarray(X[0], jnp.float32), 2, **QUICK).findings
+    assert found.kind == "linearity"
+    assert found.message.endswith("first: bwd(static, residuals, dy)")
 
 
 def test_nothing_is_said_of_what_has_no_pattern():
