@@ -13,6 +13,7 @@ from funcnet import (
     ops,
     optim,
     profile,
+    sharding,
     training,
     weights,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "profile",
     "profile_rule",
     "rule",
+    "sharding",
     "summary",
     "training",
     "weights",

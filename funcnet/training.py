@@ -25,6 +25,7 @@ from funcnet._arguments import (
 )
 from funcnet._arrays import wide_dtype
 from funcnet.layers.base import Layer
+from funcnet.sharding import Plan, activated
 
 __all__ = ["TrainState", "accuracy", "evaluate", "make_epoch", "make_step"]
 
@@ -123,6 +124,7 @@ def make_step(
     *,
     metrics: Mapping[str, PerExample] | None = None,
     penalty: Callable[[Any], jax.Array] | None = None,
+    sharding: Plan | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Builds one step of gradient descent on a minibatch.
 
@@ -137,6 +139,7 @@ def make_step(
       metrics: More functions like loss, by name, whose mean is reported for each batch. "loss" is
         not allowed as a name.
       penalty: `params -> scalar`, a term of the loss that depends only on the parameters.
+      sharding: How arrays are divided over devices, such as `funcnet.sharding.fsdp(mesh)`.
 
     Returns:
       `step(train_state, x, labels) -> (train_state, {"loss": L, name: mean of that metric, ...})`,
@@ -157,6 +160,7 @@ def make_step(
         raise ValueError('make_step: metrics must not be called "loss", as the loss is reported so')
     if penalty is not None:
         check_function("make_step", "penalty", penalty, 1)
+    activated("make_step", sharding)
 
     def step(train_state: TrainState, x: Any, labels: Any):
         _check_train_state("step", train_state)
@@ -186,10 +190,12 @@ def make_step(
                 measured[name] = values.mean(dtype=_dtype(values))
             return value, (new_state, measured)
 
-        grads, (state, measured) = jax.grad(objective, has_aux=True)(params)
+        with activated("make_step", sharding):
+            grads, (state, measured) = jax.grad(objective, has_aux=True)(params)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
-        return TrainState(params, state, opt_state, key, i + 1), measured
+        done = TrainState(params, state, opt_state, key, i + 1)
+        return done if sharding is None else sharding.keep(done), measured
 
     return step
 
@@ -244,6 +250,7 @@ def evaluate(
     labels: Any,
     *,
     batch_size: int = 1000,
+    sharding: Plan | None = None,
 ) -> dict[str, jax.Array]:
     """Computes the means of metrics over all examples, with the model in inference mode.
 
@@ -258,6 +265,7 @@ def evaluate(
       labels: The labels of the examples.
       batch_size: The number of examples per batch. The last batch may be smaller and is weighted by
         its size. batch_size limits the memory and does not change the result.
+      sharding: As in `make_step`. The number of devices must divide batch_size.
 
     Returns:
       The mean of each metric, shape (), in float32 or wider.
@@ -276,7 +284,8 @@ def evaluate(
     if n == 0:
         raise ValueError("evaluate: x must hold at least one example, got none")
     batch_size, items = min(batch_size, n), tuple(metrics.items())
-    return _evaluate(model, items, params, state, x, labels, batch_size=batch_size)
+    with activated("evaluate", sharding):
+        return _evaluate(model, items, params, state, x, labels, batch_size=batch_size)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "metrics", "batch_size"))

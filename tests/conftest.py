@@ -10,7 +10,7 @@ import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_num_cpu_devices", 4)  # for shard_map and sharded jit
+jax.config.update("jax_num_cpu_devices", 8)  # for shard_map and sharded jit
 
 from cases import FIRST_OF_FAMILY  # noqa: E402  (arrays of cases need x64)
 

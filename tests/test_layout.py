@@ -19,6 +19,7 @@ from funcnet import (
     numerical,
     ops,
     optim,
+    sharding,
     training,
     weights,
 )
@@ -36,13 +37,14 @@ MAY_IMPORT = {
     "rule": {"_door"},
     "ops": {"rule", "_arrays", "_barrier"},
     "initializers": set(),
-    "layers": {"ops", "initializers", "rule", "_arrays"},
+    "sharding": {"_arrays"},
+    "layers": {"ops", "initializers", "rule", "sharding", "_arrays"},
     "models": {"layers", "ops"},
     "optim": {"ops"},  # gradients of penalties, shared by rules and transformations
     "numerical": set(),
     "book": {"ops"},
     "datasets": set(),
-    "training": {"layers", "ops", "_arrays"},
+    "training": {"layers", "ops", "sharding", "_arrays"},
     "weights": set(),
     "checkpoints": {"weights"},
     "check": {"rule", "numerical"},  # compares with finite differences
@@ -73,6 +75,7 @@ PUBLIC = {
     training: "TrainState make_step make_epoch evaluate",
     checkpoints: "Checkpoints",
     weights: "flatten unflatten save load",
+    sharding: "Plan TENSOR data_parallel fsdp tensor_parallel pin",
     funcnet: "rule RULES autodiff check_rule check_model profile_rule assert_residuals summary",
     check: "Report Finding Culprit KINDS CheckFailed",
     funcnet.datasets: "mnist read_idx xor sine Mnist SHA256",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from funcnet._arguments import check_arrays, check_bool, check_function, check_int, kind
 from funcnet.layers.base import Layer, Params, Shaped, State, as_layer
+from funcnet.sharding import pin
 
 
 def chain(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
@@ -187,7 +188,7 @@ def repeat(
 
         def step(x, part):
             p, s, k = part
-            y, s = one.apply(p, s, x, key=k, train=train)
+            y, s = one.apply(p, s, pin(x), key=k, train=train)
             _check_same(name, x, y)
             return y, s
 
@@ -219,7 +220,7 @@ def _apply_in_a_row(
     states = []
     for i, (layer, p, s) in enumerate(zip(parts, params, state, strict=True)):
         k = None if key is None else jax.random.fold_in(key, i)
-        x, s = layer.apply(p, s, x, key=k, train=train)
+        x, s = layer.apply(p, s, pin(x), key=k, train=train)
         states.append(s)
     return x, tuple(states)
 

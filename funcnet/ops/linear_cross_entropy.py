@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Integer
 
 from funcnet._arguments import check_int
-from funcnet._arrays import explicit_sharding, wide_dtype, widen
+from funcnet._arrays import batch, explicit_sharding, wide_dtype, widen
 from funcnet.ops._labels import (
     check_class_weights,
     check_mask,
@@ -39,6 +40,7 @@ class _Chunk(NamedTuple):
 # A CPU's cache holds little; elsewhere only the sum dw, which each chunk reads and writes, counts.
 ON_CPU = _Chunk(3 * 2**22, 1, 1024)
 ELSEWHERE = _Chunk(2**26, 2048, None)
+PARTS = 16  # of dw, summed over the devices one after another: a sum needs a buffer of its size
 EVENLY = 256  # devices among which a chunk is shared evenly, if the batch is
 
 
@@ -213,6 +215,8 @@ def _by_chunks(h, w, labels, dl, ignore, at_once, onto=None) -> Any:
     if at_once is not None:
         check_int("linear_cross_entropy", "at_once", at_once, at_least=1)
     run = functools.partial(_by_platform, ignore=ignore, at_once=at_once)
+    if (over := batch.value) is not None and labels.ndim and over.divides(len(labels)):
+        return _by_devices(run, over, h, w, labels, dl, onto)
     explicit = next(filter(None, map(explicit_sharding, (h, w, labels))), None)
     if explicit is None:
         return run(h, w, labels, dl, onto)
@@ -222,6 +226,41 @@ def _by_chunks(h, w, labels, dl, ignore, at_once, onto=None) -> Any:
     out = (like_loss, None, None) if dl is None else (like_loss, like_h, like_w)
     out = (None, None, like_w) if onto else out
     return jax.sharding.auto_axes(out_sharding=out)(run)(h, w, labels, dl, onto)
+
+
+def _by_devices(run, over, h, w, labels, dl, onto):
+    """`run` on the examples of each device; dw is summed over the devices once, after all chunks.
+
+    Each device keeps its rows of that sum, if their number allows it. The compiler alone would
+    divide the examples of each chunk, and sum dw after each.
+    """
+    divided, whole = PartitionSpec(over.axes), PartitionSpec()
+    of_dw = divided if over.divides(len(w)) else whole
+
+    def total(dw):
+        if of_dw is whole:
+            return jax.lax.psum(dw, over.axes)
+        columns = dw.shape[1] // math.gcd(PARTS, dw.shape[1])
+        parts = jnp.moveaxis(dw.reshape(len(dw), -1, columns), 1, 0)
+        sums = jax.lax.map(lambda part: jax.lax.psum_scatter(part, over.axes, tiled=True), parts)
+        return jnp.moveaxis(sums, 0, 1).reshape(-1, dw.shape[1])
+
+    def share(h, w, labels, dl, onto):
+        own = functools.partial(run, h, w, labels, dl, None)
+        if onto is not None:
+            dw, really = onto
+            return None, None, jax.lax.cond(really, lambda: total(own()[2]), lambda: dw)
+        loss, dh, dw = own()
+        return loss, dh, None if dl is None else total(dw)
+
+    return jax.shard_map(
+        share,
+        mesh=over.mesh,
+        in_specs=(divided, whole, divided, divided, onto and (of_dw, whole)),
+        out_specs=(divided, divided, of_dw),
+        axis_names=set(over.axes),
+        check_vma=False,
+    )(h, w, labels, dl, onto)
 
 
 def _by_platform(h, w, labels, dl, onto, *, ignore, at_once):
