@@ -31,11 +31,12 @@ from typing import NamedTuple
 import jax
 import readme
 from command_line import check_writable, command, cpu, parse
+from differences import off_by
 from foreign_rules import Foreign, rules
 
 HEADER = (
-    "| library | function | compared with | verdict | why | CPU s |",
-    "|---|---|---|---|---|---|",
+    "| library | function | compared with | verdict | why | off by | CPU s |",
+    "|---|---|---|---|---|---|---|",
 )
 DECIDED = r"compared with finite differences|: finite differences decide"  # as a report says it
 NOT_INSTALLED, ERROR = "not installed", "error"
@@ -63,6 +64,7 @@ class Row(NamedTuple):
     verdict: str  # of `check_rule`, or NOT_INSTALLED or ERROR
     findings: tuple[str, ...]  # "gradient of y"
     why: str  # what is wrong, or meant, in words; the report if the result is unexpected
+    off_by: float | None  # how far the gradient is from differences, by `differences.py`
     seconds: float  # of CPU time
     is_expected: bool
 
@@ -73,7 +75,8 @@ class Row(NamedTuple):
         seconds = f"{self.seconds:.1f}" if self.seconds else ""
         function = self.function.replace(", ", "`, ", 1) + "`" * (", " not in self.function)
         library = f"{self.package} {self.version}"
-        cells = (library, f"`{function}", self.against, verdict, why, seconds)
+        error = "" if self.off_by is None else f"{self.off_by:.0e}"
+        cells = (library, f"`{function}", self.against, verdict, why, error, seconds)
         return f"| {' | '.join(map(one_line, cells))} |"
 
 
@@ -81,7 +84,7 @@ def checked(rule: Foreign) -> Row:
     """Checks one rule; an error of its library or of the checker is a result, too."""
     from funcnet import check_rule
 
-    row = Row(rule.package, "", rule.name, "", NOT_INSTALLED, (), "", 0.0, is_expected=True)
+    row = Row(rule.package, "", rule.name, "", NOT_INSTALLED, (), "", None, 0.0, is_expected=True)
     try:
         row = row._replace(version=metadata.version(rule.package))
     except metadata.PackageNotFoundError:
@@ -91,9 +94,10 @@ def checked(rule: Foreign) -> Row:
         start = time.process_time()
         with contextlib.redirect_stdout(io.StringIO()):  # some functions print
             report = check_rule(f, *args, **options)
-        seconds = time.process_time() - start
-    except Exception as error:
-        why = f"{type(error).__name__}: {error}"[:300]
+            seconds = time.process_time() - start
+            error = off_by(f, args, **{k: v for k, v in options.items() if k != "tolerance"})
+    except Exception as e:
+        why = f"{type(e).__name__}: {e}"[:300]
         return row._replace(verdict=ERROR, why=why, is_expected=False)
     findings = tuple(f"{x.kind} of {x.argument}" if x.argument else x.kind for x in report.findings)
     is_expected = report.verdict == rule.expected_verdict and findings == rule.findings
@@ -103,6 +107,7 @@ def checked(rule: Foreign) -> Row:
         verdict=report.verdict,
         findings=findings,
         why=rule.why if is_expected else str(report),
+        off_by=error,
         seconds=seconds,
         is_expected=is_expected,
     )
