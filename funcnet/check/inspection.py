@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet.check.criterion import as_wide
-from funcnet.check.failures import classify
+from funcnet.check.failures import classify, line
 from funcnet.check.names import named_leaves
 from funcnet.check.reference import cotangent_like, cotangents, pullback
 from funcnet.check.report import Finding, Log
@@ -226,6 +226,11 @@ def check_eagerly(log: Log) -> list[np.ndarray] | None:
                 f"bwd uses the axis {axis!r}, which JAX does not bind in the gradient of jax.vmap: "
                 "check the rule in jax.shard_map"
             )
+            return None
+        try:
+            jax.block_until_ready(s.outputs(s.floats, s.others))
+        except Exception as of_function:  # such as a kernel for another platform
+            log.undecide(f"the function itself raises {line(of_function)}")
         else:
             log.findings.append(classify(e, "error", s.names))
         return None

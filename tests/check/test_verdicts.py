@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.experimental import pallas
 
 from funcnet import check_model, check_rule, ops
 from funcnet.command.check import main
@@ -283,11 +284,16 @@ KINDS = {
 list_of.defvjp(lambda x: ((2 * x,), None), lambda _, dy: (2 * dy[0],))
 
 square = ruled(lambda x: x * x, lambda s, dy: (2 * s[0] * dy,))
+kernel = ruled(  # for an accelerator
+    lambda x: pallas.pallas_call(lambda x, y: y.__setitem__(..., x[...] ** 2), x)(x),
+    lambda s, dy: (2 * s[0] * dy,),
+)
 UNDECIDED = {
     "the value of the function is not finite": (lambda x: square(x) * jnp.nan, X),
     "no argument has an element": (square, jnp.zeros((0, 3))),
     "no floating output depends on a rule": (lambda x: (square(x), jnp.sin(x))[1], X),
     "has no floating output": (lambda x: square(x) > 0, X),
+    "the function itself raises ValueError: Only interpret mode": (kernel, X),
 }
 
 
