@@ -33,7 +33,7 @@ def off_by(
       **options: Keyword arguments of `f`.
 
     Returns:
-      The largest |⟨da, v⟩ − s| / |s| of all arguments; None if the gradient raises an error.
+      The largest |⟨da, v⟩ − s| / |s| of all arguments; None if it raises an error.
     """
     varied = [i for i, a in enumerate(args) if isinstance(a, jax.Array) and _is_floating(a)]
     args = [a.astype(jnp.float32) if i in varied else a for i, a in enumerate(args)]
@@ -47,8 +47,8 @@ def off_by(
         return [leaf for leaf in jax.tree.leaves(y) if _is_floating(leaf)]
 
     f = partial(f, **options)
-    dy = [like(y) for y in outputs(f, *point)]
     try:
+        dy = [like(y) for y in outputs(f, *point)]
         found = jax.vjp(partial(outputs, f), *point)[1](dy)
     except (TypeError, ValueError):
         return None

@@ -35,7 +35,7 @@ class Foreign(NamedTuple):
     name: str
     make: Callable[[], tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]  # imports it
     findings: tuple[str, ...] = ()  # that the checker must make: "gradient of y"
-    why: str = ""  # what is wrong, or meant
+    why: str = ""  # what is wrong, or meant, or why nothing can be compared
     is_undecided: bool = False
 
     @property
@@ -52,6 +52,7 @@ def rule(
     via: Callable[[Any], Any] | None = None,
     wrong: str = "",
     why: str = "",
+    is_undecided: bool = False,
     **options: Any,
 ) -> Foreign:
     """An entry of the table.
@@ -63,7 +64,8 @@ def rule(
       case: What the entry tries, if the function has several.
       via: Makes the function to check of the one at `path`.
       wrong: The findings of the checker, separated by commas; "" if the rule is right.
-      why: What is wrong, or meant.
+      why: What is wrong, or meant, or why nothing can be compared.
+      is_undecided: Whether nothing can be compared.
       **options: `truth` or `intent`, and keyword arguments of the function.
     """
     module, _, attribute = path.partition(":")
@@ -74,7 +76,8 @@ def rule(
         return (via(f) if via else f), args, options
 
     name = path.replace(":", ".").rstrip(".") + (f", {case}" if case else "")
-    return Foreign(package, name, make, tuple(wrong.split(", ")) if wrong else (), why)
+    findings = tuple(wrong.split(", ")) if wrong else ()
+    return Foreign(package, name, make, findings, why, is_undecided)
 
 
 def normal(*shape: int, seed: int = 0) -> jax.Array:
@@ -249,6 +252,8 @@ def rules() -> list[Foreign]:
              why="the cotangent of sinks is float32, which a loop rejects"),
         rule("jax", f"{PALLAS}.tpu.flash_attention:mha_reference", *three(2, 2, 4, 3),
              normal(2, 2, 4, 4), causal=True),
+        rule("jax", f"{PALLAS}.tpu.flash_attention:flash_attention", *three(1, 1, 128, 8),
+             is_undecided=True, why="the kernel needs a TPU, and has no option interpret"),
         rule("jax", f"{PALLAS}.tpu.megablox:gmm", normal(8, 8), normal(2, 8, 8), sizes, f32,
              (8, 8, 8), interpret=True, wrong="vmap of rhs",
              why="under vmap, in interpret mode, drhs is nan"),
