@@ -29,11 +29,13 @@ def off_by(
       f: The function.
       args: Its arguments. Floating arrays are varied; numbers, integer arrays and others are not.
       truth: A function of the same arguments to find the slope of, instead of `f`.
-      intent: A function of the arguments and dy that returns what da must be; s = ⟨da, v⟩ of it.
+      intent: A function of the arguments and dy, if `f` has one output. It returns what da must
+        be, of which s = ⟨da, v⟩.
       **options: Keyword arguments of `f`.
 
     Returns:
-      The largest |⟨da, v⟩ − s| / |s| of all arguments; None if it raises an error.
+      The largest |⟨da, v⟩ − s| / |s| of all arguments; None if `f` or its gradient raises an
+      error, such as a cotangent of a wrong shape.
     """
     varied = [i for i, a in enumerate(args) if isinstance(a, jax.Array) and _is_floating(a)]
     args = [a.astype(jnp.float32) if i in varied else a for i, a in enumerate(args)]
