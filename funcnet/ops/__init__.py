@@ -1,8 +1,8 @@
 """Pure functions of arrays, each with a hand-written backward rule."""
 
-from funcnet.ops.activations import identity, relu, sigmoid, step, tanh
-from funcnet.ops.activations_elu import elu, selu
-from funcnet.ops.activations_gated import geglu, swiglu
+from funcnet.ops.activations import identity, relu, sigmoid, softsign, step, tanh
+from funcnet.ops.activations_elu import celu, elu, selu
+from funcnet.ops.activations_gated import geglu, glu, swiglu
 from funcnet.ops.activations_piecewise import hard_sigmoid, hard_silu, hard_tanh, leaky_relu, relu6
 from funcnet.ops.activations_smooth import gelu, log_sigmoid, mish, silu, softplus
 from funcnet.ops.affine import affine
@@ -38,6 +38,7 @@ __all__ = [
     "avg_pool",
     "batch_norm",
     "batch_norm_inference",
+    "celu",
     "conv",
     "conv_transpose",
     "cross_entropy",
@@ -51,6 +52,7 @@ __all__ = [
     "gelu",
     "global_avg_pool",
     "global_max_pool",
+    "glu",
     "group_norm",
     "gru",
     "hard_sigmoid",
@@ -85,6 +87,7 @@ __all__ = [
     "softmax",
     "softmax_cross_entropy",
     "softplus",
+    "softsign",
     "step",
     "sum_squared_error",
     "swiglu",

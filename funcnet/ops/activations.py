@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Inexact
+from jaxtyping import Float, Inexact
 
 from funcnet._arrays import widen
-from funcnet.ops._elementwise import elementwise, has_derivative, ordered
+from funcnet.ops._elementwise import elementwise, has_derivative, ordered, recomputed
 from funcnet.ops._types import Num, Real
 
 
@@ -119,6 +119,41 @@ def sigmoid(x: Num[ArrayLike, "*shape"]) -> Inexact[Array, "*shape"]:
     """
     x = jnp.asarray(x)
     return jax.lax.logistic(widen(x)).astype(x.dtype)
+
+
+def _softsign_slope(x: Array) -> Array:
+    return 1 / (1 + jnp.abs(x)) ** 2  # (1)
+
+
+@recomputed(_softsign_slope)
+def softsign(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
+    """The softsign, a sigmoid with tails that decay like 1/|x|.
+
+        y = x / (1 + |x|)
+
+    For x ≥ 0, dy/dx = ((1 + x) − x) / (1 + x)², and the derivative is even in x, so
+
+        dx = dy / (1 + |x|)².                                                                 (1)
+
+    At ±∞ the value is ±1 and the derivative 0 (`jax.nn.soft_sign` gives nan). Saves x.
+
+    Args:
+      x: Real input of any shape.
+
+    Returns:
+      y in [−1, 1], with the shape and dtype of x.
+
+    Reference: Glorot & Bengio, Understanding the difficulty of training deep feedforward neural
+    networks, 2010, section 2.
+
+    >>> softsign(jnp.array([-jnp.inf, 0.0, 3.0])).tolist()
+    [-1.0, 0.0, 0.75]
+    """
+    x = jnp.asarray(x)
+    wide = widen(x)
+    is_infinite = jnp.isinf(wide)
+    t = jnp.where(is_infinite, jnp.zeros_like(wide), wide)
+    return jnp.where(is_infinite, jnp.sign(wide), t / (1 + jnp.abs(t))).astype(x.dtype)
 
 
 @elementwise(

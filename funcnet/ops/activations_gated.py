@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from funcnet._arrays import widen
 from funcnet._barrier import barrier
 from funcnet.ops._types import Real
+from funcnet.ops.activations import bell
 from funcnet.ops.activations_smooth import gelu, gelu_slope, silu, silu_slope
 from funcnet.rule import rule
 
@@ -77,6 +79,59 @@ def swiglu_bwd(residuals, dy):
 
 
 swiglu.defvjp(swiglu_fwd, swiglu_bwd)
+
+
+@rule(real=("gate", "up"))
+def glu(
+    gate: Real[ArrayLike, "*shape"],
+    up: Real[ArrayLike, "*shape"],
+) -> Float[Array, "*shape"]:
+    """The gated linear unit, with the sigmoid s of the gate.
+
+        y = s(a) ⊙ b
+
+    Here a is `gate` and b is `up`; both are linear maps of the same features. `jax.nn.glu(x)` is
+    `glu(a, b)` where b is the first half of x and a is the second.
+
+    Args:
+      gate: a, of any shape.
+      up: b, of the same shape as gate.
+
+    Returns:
+      y, with the shape of gate and the dtype that gate and up promote to.
+
+    Raises:
+      ValueError: If the shapes differ.
+
+    Reference: Dauphin et al., Language modeling with gated convolutional networks, 2017, equation
+    1, arXiv:1612.08083.
+
+    >>> glu(jnp.array([100.0, 0.0]), jnp.array([3.0, 5.0])).tolist()
+    [3.0, 2.5]
+    """
+    return _gated("glu", jax.lax.logistic, gate, up)
+
+
+def glu_fwd(gate, up):
+    """Saves the arguments."""
+    return glu.__wrapped__(gate, up), (gate, up)
+
+
+def glu_bwd(residuals, dy):
+    """The cotangents of gate and up.
+
+    By the product rule, with s′(a) = s(a) s(−a) as in `sigmoid`,
+
+        da = dy ⊙ b ⊙ s(a) s(−a),   db = dy ⊙ s(a).                                           (1)
+    """
+    gate, up = barrier(residuals)  # see swiglu_bwd
+    a, b, g = widen(gate), widen(up), widen(dy)
+    dgate = g * b * bell(a)  # (1)
+    dup = g * jax.lax.logistic(a)
+    return dgate.astype(gate.dtype), dup.astype(up.dtype)
+
+
+glu.defvjp(glu_fwd, glu_bwd)
 
 
 @rule(real=("gate", "up"))

@@ -16,20 +16,20 @@ from funcnet.ops._elementwise import elementwise, ordered, recomputed
 from funcnet.ops._types import Real
 
 
-def _bounds(x: Array, low: int, high: int) -> tuple[Array, Array]:
+def _bounds(x: Array, low: float, high: float) -> tuple[Array, Array]:
     """Both bounds in the dtype of x; a negative bound becomes 0 if it would wrap around."""
     if x.dtype == jnp.bool_ or jnp.issubdtype(x.dtype, jnp.unsignedinteger):
         low = max(low, 0)
     return jnp.full_like(x, low), jnp.full_like(x, high)
 
 
-def _clipped(x: Array, low: int, high: int) -> Array:
+def _clipped(x: Array, low: float, high: float) -> Array:
     """Clips x to [low, high]; at a bound, autodiff gives the derivative from the right."""
     least, most = _bounds(x, low, high)
     return jnp.where(x < least, least, jnp.where(x >= most, most, x))
 
 
-def _is_between(x: Array, low: int, high: int) -> Array:
+def _is_between(x: Array, low: float, high: float) -> Array:
     least, most = _bounds(x, low, high)
     return ~((x < least) | (x >= most))  # True for nan
 
@@ -104,28 +104,37 @@ def relu6(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     return _clipped(jnp.asarray(x), 0, 6)
 
 
-@elementwise(saves=lambda x: _is_between(x, -1, 1), dx=_where)  # (1)
-def hard_tanh(x: Real[ArrayLike, "*shape"]) -> Real[Array, "*shape"]:
-    """The hard tanh: the identity, clipped to [−1, 1].
+@elementwise(
+    saves=lambda x, *, low, high: _is_between(x, low, high),
+    dx=lambda inside, dy, **_: _where(inside, dy),  # (1)
+)
+def hard_tanh(
+    x: Real[ArrayLike, "*shape"], *, low: float = -1.0, high: float = 1.0
+) -> Real[Array, "*shape"]:
+    """The hard tanh: the identity, clipped to [l, h], by default [−1, 1].
 
-        y = min(max(x, −1), 1),
-        dx = dy if −1 ≤ x < 1, else 0.                                                        (1)
+        y = min(max(x, l), h),
+        dx = dy if l ≤ x < h, else 0.                                                         (1)
 
-    The derivative is 1 at −1 and 0 at 1 (1 at both in `jax.nn.hard_tanh`). Saves the mask of the
+    The derivative is 1 at l and 0 at h (1 at both in `jax.nn.hard_tanh`). Saves the mask of the
     interval, one byte per element.
 
     Args:
       x: Real input of any shape.
+      low: l, a finite number. Static. It is rounded to the dtype of x.
+      high: h ≥ l, likewise.
 
     Returns:
-      y in [−1, 1], with the shape and dtype of x.
+      y in [l, h], with the shape and dtype of x.
 
     Reference: Collobert, Large scale machine learning, 2004.
 
     >>> hard_tanh(jnp.array([-2.0, 0.5, 2.0])).tolist()
     [-1.0, 0.5, 1.0]
     """
-    return _clipped(ordered("hard_tanh", x), -1, 1)
+    check_number("hard_tanh", "low", low)
+    check_number("hard_tanh", "high", high, at_least=low)
+    return _clipped(ordered("hard_tanh", x), low, high)
 
 
 @elementwise(

@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from funcnet._arguments import check_number
 from funcnet._arrays import widen
 from funcnet.ops._elementwise import has_derivative, recomputed
 from funcnet.ops._types import Real
@@ -273,20 +274,21 @@ def _sigmoid(x: Array) -> Array:
     return jax.lax.logistic(x)
 
 
-@recomputed(_sigmoid)  # (1)
-def softplus(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
+@recomputed(lambda x, *, beta: _sigmoid(beta * x))  # (1)
+def softplus(x: Real[ArrayLike, "*shape"], *, beta: float = 1.0) -> Float[Array, "*shape"]:
     """The softplus, a smooth approximation of max(x, 0).
 
-        y = log(1 + eˣ) = max(x, 0) + log(1 + e^(−|x|))
+        y = log(1 + e^(βx)) / β = max(x, 0) + log(1 + e^(−β|x|)) / β
 
-    The derivative is the sigmoid s:
+    The derivative is the sigmoid s of βx:
 
-        dx = dy ⊙ s(x).                                                                       (1)
+        dx = dy ⊙ s(βx).                                                                      (1)
 
     Saves x.
 
     Args:
       x: Real input of any shape.
+      beta: β > 0, a finite number: the larger it is, the closer y is to max(x, 0). Static.
 
     Returns:
       y ≥ 0, with the shape and dtype of x.
@@ -297,9 +299,10 @@ def softplus(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     >>> print(f"{softplus(jnp.array(-50.0)):.4e}")
     1.9287e-22
     """
+    check_number("softplus", "beta", beta, above=0)
     x = jnp.asarray(x)
-    wide = widen(x)
-    return jnp.logaddexp(wide, jnp.zeros_like(wide)).astype(x.dtype)
+    wide = beta * widen(x)
+    return (jnp.logaddexp(wide, jnp.zeros_like(wide)) / beta).astype(x.dtype)
 
 
 @recomputed(lambda x: _sigmoid(-x))  # (1)

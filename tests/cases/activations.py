@@ -25,6 +25,7 @@ CASES = {
     "sigmoid": ELEMENTWISE,
     "tanh": ELEMENTWISE,
     "relu": ELEMENTWISE,
+    "softsign": ELEMENTWISE,
 }
 
 
@@ -34,6 +35,7 @@ ORACLES = {
     "sigmoid": lambda x: jax.scipy.special.expit(jnp.asarray(x)),
     "tanh": np.tanh,
     "relu": lambda x: np.maximum(x, 0.0),
+    "softsign": lambda x: np.sign(x) * (1 - 1 / (1 + np.abs(x))),
 }
 
 RESIDUAL_BYTES = {
@@ -41,6 +43,7 @@ RESIDUAL_BYTES = {
     "step": 0,
     "sigmoid": 0,
     "tanh": 0,
+    "softsign": 0,
     "relu": 8,  # one byte per element, 8 elements
 }
 
@@ -50,4 +53,5 @@ MEASURED = {
     "sigmoid": Measured(jax.nn.sigmoid, "jax.nn"),
     "tanh": Measured(jnp.tanh, "jnp"),
     "relu": Measured(jax.nn.relu, "jax.nn"),
+    "softsign": Measured(jax.nn.soft_sign, "jax.nn"),
 }

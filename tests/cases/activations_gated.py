@@ -23,6 +23,7 @@ COMMON = [
 
 CASES = {
     "swiglu": COMMON,
+    "glu": COMMON,
     "geglu": [
         COMMON[0],
         Case("exact", (normal(3, 2), normal(3, 2, seed=1)), {"approximate": False}),
@@ -33,14 +34,16 @@ CASES = {
 
 ORACLES = {
     "swiglu": lambda gate, up: SMOOTH["silu"](gate) * up,
+    "glu": lambda gate, up: jax.scipy.special.expit(gate) * up,
     "geglu": lambda gate, up, **static: SMOOTH["gelu"](gate, **static) * up,
 }
 
-RESIDUAL_BYTES = {"swiglu": 0, "geglu": 0}
+RESIDUAL_BYTES = {"swiglu": 0, "glu": 0, "geglu": 0}
 
 LARGE = {"n": 8192, "c": 11008}
 
 MEASURED = {
     "swiglu": Measured(lambda a, b: jax.nn.silu(a) * b, "jax.nn", matrices, large=LARGE),
+    "glu": Measured(lambda a, b: jax.nn.sigmoid(a) * b, "jax.nn", matrices, large=LARGE),
     "geglu": Measured(lambda a, b: jax.nn.gelu(a) * b, "jax.nn", matrices, large=LARGE),
 }

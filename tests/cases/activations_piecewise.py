@@ -23,11 +23,12 @@ CASES = {
         for name in ("relu6", "hard_tanh", "hard_sigmoid", "hard_silu")
     },
 }
+CASES["hard_tanh"] += [Case("bounds", KINKS.args, {"low": -1.0, "high": 3.0})]
 
 ORACLES = {
     "leaky_relu": lambda x, *, negative_slope=0.01: np.where(x >= 0, x, negative_slope * x),
     "relu6": lambda x: np.clip(x, 0, 6),
-    "hard_tanh": lambda x: np.clip(x, -1, 1),
+    "hard_tanh": lambda x, *, low=-1.0, high=1.0: np.clip(x, low, high),
     "hard_sigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
     "hard_silu": lambda x: np.where(x == -np.inf, 0, x * (np.clip(x + 3, 0, 6) / 6)),
 }

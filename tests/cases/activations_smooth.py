@@ -23,7 +23,7 @@ CASES = {
         *ELEMENTWISE[3:],
     ],
     "mish": [*ELEMENTWISE, Case("far", (TAILS,))],
-    "softplus": ELEMENTWISE,
+    "softplus": [*ELEMENTWISE, Case("option", (normal(3, 4),), {"beta": 2.5})],
     "log_sigmoid": ELEMENTWISE,
 }
 
@@ -43,7 +43,7 @@ ORACLES = {
     "silu": _limits(lambda x: x * np.asarray(jax.scipy.special.expit(jnp.asarray(x)))),
     "gelu": _limits(_gelu),
     "mish": _limits(lambda x: x * np.tanh(np.logaddexp(x, 0))),
-    "softplus": lambda x: np.logaddexp(x, 0),
+    "softplus": lambda x, *, beta=1.0: np.logaddexp(beta * x, 0) / beta,
     "log_sigmoid": lambda x: -np.logaddexp(-x, 0),
 }
 
