@@ -59,7 +59,7 @@ PUBLIC = {
     ops: "step identity sigmoid tanh relu softmax log_softmax affine batch_norm dropout "
     "mean_squared_error mean_absolute_error sum_squared_error cross_entropy softmax_cross_entropy "
     "layer_norm rms_norm group_norm softsign celu glu gelu silu softplus log_sigmoid elu selu "
-    "leaky_relu mish swiglu geglu logsumexp "
+    "leaky_relu prelu mish swiglu geglu logsumexp "
     "sigmoid_binary_cross_entropy huber kl_divergence linear_cross_entropy conv conv_transpose "
     "depthwise_conv max_pool avg_pool global_avg_pool global_max_pool embedding "
     "dot_product_attention rope rnn lstm gru linear_recurrence",

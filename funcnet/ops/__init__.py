@@ -3,7 +3,14 @@
 from funcnet.ops.activations import identity, relu, sigmoid, softsign, step, tanh
 from funcnet.ops.activations_elu import celu, elu, selu
 from funcnet.ops.activations_gated import geglu, glu, swiglu
-from funcnet.ops.activations_piecewise import hard_sigmoid, hard_silu, hard_tanh, leaky_relu, relu6
+from funcnet.ops.activations_piecewise import (
+    hard_sigmoid,
+    hard_silu,
+    hard_tanh,
+    leaky_relu,
+    prelu,
+    relu6,
+)
 from funcnet.ops.activations_smooth import gelu, log_sigmoid, mish, silu, softplus
 from funcnet.ops.affine import affine
 from funcnet.ops.attention import dot_product_attention
@@ -75,6 +82,7 @@ __all__ = [
     "mean_absolute_error",
     "mean_squared_error",
     "mish",
+    "prelu",
     "relu",
     "relu6",
     "rms_norm",

@@ -11,9 +11,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from funcnet._arguments import check_number
-from funcnet._arrays import widen
+from funcnet._arrays import sum_to, widen
 from funcnet.ops._elementwise import elementwise, ordered, recomputed
 from funcnet.ops._types import Real
+from funcnet.rule import rule
 
 
 def _bounds(x: Array, low: float, high: float) -> tuple[Array, Array]:
@@ -202,3 +203,61 @@ def hard_silu(x: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     t = jnp.where(inside, wide, jnp.zeros_like(wide))  # autodiff would give 0 · ∞ outside
     outside = jnp.where(wide < -3, jnp.zeros_like(wide), wide)
     return jnp.where(inside, t * (t + 3) / 6, outside).astype(x.dtype)
+
+
+@rule(real=("x", "slope"))
+def prelu(x: Real[ArrayLike, "*shape"], slope: Real[ArrayLike, "*own"]) -> Float[Array, "*shape"]:
+    """The parametric rectified linear unit: `leaky_relu` with slopes that are learned.
+
+        y = x if x ≥ 0, else a x
+
+    At 0 the derivative with respect to x is 1.
+
+    Args:
+      x: Real input of any shape.
+      slope: a, of a shape that broadcasts to that of x: (c,) for one slope per feature of x
+        (..., c), or () for one slope.
+
+    Returns:
+      y, with the shape of x and the dtype that x and slope promote to.
+
+    Raises:
+      ValueError: If the shape of slope does not broadcast to that of x.
+
+    Reference: He et al., Delving deep into rectifiers, 2015, equation 1, arXiv:1502.01852.
+
+    >>> prelu(jnp.array([[-1.0, -2.0], [3.0, 4.0]]), jnp.array([0.5, 0.25])).tolist()
+    [[-0.5, -0.5], [3.0, 4.0]]
+    """
+    x, a = jnp.asarray(x), jnp.asarray(slope)
+    sizes = zip(reversed(a.shape), reversed(x.shape), strict=False)
+    if a.ndim > x.ndim or any(n not in (1, m) for n, m in sizes):
+        raise ValueError(f"prelu: slope must broadcast to x {x.shape}, got {a.shape}")
+    y = jnp.where(x < 0, _aligned(a, x) * widen(x), widen(x))
+    return y.astype(jnp.result_type(x, a))
+
+
+def _aligned(a: Array, x: Array) -> Array:
+    """The slopes with as many axes as x."""
+    return widen(a).reshape((1,) * (x.ndim - a.ndim) + a.shape)
+
+
+def prelu_fwd(x, slope):
+    """Saves the arguments."""
+    return prelu.__wrapped__(x, slope), (x, slope)
+
+
+def prelu_bwd(residuals, dy):
+    """The cotangents of x and slope.
+
+    dx = dy if x ≥ 0, else a dy,                                                          (1)
+    da = Σ dy x over the elements x < 0 that share a.                                     (2)
+    """
+    x, a = residuals
+    g = widen(dy)
+    dx = jnp.where(x < 0, _aligned(a, x) * g, g)  # (1)
+    da = sum_to(_where(x < 0, g * widen(x)), a)  # (2)
+    return dx.astype(x.dtype), da.astype(a.dtype)
+
+
+prelu.defvjp(prelu_fwd, prelu_bwd)
