@@ -15,7 +15,11 @@ from pathlib import Path
 from funcnet import RULES
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "funcnet").rglob("README.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "funcnet").rglob("README.md")),
+    ROOT / "scripts" / "README.md",
+]
 
 
 def page(name: str) -> Path:

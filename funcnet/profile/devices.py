@@ -17,13 +17,15 @@ class Device(NamedTuple):
     topology: str  # the smallest that the compiler accepts
     bandwidth: float  # of the memory, bytes per second
     rates: Mapping[str, float]  # dense products, FLOPs per second, by dtype of the operands
+    memory: float  # bytes
+    link: float  # bytes per second that it receives from the others of its slice or NVLink domain
     clock: float = float("nan")  # of a TPU, cycles per second
     target: str = ""  # of a GPU, the text of XLA's GpuTargetConfig
 
 
-def _tpu(name: str, topology: str, bandwidth: float, peak: float, per_cycle: int) -> Device:
+def _tpu(name: str, topology: str, peak: float, per_cycle: int, **published: Any) -> Device:
     """A TPU whose clock is its published rate divided by what its matrix units do in a cycle."""
-    return Device(name, topology, bandwidth, {"bf16": peak}, peak / per_cycle)
+    return Device(name, topology, rates={"bf16": peak}, clock=peak / per_cycle, **published)
 
 
 GPU = """gpu_device_info {{
@@ -44,15 +46,37 @@ _A100 = {"shared": 167936, "cores": 108, "units": 64, "cache": 41943040, "optin"
 DEVICES = {
     d.name: d
     for d in (
-        _tpu("tpu:v4", "v4:2x2x1", 1228e9 / 2, 275e12 / 2, 2 * 4 * 128**2),
-        _tpu("tpu:v5e", "v5e:2x2", 819e9, 197e12, 2 * 4 * 128**2),
-        _tpu("tpu:v5p", "v5p:2x2x1", 2765e9, 459e12, 2 * 8 * 128**2),
-        _tpu("tpu:v6e", "v6e:2x2", 1640e9, 918e12, 2 * 4 * 256**2),
+        _tpu(
+            *("tpu:v4", "v4:2x2x1", 275e12 / 2, 2 * 4 * 128**2),
+            bandwidth=1228e9 / 2,
+            memory=32e9 / 2,
+            link=150e9 / 2,
+        ),
+        _tpu(
+            *("tpu:v5e", "v5e:2x2", 197e12, 2 * 4 * 128**2),
+            bandwidth=819e9,
+            memory=16e9,
+            link=200e9,
+        ),
+        _tpu(
+            *("tpu:v5p", "v5p:2x2x1", 459e12, 2 * 8 * 128**2),
+            bandwidth=2765e9,
+            memory=95e9,
+            link=600e9,
+        ),
+        _tpu(
+            *("tpu:v6e", "v6e:2x2", 918e12, 2 * 4 * 256**2),
+            bandwidth=1640e9,
+            memory=32e9,
+            link=400e9,
+        ),
         Device(
             "gpu:a100",
             "1x1x1",
             2039e9,
             {"bf16": 312e12, "f16": 312e12, "f32": 156e12, "f32 highest": 19.5e12, "f64": 19.5e12},
+            memory=80e9,
+            link=300e9,
             target=GPU.format(
                 name="NVIDIA A100-SXM4-80GB",
                 **_A100,
@@ -67,6 +91,8 @@ DEVICES = {
             "1x1x1",
             3352e9,
             {"bf16": 989e12, "f16": 989e12, "f32": 494e12, "f32 highest": 67e12, "f64": 67e12},
+            memory=80e9,
+            link=450e9,
             target=GPU.format(
                 name="NVIDIA H100 80GB HBM3",
                 **_H100,
@@ -109,18 +135,35 @@ def device_named(caller: str, name: Any) -> Device:
 @functools.cache
 def sharding_on(name: str) -> jax.sharding.Sharding:
     """Places an array on one device of this name, which need not exist: compile only."""
+    return jax.sharding.SingleDeviceSharding(devices_of(name)[0])
+
+
+def devices_of(name: str, topology: str = "") -> list[Any]:
+    """Devices of this name, which need not exist: compile only.
+
+    Args:
+      name: The name of the device, one of `DEVICES`.
+      topology: Of TPUs the shape of the slice, such as "16x16"; of GPUs their number, which share
+        one NVLink domain. By default the smallest that the compiler accepts.
+
+    Raises:
+      ValueError: If the compiler does not know the topology.
+    """
     device = DEVICES[name]
-    if name.startswith("tpu"):
-        os.environ.update(TPU_SETTINGS)
-        found = topologies.get_topology_desc(platform="tpu", topology_name=device.topology)
-    else:
-        found = topologies.get_topology_desc(
-            platform="cuda",
-            topology_name=device.topology,
-            topology=device.topology,
-            target_config=device.target,
-        )
-    return jax.sharding.SingleDeviceSharding(found.devices[0])
+    try:
+        if name.startswith("tpu"):
+            os.environ.update(TPU_SETTINGS)
+            full = f"{name.removeprefix('tpu:')}:{topology}" if topology else device.topology
+            return topologies.get_topology_desc(platform="tpu", topology_name=full).devices
+        full = f"1x1x{topology or 1}"
+        return topologies.get_topology_desc(
+            platform="cuda", topology_name=full, topology=full, target_config=device.target
+        ).devices
+    except Exception as e:
+        why = str(e).partition("\n")[0]
+        raise ValueError(
+            f"{name}: topology must be one that XLA knows, got {topology!r}: {why}"
+        ) from None
 
 
 def placed(tree: Any, name: str) -> Any:
