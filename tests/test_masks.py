@@ -3,6 +3,7 @@
 The cases are those of `cases` with an argument `where` or the option `ignore`.
 """
 
+import functools
 import inspect
 from typing import Any
 
@@ -11,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CASES
-from criterion import cotangents, split
+from criterion import cotangents, equal, pull, split
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from marks import slow
 
-from funcnet import RULES, ops
+from funcnet import RULES, check_rule, ops
 
 DIRT = [np.nan, np.inf, -np.inf, 1e30]
 
@@ -85,3 +88,90 @@ def test_what_is_hidden_has_no_influence(name, case, dirt):
         np.testing.assert_array_equal(a, e)
     dx = np.asarray(actual[1][0])
     assert not dx[hides].any()
+
+
+WITH_WHERE = sorted(n for n in CASES if "where" in names_of(n))
+LABELLED = {n for n in WITH_WHERE if {"labels", "t"} & set(names_of(n))}
+
+
+@pytest.mark.parametrize("name", sorted({*WITH_WHERE} - LABELLED))
+def test_a_mask_that_does_not_fit(name):
+    case = CASES[name][0]
+    f = functools.partial(getattr(ops, name), *case.args, **case.static)
+    shape = np.shape(case.args[0])
+    for where, error, message in (
+        (np.ones(shape, np.int32), TypeError, f"be boolean, got int32{list(shape)}"),
+        (
+            np.ones((2, *shape), bool),
+            ValueError,
+            f"broadcast to the shape of x, {shape}, got {(2, *shape)}",
+        ),
+        (
+            np.ones((*shape[:-1], 2), bool),
+            ValueError,
+            f"broadcast to the shape of x, {shape}, got {(*shape[:-1], 2)}",
+        ),
+    ):
+        with pytest.raises(error) as e:
+            f(where=where)
+        assert str(e.value).replace(", ", ",") == f"{name}: where must {message}".replace(", ", ",")
+
+
+@pytest.mark.parametrize("name", WITH_WHERE)
+def test_a_mask_that_hides_nothing(name):
+    """It changes nothing but rounding."""
+    case = CASES[name][0]
+    whole = np.ones(np.shape(case.args[0])[:-1], bool)
+    whole = whole if name in LABELLED else whole[..., None]
+    f = functools.partial(getattr(ops, name), where=whole)
+    g, values = split(f, case.args, case.static)
+    plain, _ = split(getattr(ops, name), case.args, case.static)
+    dout = cotangents(g, values)
+    equal(pull(g)(values, dout), pull(plain)(values, dout))
+    equal(jax.jit(g)(*values), jax.jit(plain)(*values))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_placed", [True, False])
+@pytest.mark.parametrize("name", WITH_WHERE)
+def test_a_mask_on_an_explicit_mesh(name, is_placed):
+    """A mask may be sharded like x, or be on no mesh."""
+    case = CASES[name][0]
+    shape = np.shape(case.args[0])[:-1] if name in LABELLED else np.shape(case.args[0])
+    where = np.arange(np.prod(shape)).reshape(shape) % 3 > 0
+    rows = (
+        case.shard
+        if any(case.shard)
+        else [np.ndim(a) < 3 and i != 1 for i, a in enumerate(case.args)]
+    )
+
+    def gradient(args, where):
+        f = lambda *args: getattr(ops, name)(*args, where=where, **case.static)
+        loss = lambda args: sum((jnp.sin(y)).sum() for y in jax.tree.leaves(f(*args)))
+        return jax.jit(jax.grad(loss, allow_int=True))(args)
+
+    expected = gradient(case.args, where)
+    mesh = jax.make_mesh((2,), ("d",))
+    with jax.set_mesh(mesh):
+        put = lambda a, s: jax.device_put(a, NamedSharding(mesh, P("d") if s else P()))
+        args = tuple(put(a, s) for a, s in zip(case.args, rows, strict=True))
+        actual = gradient(args, put(where, True) if is_placed else where)
+        actual = jax.tree.map(np.asarray, actual)
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        if e.dtype != jax.dtypes.float0:
+            equal(a, e)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({param.values[0] for param in MASKED}))
+def test_the_checker_proves_what_counts(name):
+    """`check_rule` proves all cases with a mask and finite arguments, in float32."""
+    decided = 0
+    for case in (param.values[1] for param in MASKED if param.values[0] == name):
+        is_float = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating)
+        args = [np.float32(x) if x is not None and is_float(x) else x for x in case.args]
+        if all(np.isfinite(x).all() for x in args if x is not None):
+            report = check_rule(getattr(ops, name), *args, **case.static)
+            assert report.ok, report
+            decided += 1
+    assert decided

@@ -5,8 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from funcnet._arguments import check_real, type_name
+from funcnet._arguments import check_real
 from funcnet._arrays import explicit_sharding
+from funcnet.ops._masks import check_mask, keep
 
 
 def check_classes(f: str, name: str, y: jax.Array) -> None:
@@ -71,12 +72,6 @@ def visible(
     return counts if mask is None else mask & counts
 
 
-def check_mask(f: str, where: jax.Array) -> None:
-    """Raises a TypeError unless `where` is boolean."""
-    if where.dtype != jnp.bool_:
-        raise TypeError(f"{f}: where must be boolean, got {type_name(where)}")
-
-
 def not_ignored(labels: jax.Array, ignore: int | None) -> jax.Array:
     """Whether each label differs from `ignore`, which may be beyond the range of the dtype."""
     info = jnp.iinfo(labels.dtype)
@@ -88,11 +83,6 @@ def not_ignored(labels: jax.Array, ignore: int | None) -> jax.Array:
 def is_per_example(mask: jax.Array | None) -> bool:
     """Whether all classes of an example count, or none of them."""
     return mask is None or mask.shape[-1] == 1
-
-
-def keep(mask: jax.Array | None, x: jax.Array, other: Any = 0) -> jax.Array:
-    """Replaces what does not count in x by `other`."""
-    return x if mask is None else jnp.where(mask, x, jnp.asarray(other, x.dtype))
 
 
 def keep_examples(mask: jax.Array | None, x: jax.Array) -> jax.Array:

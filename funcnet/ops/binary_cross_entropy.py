@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 
 from funcnet._arguments import check_broadcasts, check_real
 from funcnet._arrays import sum_to, widen
-from funcnet.ops._labels import finite_if_zero, keep, label_cotangent, visible
+from funcnet.ops._labels import finite_if_zero, label_cotangent, visible
+from funcnet.ops._masks import keep
 from funcnet.ops._types import Real
 from funcnet.rule import rule
 

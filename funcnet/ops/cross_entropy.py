@@ -23,13 +23,13 @@ from funcnet.ops._labels import (
     is_class,
     is_index,
     is_per_example,
-    keep,
     keep_examples,
     label_cotangent,
     one_hot,
     visible,
     weighted,
 )
+from funcnet.ops._masks import keep
 from funcnet.ops._types import AnyArray, Real
 from funcnet.rule import rule
 

@@ -17,13 +17,12 @@ from funcnet._arguments import check_int
 from funcnet._arrays import batch, explicit_sharding, wide_dtype, widen
 from funcnet.ops._labels import (
     check_class_weights,
-    check_mask,
     is_class,
-    keep,
     not_ignored,
     place,
     put_by_mask,
 )
+from funcnet.ops._masks import check_mask, keep
 from funcnet.ops._types import AnyArray, Real
 from funcnet.ops.softmax_cross_entropy import of_index, of_index_bwd
 from funcnet.rule import rule

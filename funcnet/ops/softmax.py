@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from funcnet._arguments import check_axis
 from funcnet._arrays import widen
+from funcnet.ops._masks import keep, mask_of, without
 from funcnet.ops._types import Real
 from funcnet.rule import rule
 
@@ -48,7 +49,12 @@ def _centred_maximum_jvp(axis, primals, tangents):
 
 
 @rule(real=("x",))
-def softmax(x: Real[ArrayLike, "*shape"], *, axis: Axis = -1) -> Float[Array, "*shape"]:
+def softmax(
+    x: Real[ArrayLike, "*shape"],
+    where: Bool[ArrayLike, "..."] | None = None,
+    *,
+    axis: Axis = -1,
+) -> Float[Array, "*shape"]:
     """Turns real numbers into a probability distribution along an axis.
 
         y_j = exp(x_j) / Σ_k exp(x_k)
@@ -57,10 +63,17 @@ def softmax(x: Real[ArrayLike, "*shape"], *, axis: Axis = -1) -> Float[Array, "*
 
     Args:
       x: Real input of any shape.
+      where: Booleans that broadcast to the shape of x, true for what counts. The sum is over what
+        counts; the rest has no influence, whatever it is.
       axis: The axis over which y sums to 1, a tuple of axes, or None for all. Static.
 
     Returns:
-      y in [0, 1], with the shape and dtype of x. A slice without a finite entry gives nan.
+      y in [0, 1], with the shape and dtype of x, and 0 where x does not count. A slice of which
+      nothing counts is 0; any other slice without a finite entry gives nan.
+
+    Raises:
+      TypeError: If where is not boolean.
+      ValueError: If where does not broadcast to the shape of x.
 
     Reference: Source A 2.3.3; forward by rows, 2.5.
 
@@ -69,22 +82,23 @@ def softmax(x: Real[ArrayLike, "*shape"], *, axis: Axis = -1) -> Float[Array, "*
     """
     if axis is not None:
         check_axis("softmax", "axis", axis, x)
-    return _softmax(x, axis, maximum)
+    return _softmax(x, where, axis, maximum)
 
 
-def _softmax(x, axis, maximum):
-    wide = widen(x)
+def _softmax(x, where, axis, maximum):
+    mask = mask_of("softmax", where, x)
+    wide = without(mask, widen(x), axis)
     e = jnp.exp(wide - maximum(wide, axis))
-    return (e / e.sum(axis, keepdims=True)).astype(x.dtype)
+    return keep(mask, (e / e.sum(axis, keepdims=True)).astype(x.dtype))
 
 
-def softmax_fwd(x, *, axis):
+def softmax_fwd(x, where=None, *, axis):
     """Saves only y, which has the size of x."""
-    y = _softmax(x, axis, centred_maximum)
-    return y, y
+    y = _softmax(x, where, axis, centred_maximum)
+    return y, (y, where)
 
 
-def softmax_bwd(y, dy, *, axis):
+def softmax_bwd(residuals, dy, *, axis):
     """The cotangent of x.
 
     By the quotient rule ∂y_j/∂x_q = y_j (δ_jq − y_q), so
@@ -98,21 +112,29 @@ def softmax_bwd(y, dy, *, axis):
 
         g = dy − ⟨dy, y⟩,   dx = y ⊙ (g − ⟨g, y⟩)                                             (3)
 
-    The second ⟨·, y⟩ costs one more pass over a row than autodiff takes.
+    The second ⟨·, y⟩ costs one more pass over a row than autodiff takes. Where x does not count,
+    y = 0 is constant, so dy counts as 0 there, and dx = 0.
 
     Reference: Source A 3.3.6.
     """
-    wide = widen(y)
-    g = widen(dy) - (widen(dy) * wide).sum(axis, keepdims=True)
+    y, where = residuals
+    mask, wide = mask_of("softmax", where, y), widen(y)
+    dy = keep(mask, widen(dy))
+    g = dy - (dy * wide).sum(axis, keepdims=True)
     dx = wide * (g - (g * wide).sum(axis, keepdims=True))  # (3)
-    return (dx.astype(y.dtype),)
+    return keep(mask, dx.astype(y.dtype)), None
 
 
 softmax.defvjp(softmax_fwd, softmax_bwd)
 
 
 @rule(real=("x",))
-def log_softmax(x: Real[ArrayLike, "*shape"], *, axis: Axis = -1) -> Float[Array, "*shape"]:
+def log_softmax(
+    x: Real[ArrayLike, "*shape"],
+    where: Bool[ArrayLike, "..."] | None = None,
+    *,
+    axis: Axis = -1,
+) -> Float[Array, "*shape"]:
     """The logarithm of `softmax`, computed without underflow.
 
         y_j = z_j − log Σ_k exp(z_k),   z = x − max x
@@ -122,10 +144,17 @@ def log_softmax(x: Real[ArrayLike, "*shape"], *, axis: Axis = -1) -> Float[Array
 
     Args:
       x: Real input of any shape.
+      where: Booleans that broadcast to the shape of x, true for what counts. The sum is over what
+        counts; the rest has no influence, whatever it is.
       axis: The axis over which exp(y) sums to 1, a tuple of axes, or None for all. Static.
 
     Returns:
-      y ≤ 0, with the shape and dtype of x. A slice without a finite entry gives nan.
+      y ≤ 0, with the shape and dtype of x, and −∞ where x does not count, also if nothing counts in
+      a slice. Any other slice without a finite entry gives nan.
+
+    Raises:
+      TypeError: If where is not boolean.
+      ValueError: If where does not broadcast to the shape of x.
 
     Reference: The logarithm of source A 2.3.3.
 
@@ -134,24 +163,26 @@ def log_softmax(x: Real[ArrayLike, "*shape"], *, axis: Axis = -1) -> Float[Array
     """
     if axis is not None:
         check_axis("log_softmax", "axis", axis, x)
-    return _log_softmax(x, axis, maximum)[0]
+    return _log_softmax(x, where, axis, maximum)[0]
 
 
-def log_softmax_fwd(x, *, axis):
+def log_softmax_fwd(x, where=None, *, axis):
     """Saves e = exp(x − max x), which has the size of x, and its sum s.
 
     With them, p = e / s needs no second exp. p could also be computed from y or log s alone, but
     without the digits that a large y has lost to rounding.
     """
-    return _log_softmax(x, axis, centred_maximum)
+    y, saved = _log_softmax(x, where, axis, centred_maximum)
+    return y, (*saved, where)
 
 
-def _log_softmax(x, axis, maximum):
-    wide = widen(x)
+def _log_softmax(x, where, axis, maximum):
+    mask = mask_of("log_softmax", where, x)
+    wide = without(mask, widen(x), axis)
     z = wide - maximum(wide, axis)  # y does not depend on the maximum
     e = jnp.exp(z)
     s = e.sum(axis, keepdims=True)
-    return (z - jnp.log(s)).astype(x.dtype), (e, s)
+    return keep(mask, (z - jnp.log(s)).astype(x.dtype), -jnp.inf), (e, s)
 
 
 def log_softmax_bwd(residuals, dy, *, axis):
@@ -160,13 +191,16 @@ def log_softmax_bwd(residuals, dy, *, axis):
     With p = softmax(x) = e / s, ∂y_j/∂x_q = δ_jq − p_q, so
 
         dx_q = Σ_j dy_j (δ_jq − p_q) = dy_q − p_q Σ_j dy_j.                                   (1)
+
+    Where x does not count, y = −∞ is constant, so dy counts as 0 there, and dx = 0.
     """
-    e, s = residuals
-    g = widen(dy)
+    e, s, where = residuals
+    mask = mask_of("log_softmax", where, e)
+    g = keep(mask, widen(dy))
     if g.size == 0:  # s may be 0
-        return (dy,)
+        return dy, None
     dx = g - e * (g.sum(axis, keepdims=True) / s)  # (1)
-    return (dx.astype(dy.dtype),)
+    return keep(mask, dx.astype(dy.dtype)), None
 
 
 log_softmax.defvjp(log_softmax_fwd, log_softmax_bwd)
@@ -175,6 +209,7 @@ log_softmax.defvjp(log_softmax_fwd, log_softmax_bwd)
 @rule(real=("x",))
 def logsumexp(
     x: Real[ArrayLike, "*shape"],
+    where: Bool[ArrayLike, "..."] | None = None,
     *,
     axis: Axis = -1,
     keepdims: bool = False,
@@ -185,13 +220,20 @@ def logsumexp(
 
     Args:
       x: Real input of any shape.
+      where: Booleans that broadcast to the shape of x, true for what counts. The sum is over what
+        counts; the rest has no influence, whatever it is.
       axis: The axis of the sum, a tuple of axes, or None for all. Static.
       keepdims: Whether y keeps the axis, with size 1. Static.
 
     Returns:
-      y, with the dtype of x and the shape of x without the axis. A slice that is empty or contains
-      only −∞ gives −∞ with the gradient 0 (nan in `jax.nn.logsumexp`). A slice that contains +∞
-      gives +∞, and the gradient at that element is nan, as in `jax.nn.logsumexp`.
+      y, with the dtype of x and the shape of x without the axis. A slice of which nothing counts,
+      or which is empty or contains only −∞, gives −∞ with the gradient 0 (nan in
+      `jax.nn.logsumexp`). A slice that contains +∞ gives +∞, and the gradient at that element is
+      nan, as in `jax.nn.logsumexp`.
+
+    Raises:
+      TypeError: If where is not boolean.
+      ValueError: If where does not broadcast to the shape of x.
 
     Reference: Blanchard, Higham & Higham, Accurately computing the log-sum-exp and softmax
     functions, 2021, the shifted formula, arXiv:1909.03469.
@@ -201,21 +243,22 @@ def logsumexp(
     """
     if axis is not None:
         check_axis("logsumexp", "axis", axis, x)
-    return _logsumexp(x, axis, keepdims, maximum)[0]
+    return _logsumexp(x, where, axis, keepdims, maximum)[0]
 
 
-def logsumexp_fwd(x, *, axis, keepdims):
+def logsumexp_fwd(x, where=None, *, axis, keepdims):
     """Saves e = exp(x − m), which has the size of x, and its sum s, one number per slice.
 
     The gradient could also be computed from x and y alone, as exp(x − y), but without the digits
     that a large y has lost to rounding, and a second exp costs more than the rest of the backward
     pass.
     """
-    return _logsumexp(x, axis, keepdims, centred_maximum)
+    y, saved = _logsumexp(x, where, axis, keepdims, centred_maximum)
+    return y, (*saved, where)
 
 
-def _logsumexp(x, axis, keepdims, maximum):
-    wide = widen(x)
+def _logsumexp(x, where, axis, keepdims, maximum):
+    wide = keep(mask_of("logsumexp", where, x), widen(x), -jnp.inf)
     m = maximum(wide, axis)
     m = jnp.where(jnp.isfinite(m), m, jnp.zeros_like(m))  # ±∞ is not subtracted
     e = jnp.exp(wide - m)
@@ -232,13 +275,13 @@ def logsumexp_bwd(residuals, dy, *, axis, keepdims):
 
     From ∂y/∂x_q = exp(x_q) / Σ_k exp(x_k), the softmax of x,
 
-        dx_q = dy e_q / s.                                                                    (1)
+        dx_q = dy e_q / s,   0 where x does not count.                                        (1)
     """
-    e, s = residuals
+    e, s, where = residuals
     lost = tuple(range(e.ndim)) if axis is None else axis
     g = widen(dy) if keepdims else jnp.expand_dims(widen(dy), lost)
-    dx = e * (g / s)  # (1)
-    return (dx.astype(dy.dtype),)
+    dx = keep(mask_of("logsumexp", where, e), e * (g / s))  # (1)
+    return dx.astype(dy.dtype), None
 
 
 logsumexp.defvjp(logsumexp_fwd, logsumexp_bwd)

@@ -20,7 +20,6 @@ from funcnet.ops._labels import (
     is_class,
     is_index,
     is_per_example,
-    keep,
     keep_examples,
     label_cotangent,
     put,
@@ -28,6 +27,7 @@ from funcnet.ops._labels import (
     visible,
     weighted,
 )
+from funcnet.ops._masks import keep, without
 from funcnet.ops._types import AnyArray, Real
 from funcnet.rule import rule
 
@@ -126,7 +126,7 @@ def _forward(logits, labels, where, weights, a, ignore, put):
         loss, saved = of_index(keep(mask, x), keep_examples(mask, labels), a, put)
         loss = keep_examples(mask, loss).astype(logits.dtype)
         return loss, (saved[:-1], labels, None, where, None)
-    x = _seen(x, mask)
+    x = without(mask, x)
     m = jax.lax.stop_gradient(x.max(-1, keepdims=True))
     z, t = _below(x, m), weighted(_targets(labels, x, mask, a), weights, mask)
     e = jnp.exp(z)
@@ -134,14 +134,6 @@ def _forward(logits, labels, where, weights, a, ignore, put):
     log_s = jnp.log1p(rest + (top - 1))
     loss = t.sum(-1) * log_s - (t * at_least_if_zero(z, t)).sum(-1)
     return loss.astype(logits.dtype), ((e, top, rest, m), labels, logits, where, weights)
-
-
-def _seen(x: Array, mask: Array | None) -> Array:
-    """X with −∞ in place of a class that does not count, and 0 if all of them are such classes."""
-    if mask is None:
-        return x
-    empty = jnp.where(mask.any(-1, keepdims=True), -jnp.inf, jnp.zeros((), x.dtype))
-    return jnp.where(mask, x, empty)
 
 
 def _targets(labels: Array, like: Array, mask: Array | None, a: float) -> Array:

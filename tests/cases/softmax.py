@@ -7,6 +7,18 @@ from numpy import inf
 from cases.case import Case, normal
 from cases.measured import Measured, Target
 
+X, SOME = normal(4, 5), np.random.default_rng(0).random((4, 5)) < 0.6
+SOME[1] = False  # nothing counts in a row
+HIDDEN = np.where(SOME, X, np.nan)
+MASKED = [
+    Case("where", (HIDDEN, SOME)),
+    Case("where for all", (X, np.array([True, False, True, True, True]))),
+    Case("where of columns", (np.where(SOME, X, np.inf), SOME), {"axis": 0}),
+    Case("where of all", (normal(2, 4, 5), SOME), {"axis": None}),
+    Case("where nothing", (np.full((2, 3), np.nan), np.zeros((2, 1), bool))),
+    Case("where, −∞", (np.array([[1.0, -inf, 3.0, 9.0]]), np.array([[True, True, True, False]]))),
+]
+
 BY_SLICE = [
     Case("rank2", (normal(4, 5),), shard=(True,)),
     Case("rank1", (normal(6),)),
@@ -22,6 +34,7 @@ BY_SLICE = [
     Case("nan", (np.array([[0.0, np.nan, 1.0], [0.0, 2.0, 1.0]]),)),
     Case("empty", (np.zeros((0, 3)),)),
     Case("no class", (np.zeros((2, 0)),)),
+    *MASKED,
 ]
 
 CASES = {
@@ -39,15 +52,27 @@ CASES = {
         Case("nan", (np.array([[0.0, np.nan, 1.0], [0.0, 2.0, 1.0]]),)),
         Case("one element", (normal(3, 1),)),
         Case("empty", (np.zeros((0, 3)),)),
+        *MASKED,
     ],
 }
 
 
-ORACLES = {
-    "softmax": jax.nn.softmax,
-    "log_softmax": jax.nn.log_softmax,
-    "logsumexp": lambda x, axis=-1, **options: jax.nn.logsumexp(x, axis=axis, **options),
-}
+def _softmax(x, where=None, axis=-1):
+    y = jax.nn.softmax(x, axis, where)
+    some = True if where is None else np.broadcast_to(where, x.shape).any(axis, keepdims=True)
+    return np.where(some, y, 0)
+
+
+def _log_softmax(x, where=None, axis=-1):
+    y = jax.nn.log_softmax(x, axis, where)
+    return np.where(True if where is None else where, y, -inf)
+
+
+def _logsumexp(x, where=None, axis=-1, **options):
+    return jax.nn.logsumexp(x, axis=axis, where=where, **options)
+
+
+ORACLES = {"softmax": _softmax, "log_softmax": _log_softmax, "logsumexp": _logsumexp}
 
 RESIDUAL_BYTES = {
     "softmax": 4 * 20,  # y, which is also the output
