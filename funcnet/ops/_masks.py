@@ -1,5 +1,6 @@
 """Masks: what `where` excludes has no influence, whatever stands there."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -42,3 +43,28 @@ def without(mask: jax.Array | None, x: jax.Array, axis: Any = -1) -> jax.Array:
         return x
     some = mask.any(axis, keepdims=True)
     return jnp.where(mask, x, jnp.where(some, -jnp.inf, jnp.zeros((), x.dtype)))
+
+
+Mean = Callable[[jax.Array], jax.Array]
+
+
+def _part(mask: jax.Array, x: jax.Array, mean: Mean) -> jax.Array:
+    return mean(jnp.broadcast_to(mask, x.shape).astype(x.dtype))
+
+
+def share(mask: jax.Array | None, x: jax.Array, mean: Mean) -> Any:
+    """The part of each slice of x that counts, or 1 where it is 0, so that it can be a divisor."""
+    return 1 if mask is None else or_one(mask, x, mean, _part(mask, x, mean))
+
+
+def or_one(mask: jax.Array | None, x: jax.Array, mean: Mean, number: jax.Array) -> jax.Array:
+    """The number of each slice of x, or 1 where nothing counts in the slice."""
+    return number if mask is None else jnp.where(_part(mask, x, mean) == 0, 1, number)
+
+
+def mean_of(mask: jax.Array | None, x: jax.Array, mean: Mean) -> Mean:
+    """The mean of what counts in each slice of an array like x; 0 if nothing does."""
+    if mask is None:
+        return mean
+    part = share(mask, x, mean)
+    return lambda a: mean(keep(mask, a)) / part

@@ -7,9 +7,11 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float
 
 from funcnet._arrays import widen
+from funcnet.ops._masks import keep, mask_of, mean_of, or_one, share
 from funcnet.ops._moments import check_norm, moments, row
 from funcnet.ops._types import AnyArray, Real
 from funcnet.rule import rule
@@ -26,6 +28,7 @@ def batch_norm(
     x: Real[AnyArray, "*batch c"],
     scale: Real[AnyArray, "c"],
     bias: Real[AnyArray, "c"],
+    where: Bool[ArrayLike, "..."] | None = None,
     *,
     eps: float = 1e-5,
 ) -> tuple[Float[Array, "*batch c"], Float[Array, "c"], Float[Array, "c"]]:
@@ -35,13 +38,15 @@ def batch_norm(
 
     ⟨·⟩ is the mean over all axes but the last, the batch of B examples. The variance is the biased
     one (1/B). With ε = 0 this is the source's formula; a constant column then gives nan. Data whose
-    mean is far above their standard deviation keep full accuracy. For an empty batch, μ and σ² are
-    0.
+    mean is far above their standard deviation keep full accuracy. For an empty batch, or a column
+    of which nothing counts, μ and σ² are 0.
 
     Args:
       x: X, shape (..., c) with at least one batch axis.
       scale: γ, shape (c,).
       bias: β, shape (c,).
+      where: Booleans that broadcast to the shape of x, true for what counts. The means are over
+        what counts; the rest has no influence, whatever it is, and y = 0 there.
       eps: ε ≥ 0, keeps z finite where a column is constant. Static.
 
     Returns:
@@ -49,6 +54,7 @@ def batch_norm(
       float32 at least. All three are differentiable.
 
     Raises:
+      TypeError: If where is not boolean.
       ValueError: If the shapes do not fit, or eps is negative.
 
     Reference: Source A 4.2.1.1; Ioffe & Szegedy, 2015, algorithm 1, arXiv:1502.03167.
@@ -57,20 +63,25 @@ def batch_norm(
     >>> y.tolist(), mean.tolist(), var.tolist()
     ([[-1.0], [1.0]], [2.0], [1.0])
     """
-    return batch_norm_fwd(x, scale, bias, eps=eps)[0]
+    return batch_norm_fwd(x, scale, bias, where, eps=eps)[0]
 
 
-def batch_norm_fwd(x, scale, bias, *, eps):
+def batch_norm_fwd(x, scale, bias, where=None, *, eps):
     """Saves x, μ (in two parts), s = √(σ² + ε), γ and β: five numbers per column besides x."""
     _check_columns("batch_norm", x, eps, scale=scale, bias=bias)
     batch = tuple(range(x.ndim - 1))
     average = jnp.sum if 0 in x.shape[:-1] else jnp.mean
-    mean, delta, var = moments(widen(x), lambda a: average(a, batch, keepdims=True))
-    s, gamma, beta = jnp.sqrt(var + eps), row(widen(scale), x.ndim), row(widen(bias), x.ndim)
+    columns = lambda a: average(a, batch, keepdims=True)
+    mask = mask_of("batch_norm", where, x)
+    wide = keep(mask, widen(x))
+    mean, delta, var = moments(wide, mean_of(mask, wide, columns))
+    s = jnp.sqrt(or_one(mask, wide, columns, var + eps))
+    gamma, beta = row(widen(scale), x.ndim), row(widen(bias), x.ndim)
     # The division comes last: XLA computes it once per column, but a product once per element.
     a, k = gamma / s, (beta * s - gamma * delta) / s
-    y = (a * (widen(x) - mean) + k).astype(x.dtype)
-    return (y, (mean + delta).squeeze(batch), var.squeeze(batch)), (x, mean, delta, s, scale, bias)
+    y = keep(mask, a * (wide - mean) + k).astype(x.dtype)
+    saved = x, mean, delta, s, scale, bias, where
+    return (y, (mean + delta).squeeze(batch), var.squeeze(batch)), saved
 
 
 def batch_norm_bwd(residuals, douts, *, eps):
@@ -94,16 +105,19 @@ def batch_norm_bwd(residuals, douts, *, eps):
     If only y is used, this is the last equation of the source, dx = (γ/s)(dy − (z dγ + dβ)/B), in
     which σ is the standard deviation; in some places the source prints σ for σ².
 
+    What a mask excludes is not in B, and has u = dy = 0.
+
     Reference: Source A 4.2.1.2.
     """
-    x, mean, delta, s, scale, bias = residuals
+    x, mean, delta, s, scale, bias, where = residuals
     if 0 in x.shape[:-1]:
-        return jax.tree.map(jnp.zeros_like, (x, scale, bias))
-    dy, dmean, dvar = douts
-    batch, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
-    g, gamma, dmean, dvar = widen(dy), *(row(v, x.ndim) for v in (widen(scale), dmean, dvar))
-    a = gamma / s
-    dbias, u = g.sum(batch, keepdims=True), widen(x) - mean
+        return *jax.tree.map(jnp.zeros_like, (x, scale, bias)), None
+    (dy, dmean, dvar), mask = douts, mask_of("batch_norm", where, x)
+    batch = tuple(range(x.ndim - 1))
+    gamma, dmean, dvar = (row(v, x.ndim) for v in (widen(scale), dmean, dvar))
+    a, g = gamma / s, keep(mask, widen(dy))
+    count = math.prod(x.shape[:-1]) * share(mask, g, lambda a: a.mean(batch, keepdims=True))
+    dbias, u = g.sum(batch, keepdims=True), keep(mask, widen(x) - mean)
     # This is always dy ⊙ u, written so that XLA:CPU does not fuse the product into the sum:
     # otherwise it would keep u from the forward pass, in addition to x, only for the sum.
     product = jnp.where(dbias == dbias, g * u, dbias)
@@ -111,9 +125,9 @@ def batch_norm_bwd(residuals, douts, *, eps):
     p = 2 * s * dvar - a * dscale
     b = p / (count * s)  # (2)
     c = (s * dmean - gamma * dbias - p * delta) / (count * s)
-    dx = a * g + (b * u + c)  # (3)
+    dx = keep(mask, a * g + (b * u + c))  # (3)
     dscale, dbias = dscale.squeeze(batch), dbias.squeeze(batch)
-    return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
+    return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype), None
 
 
 batch_norm.defvjp(batch_norm_fwd, batch_norm_bwd)

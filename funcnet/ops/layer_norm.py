@@ -7,10 +7,12 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float
 
 from funcnet._arrays import explicit_sharding, sum_products, widen
 from funcnet._barrier import CPU_AND_GPU, barrier
+from funcnet.ops._masks import keep, mask_of, mean_of, or_one, share
 from funcnet.ops._moments import check_norm, moments, row
 from funcnet.ops._types import AnyArray, Real
 from funcnet.rule import rule
@@ -40,6 +42,7 @@ def layer_norm(
     x: Real[AnyArray, "*batch c"],
     scale: Real[AnyArray, "c"],
     bias: Real[AnyArray, "c"],
+    where: Bool[ArrayLike, "..."] | None = None,
     *,
     eps: float = 1e-5,
 ) -> Float[Array, "*batch c"]:
@@ -54,12 +57,15 @@ def layer_norm(
       x: Shape (..., c).
       scale: γ, shape (c,).
       bias: β, shape (c,).
+      where: Booleans that broadcast to the shape of x, true for what counts. The means are over
+        what counts; the rest has no influence, whatever it is, and y = 0 there.
       eps: ε ≥ 0, keeps z finite where a row is constant. Static.
 
     Returns:
       y with the shape and dtype of x, or the default float for integers.
 
     Raises:
+      TypeError: If where is not boolean.
       ValueError: If the shapes do not fit, there are no features, or eps is negative.
 
     Reference: Ba, Kiros & Hinton, Layer normalization, 2016, equations 3 and 4, arXiv:1607.06450.
@@ -67,17 +73,19 @@ def layer_norm(
     >>> layer_norm(jnp.array([1.0, 3.0]), jnp.ones(2), jnp.zeros(2), eps=0.0).tolist()
     [-1.0, 1.0]
     """
-    return layer_norm_fwd(x, scale, bias, eps=eps)[0]
+    return layer_norm_fwd(x, scale, bias, where, eps=eps)[0]
 
 
-def layer_norm_fwd(x, scale, bias, *, eps):
+def layer_norm_fwd(x, scale, bias, where=None, *, eps):
     """Saves x, μ (in two parts) and r, three numbers per row, and γ."""
     _check("layer_norm", x, eps, scale=scale, bias=bias)
-    mean, delta, var = moments(widen(x), _mean)
-    r = jax.lax.rsqrt(var + eps)
-    z = (widen(x) - mean - delta) * r
-    y = (row(widen(scale), x.ndim) * z + row(widen(bias), x.ndim)).astype(x.dtype)
-    return y, (x, mean, delta, r, scale, bias)
+    mask = mask_of("layer_norm", where, x)
+    wide = keep(mask, widen(x))
+    mean, delta, var = moments(wide, mean_of(mask, wide, _mean))
+    r = jax.lax.rsqrt(or_one(mask, wide, _mean, var + eps))
+    z = (wide - mean - delta) * r
+    y = row(widen(scale), x.ndim) * z + row(widen(bias), x.ndim)
+    return keep(mask, y).astype(x.dtype), (x, mean, delta, r, scale, bias, where)
 
 
 def layer_norm_bwd(residuals, dy, *, eps):
@@ -98,20 +106,22 @@ def layer_norm_bwd(residuals, dy, *, eps):
         dx = r (dz − ⟨dz⟩ − z ⟨dz ⊙ z⟩).                                                      (3)
 
     Both means come from one pass over the data. Autodiff computes ⟨dz⟩ in a separate pass after
-    the rest: that rounds a little less for a few features, and reads all rows again.
+    the rest: that rounds a little less for a few features, and reads all rows again. What a mask
+    excludes is not in c, and has z = dy = 0.
     """
     # Without a barrier XLA would reuse x − μ from fwd, and keep it in memory as well as x.
-    x, mean, delta, r, scale, bias = barrier(residuals, on=CPU_AND_GPU)
-    rows, c = tuple(range(x.ndim - 1)), x.shape[-1]
-    g, gamma = widen(dy), widen(scale)
-    z = (widen(x) - mean - delta) * r
+    x, mean, delta, r, scale, bias, where = barrier(residuals, on=CPU_AND_GPU)
+    rows, mask = tuple(range(x.ndim - 1)), mask_of("layer_norm", where, x)
+    g, gamma = keep(mask, widen(dy)), widen(scale)
+    c = x.shape[-1] * share(mask, g, _mean)
+    z = keep(mask, (widen(x) - mean - delta) * r)
     gz = g * z
     dscale = gz.sum(rows)  # (1)
     dbias = g.sum(rows)
     mean_dz = _products(g, gamma, r) / c  # (2)
     mean_dz_z = _products(gz, gamma, r) / c
-    dx = r * (row(gamma, x.ndim) * g - mean_dz - z * mean_dz_z)  # (3)
-    return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
+    dx = keep(mask, r * (row(gamma, x.ndim) * g - mean_dz - z * mean_dz_z))  # (3)
+    return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype), None
 
 
 layer_norm.defvjp(layer_norm_fwd, layer_norm_bwd)
@@ -121,6 +131,7 @@ layer_norm.defvjp(layer_norm_fwd, layer_norm_bwd)
 def rms_norm(
     x: Real[AnyArray, "*batch c"],
     scale: Real[AnyArray, "c"],
+    where: Bool[ArrayLike, "..."] | None = None,
     *,
     eps: float = 1e-6,
 ) -> Float[Array, "*batch c"]:
@@ -131,12 +142,15 @@ def rms_norm(
     Args:
       x: Shape (..., c).
       scale: γ, shape (c,).
+      where: Booleans that broadcast to the shape of x, true for what counts. The means are over
+        what counts; the rest has no influence, whatever it is, and y = 0 there.
       eps: ε ≥ 0, keeps z finite where a row is 0. Static.
 
     Returns:
       y with the shape and dtype of x, or the default float for integers.
 
     Raises:
+      TypeError: If where is not boolean.
       ValueError: If the shapes do not fit, there are no features, or eps is negative.
 
     Reference: Zhang & Sennrich, Root mean square layer normalization, 2019, equation 4,
@@ -145,15 +159,18 @@ def rms_norm(
     >>> rms_norm(jnp.array([3.0, 3.0]), jnp.ones(2), eps=0.0).tolist()
     [1.0, 1.0]
     """
-    return rms_norm_fwd(x, scale, eps=eps)[0]
+    return rms_norm_fwd(x, scale, where, eps=eps)[0]
 
 
-def rms_norm_fwd(x, scale, *, eps):
+def rms_norm_fwd(x, scale, where=None, *, eps):
     """Saves x, r, one number per row, and γ."""
     _check("rms_norm", x, eps, scale=scale)
-    r = jax.lax.rsqrt(_mean(widen(x) ** 2) + eps)
-    y = (row(widen(scale), x.ndim) * (widen(x) * r)).astype(x.dtype)
-    return y, (x, r, scale)
+    mask = mask_of("rms_norm", where, x)
+    wide = keep(mask, widen(x))
+    square = mean_of(mask, wide, _mean)(wide**2)
+    r = jax.lax.rsqrt(or_one(mask, wide, _mean, square + eps))
+    y = (row(widen(scale), x.ndim) * (wide * r)).astype(x.dtype)
+    return keep(mask, y), (x, r, scale, where)
 
 
 def rms_norm_bwd(residuals, dy, *, eps):
@@ -164,15 +181,19 @@ def rms_norm_bwd(residuals, dy, *, eps):
         dγ = Σ dy ⊙ z,                                                                        (1)
         ⟨dz ⊙ z⟩ = (dy ⊙ z) · γ / c,                                                          (2)
         dx = r dz − x r³ ⟨dz ⊙ x⟩ = r (dz − z ⟨dz ⊙ z⟩).                                      (3)
+
+    What a mask excludes is not in c, and has z = dy = 0.
     """
-    x, r, scale = barrier(residuals)  # see layer_norm_bwd
-    g, gamma = widen(dy), widen(scale)
-    z = widen(x) * r
+    x, r, scale, where = barrier(residuals)  # see layer_norm_bwd
+    mask = mask_of("rms_norm", where, x)
+    g, gamma = keep(mask, widen(dy)), widen(scale)
+    c = x.shape[-1] * share(mask, g, _mean)
+    z = keep(mask, widen(x)) * r
     gz = g * z
     dscale = gz.sum(tuple(range(x.ndim - 1)))  # (1)
-    mean_dz_z = _products(gz, gamma, r) / x.shape[-1]  # (2)
-    dx = r * (row(gamma, x.ndim) * g - z * mean_dz_z)  # (3)
-    return dx.astype(x.dtype), dscale.astype(scale.dtype)
+    mean_dz_z = _products(gz, gamma, r) / c  # (2)
+    dx = keep(mask, r * (row(gamma, x.ndim) * g - z * mean_dz_z))  # (3)
+    return dx.astype(x.dtype), dscale.astype(scale.dtype), None
 
 
 rms_norm.defvjp(rms_norm_fwd, rms_norm_bwd)
@@ -183,6 +204,7 @@ def group_norm(
     x: Real[AnyArray, "n *spatial c"],
     scale: Real[AnyArray, "c"],
     bias: Real[AnyArray, "c"],
+    where: Bool[ArrayLike, "..."] | None = None,
     *,
     groups: int,
     eps: float = 1e-5,
@@ -199,6 +221,8 @@ def group_norm(
       x: Shape (n, ..., c): n examples, any number of spatial axes, c channels.
       scale: γ, shape (c,).
       bias: β, shape (c,).
+      where: Booleans that broadcast to the shape of x, true for what counts. The means are over
+        what counts; the rest has no influence, whatever it is, and y = 0 there.
       groups: G, which must divide c. Static.
       eps: ε ≥ 0, keeps z finite where a group is constant. Static.
 
@@ -206,6 +230,7 @@ def group_norm(
       y with the shape and dtype of x, or the default float for integers.
 
     Raises:
+      TypeError: If where is not boolean.
       ValueError: If the shapes do not fit, an axis other than n is empty, groups does not divide c,
         or eps is negative.
 
@@ -215,7 +240,7 @@ def group_norm(
     >>> group_norm(x, jnp.ones(4), jnp.zeros(4), groups=2, eps=0.0).tolist()
     [[-1.0, 1.0, -1.0, 1.0]]
     """
-    return group_norm_fwd(x, scale, bias, groups=groups, eps=eps)[0]
+    return group_norm_fwd(x, scale, bias, where, groups=groups, eps=eps)[0]
 
 
 def _over_groups(a: Array, groups: int) -> Array:
@@ -224,12 +249,19 @@ def _over_groups(a: Array, groups: int) -> Array:
     return jnp.broadcast_to(split.mean(-1, keepdims=True), split.shape).reshape(a.shape)
 
 
+def _average(a: Array, groups: int) -> Array:
+    """Averages (n, ..., c) over the positions and channels of each group, to (n, 1, …, 1, c)."""
+    # The mean over positions comes first: arrays as large as x are never split into groups, which
+    # would make their last axis short.
+    return _over_groups(a.mean(tuple(range(1, a.ndim - 1)), keepdims=True), groups)
+
+
 def _of_channels(a: Array, like: Array) -> Array:
     """Repeats (n, 1, …, 1, groups) for the channels of each group."""
     return jnp.repeat(a, like.shape[-1] // a.shape[-1], -1)
 
 
-def group_norm_fwd(x, scale, bias, *, groups, eps):
+def group_norm_fwd(x, scale, bias, where=None, *, groups, eps):
     """Saves x, μ (in two parts) and r, three numbers per example and group, and γ."""
     _check("group_norm", x, eps, scale=scale, bias=bias)
     if x.ndim < 2 or 0 in x.shape[1:]:
@@ -238,16 +270,15 @@ def group_norm_fwd(x, scale, bias, *, groups, eps):
         )
     if groups < 1 or x.shape[-1] % groups:
         raise ValueError(f"group_norm: groups must divide {x.shape[-1]} channels, got {groups}")
-    places = tuple(range(1, x.ndim - 1))
-    # The mean over positions comes first: arrays as large as x are never split into groups, which
-    # would make their last axis short.
-    of_group = lambda a: _over_groups(a.mean(places, keepdims=True), groups)
-    mean, delta, var = moments(widen(x), of_group)
-    r = jax.lax.rsqrt(var + eps)
-    z = (widen(x) - mean - delta) * r
-    y = (row(widen(scale), x.ndim) * z + row(widen(bias), x.ndim)).astype(x.dtype)
+    mask = mask_of("group_norm", where, x)
+    average = lambda a: _average(a, groups)
+    wide = keep(mask, widen(x))
+    mean, delta, var = moments(wide, mean_of(mask, wide, average))
+    r = jax.lax.rsqrt(or_one(mask, wide, average, var + eps))
+    z = (wide - mean - delta) * r
+    y = row(widen(scale), x.ndim) * z + row(widen(bias), x.ndim)
     saved = (a[..., :: x.shape[-1] // groups] for a in (mean, delta, r))
-    return y, (x, *saved, scale, bias)
+    return keep(mask, y).astype(x.dtype), (x, *saved, scale, bias, where)
 
 
 def group_norm_bwd(residuals, dy, *, groups, eps):
@@ -266,23 +297,26 @@ def group_norm_bwd(residuals, dy, *, groups, eps):
 
         ⟨dz⟩ = Σ γ S / m,   ⟨dz ⊙ z⟩ = Σ γ T / m,                                             (3)
         dx = r (dz − ⟨dz⟩ − z ⟨dz ⊙ z⟩).                                                      (4)
+
+    What a mask excludes is not in m, and has z = dy = 0.
     """
     # See layer_norm_bwd.
-    x, *saved, scale, bias = barrier(residuals, on=CPU_AND_GPU)
+    x, *saved, scale, bias, where = barrier(residuals, on=CPU_AND_GPU)
     mean, delta, r = (_of_channels(a, x) for a in saved)
-    places = tuple(range(1, x.ndim - 1))
-    g, gamma = widen(dy), row(widen(scale), x.ndim)
-    z = (widen(x) - mean - delta) * r
+    places, mask = tuple(range(1, x.ndim - 1)), mask_of("group_norm", where, x)
+    g, gamma = keep(mask, widen(dy)), row(widen(scale), x.ndim)
+    z = keep(mask, (widen(x) - mean - delta) * r)
     s = g.sum(places, keepdims=True)  # (1)
     t = jnp.expand_dims(sum_products(g, z, places), places)
     others = tuple(range(x.ndim - 1))
     dscale = t.sum(others).reshape(scale.shape)  # (2)
     dbias = s.sum(others).reshape(bias.shape)
-    count = math.prod(x.shape[1:-1])  # m is this times the channels of a group
+    # m is this times the channels of a group.
+    count = math.prod(x.shape[1:-1]) * share(mask, g, lambda a: _average(a, groups))
     mean_dz = _over_groups(gamma * s, groups) / count  # (3)
     mean_dz_z = _over_groups(gamma * t, groups) / count
-    dx = r * (gamma * g - mean_dz - z * mean_dz_z)  # (4)
-    return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
+    dx = keep(mask, r * (gamma * g - mean_dz - z * mean_dz_z))  # (4)
+    return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype), None
 
 
 group_norm.defvjp(group_norm_fwd, group_norm_bwd)

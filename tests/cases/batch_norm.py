@@ -8,6 +8,11 @@ import numpy as np
 from cases.case import Case, normal, probabilities
 from cases.measured import EPS, Measured, Target, columns
 
+X, SOME = normal(6, 3, mean=3.0), np.random.default_rng(0).random((6, 3)) < 0.6
+SOME[:, 1] = False  # nothing counts in a column
+ROWS = np.array([True, False, True, True, False, True])[:, None]
+AFFINE = (normal(3), normal(3, seed=1))
+
 CASES = {
     "batch_norm": [
         Case("rank2", (normal(8, 3), normal(3, mean=1.0), normal(3)), shard=(True, False, False)),
@@ -19,6 +24,10 @@ CASES = {
         Case("constant", (np.full((4, 2), 3.0), normal(2), normal(2, seed=1))),
         Case("zero scale", (normal(6, 2), np.array([0.0, 1.0]), normal(2))),
         Case("large mean", (normal(6, 3, mean=1e4), normal(3), normal(3, seed=1))),
+        Case("where", (np.where(SOME, X, np.nan), *AFFINE, SOME)),
+        Case("where, no eps", (np.where(ROWS, X, np.inf), *AFFINE, ROWS), {"eps": 0.0}),
+        Case("where, large mean", (np.where(ROWS, X + 1e4, np.nan), *AFFINE, ROWS)),
+        Case("where of rank3", (X.reshape(2, 3, 3), *AFFINE, ROWS.reshape(2, 3, 1))),
     ],
     "batch_norm_inference": [
         Case(
@@ -39,11 +48,14 @@ CASES = {
 }
 
 
-def _batch_norm(x, scale, bias, *, eps=1e-5):
+def _batch_norm(x, scale, bias, where=None, *, eps=1e-5):
     x = np.asarray(x, np.longdouble)  # float64 loses digits for a large mean
-    columns = np.reshape(x, (-1, np.shape(x)[-1]))
-    mean, var = columns.mean(0), columns.var(0)
-    return (x - mean) / np.sqrt(var + eps) * scale + bias, mean, var
+    counts = np.broadcast_to(True if where is None else where, x.shape)
+    mean, var = np.zeros((2, x.shape[-1]), np.longdouble)
+    for j in range(x.shape[-1]):
+        if (column := x[..., j][counts[..., j]]).size:
+            mean[j], var[j] = column.mean(), column.var()
+    return np.where(counts, (x - mean) / np.sqrt(var + eps) * scale + bias, 0), mean, var
 
 
 ORACLES = {

@@ -8,6 +8,13 @@ from cases.case import Case, normal
 from cases.measured import EPS, Measured, Target, columns, flax, tokamax
 
 AFFINE = (normal(5, mean=1.0), normal(5, seed=1))
+X, SOME = normal(4, 5), np.random.default_rng(0).random((4, 5)) < 0.6
+SOME[1] = False  # nothing counts in a row
+SOME[2] = np.arange(5) == 3  # one element does
+HIDDEN = np.where(SOME, X, np.nan)
+ROWS = np.array([[True], [False], [True], [True]])
+PLACES = np.random.default_rng(0).random((3, 2, 2, 1)) < 0.6
+PLACES[1] = False
 
 CASES = {
     "layer_norm": [
@@ -20,6 +27,10 @@ CASES = {
         Case("zero scale", (normal(4, 5), np.array([0.0, 1.0, 0.0, 1.0, -2.0]), normal(5))),
         Case("one feature", (normal(4, 1), normal(1), normal(1, seed=1))),
         Case("empty", (np.zeros((0, 5)), *AFFINE)),
+        Case("where", (HIDDEN, *AFFINE, SOME)),
+        Case("where, large mean", (HIDDEN + 1e4, *AFFINE, SOME)),
+        Case("where of rows", (np.where(ROWS, X, np.inf), *AFFINE, ROWS), {"eps": 0.0}),
+        Case("where for all", (X, *AFFINE, np.array([True, False, True, True, False]))),
     ],
     "rms_norm": [
         Case("rank2", (normal(4, 5), normal(5)), shard=(True, False)),
@@ -30,6 +41,9 @@ CASES = {
         Case("large mean", (normal(4, 5, mean=1e4), normal(5))),
         Case("two features", (normal(4, 2), normal(2))),
         Case("empty", (np.zeros((0, 5)), normal(5))),
+        Case("where", (HIDDEN, AFFINE[0], SOME)),
+        Case("where of rows", (np.where(ROWS, X, np.inf), AFFINE[0], ROWS), {"eps": 0.0}),
+        Case("where for all", (X, AFFINE[0], np.array([True, False, True, True, False]))),
     ],
     "group_norm": [
         Case(
@@ -49,29 +63,52 @@ CASES = {
         ),
         Case("constant", (np.full((2, 2, 4), 3.0), normal(4), normal(4, seed=1)), {"groups": 2}),
         Case("empty", (np.zeros((0, 2, 4)), normal(4), normal(4, seed=1)), {"groups": 2}),
+        Case(
+            "where",
+            (np.where(PLACES, normal(3, 2, 2, 4), np.nan), normal(4), normal(4, seed=1), PLACES),
+            {"groups": 2},
+        ),
+        Case(
+            "where, large mean",
+            (np.where(SOME, X + 1e4, np.inf), *AFFINE, SOME),
+            {"groups": 1},
+        ),
+        Case("where of channels", (X[:, None], *AFFINE, SOME[:, None]), {"groups": 5, "eps": 0.0}),
     ],
 }
 
 
-def _standardised(x, axes, eps):
+def _mean(x, where, axes):
+    """The mean of what counts; 0 if nothing does."""
+    n = where.sum(axes, keepdims=True)
+    return np.where(where, x, 0).sum(axes, keepdims=True) / np.maximum(n, 1)
+
+
+def _standardised(x, where, axes, eps):
     x = np.asarray(x, np.longdouble)  # float64 loses digits for a large mean
-    return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + eps)
+    u = x - _mean(x, where, axes)
+    return u / np.sqrt(_mean(u**2, where, axes) + eps)
 
 
-def _layer_norm(x, scale, bias, *, eps=1e-5):
-    return _standardised(x, -1, eps) * scale + bias
+def _all(where, x):
+    return np.broadcast_to(True if where is None else where, np.shape(x))
 
 
-def _rms_norm(x, scale, *, eps=1e-6):
-    return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + eps) * scale
+def _layer_norm(x, scale, bias, where=None, *, eps=1e-5):
+    where = _all(where, x)
+    return np.where(where, _standardised(x, where, -1, eps) * scale + bias, 0)
 
 
-def _group_norm(x, scale, bias, *, groups, eps=1e-5):
-    c = x.shape[-1]
-    z = np.empty(x.shape, np.longdouble)
-    for g in np.split(np.arange(c), groups):
-        z[..., g] = _standardised(x[..., g], tuple(range(1, x.ndim)), eps)
-    return z * scale + bias
+def _rms_norm(x, scale, where=None, *, eps=1e-6):
+    where = _all(where, x)
+    return np.where(where, x / np.sqrt(_mean(np.square(x), where, -1) + eps) * scale, 0)
+
+
+def _group_norm(x, scale, bias, where=None, *, groups, eps=1e-5):
+    z, where = np.empty(x.shape, np.longdouble), _all(where, x)
+    for g in np.split(np.arange(x.shape[-1]), groups):
+        z[..., g] = _standardised(x[..., g], where[..., g], tuple(range(1, x.ndim)), eps)
+    return np.where(where, z * scale + bias, 0)
 
 
 ORACLES = {"layer_norm": _layer_norm, "rms_norm": _rms_norm, "group_norm": _group_norm}
