@@ -34,19 +34,24 @@ def check_number(
     Traceback (most recent call last):
     ValueError: adam: b1 must be a number in [0, 1), got 1.0
     """
-    if isinstance(value, Tracer):
-        if value.shape == () and not jnp.issubdtype(value.dtype, jnp.complexfloating):
-            return
-        number = None
-    else:
-        number = as_number(value)
-    if number is None:
+    if not is_number(value):
         raise TypeError(f"{f}: {name} must be a number, got {describe(value)}")
+    if isinstance(value, Tracer):
+        return
+    number: Any = as_number(value)
     inside = at_least <= number <= at_most and above < number < below
     if not (math.isfinite(number) and inside):
         raise ValueError(
             f"{f}: {name} must be {_range(at_least, above, at_most, below)}, got {number}"
         )
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is one real number, traced or not; booleans are none."""
+    if isinstance(value, Tracer):
+        kinds = (jnp.integer, jnp.floating)
+        return value.shape == () and any(jnp.issubdtype(value.dtype, kind) for kind in kinds)
+    return as_number(value) is not None
 
 
 def as_number(value: Any) -> int | float | None:

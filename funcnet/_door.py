@@ -16,11 +16,11 @@ from jax.core import Tracer
 from jaxtyping import AbstractArray
 
 from funcnet._arguments import (
-    as_number,
     check_array,
     check_bool,
     check_int,
     describe,
+    is_number,
     kind,
     type_name,
 )
@@ -68,9 +68,15 @@ def annotations(f: Callable[..., Any]) -> dict[str, Any]:
 NUMBERS = {bool, int, float, complex, np.bool_, np.number}  # those in `jax.typing.ArrayLike`
 
 
-def _is_array_type(hint: Any) -> bool:
+def is_array_type(hint: Any) -> bool:
     """Whether a hint is `jax.Array`, or one of jaxtyping such as `Float[Array, "n m"]`."""
     return hint is jax.Array or (isinstance(hint, type) and issubclass(hint, AbstractArray))
+
+
+def members(hint: Any) -> set[Any]:
+    """The types of a union, or the one type."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return set(typing.get_args(hint)) if union else {hint}
 
 
 def _holds_numbers(hint: Any) -> bool:
@@ -88,12 +94,11 @@ def check_annotation(name: str, argument: str, value: Any, hint: Any) -> None:
 
     Shapes and dtypes of jaxtyping are not checked: each rule does that, with its own message.
     """
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    hints = set(typing.get_args(hint)) if union else {hint}
+    hints = members(hint)
     if value is None and type(None) in hints:
         return
     hints -= {type(None)}
-    arrays = set(filter(_is_array_type, hints))
+    arrays = set(filter(is_array_type, hints))
     if arrays and hints - arrays <= NUMBERS:
         check_array(name, argument, value)
         if _is_key(value) and all(map(_holds_numbers, arrays)):
@@ -102,7 +107,7 @@ def check_annotation(name: str, argument: str, value: Any, hint: Any) -> None:
         check_bool(name, argument, value)
     elif hints == {int}:
         check_int(name, argument, value)
-    elif hints == {float} and as_number(value) is None:
+    elif hints == {float} and not is_number(value):
         raise TypeError(f"{name}: {argument} must be a number, got {describe(value)}")
 
 

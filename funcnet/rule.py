@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from funcnet._arguments import describe
 from funcnet._door import (
@@ -22,6 +23,7 @@ from funcnet._door import (
     floating,
     hashable,
 )
+from funcnet._options import as_bits, constant, may_be_traced, widened, with_options
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -108,6 +110,10 @@ def rule(
     three functions receive them. A leaf without a floating or complex dtype (labels, a PRNG key)
     has no cotangent: `bwd` may return `None` for it, and any other value is discarded.
 
+    An option annotated as `float | jax.Array` may be traced, so that `jax.vmap` runs over it. The
+    three functions then get it in the dtype of the first argument, float32 at least. It has no
+    derivative by the rule; `autodiff` differentiates it.
+
     Calls check annotations: an argument annotated as `jax.Array`, or as an array of jaxtyping, must
     be a single array; an option annotated as `bool`, `int` or `float` must have that type.
 
@@ -129,9 +135,10 @@ def rule(
     Raises:
       RuntimeError: At a call, if `defvjp` was never called.
       TypeError: At a call, if the arguments do not fit the signature or its annotations, or an
-        option is traced; in forward mode, which rules do not support (see `autodiff`). When
-        differentiating, if `fwd` or `bwd` returns a wrong structure, shape or dtype, or `None` for
-        a floating argument; the message names the argument.
+        option is traced that is static; in forward mode, which rules do not support (see
+        `autodiff`). When differentiating, if `fwd` or `bwd` returns a wrong structure, shape or
+        dtype, or `None` for a floating argument, or if it is with respect to an option; the message
+        names the argument.
       ValueError: If `real` or `inexact` names no argument; at `defvjp`, if another module has a
         rule of the same name.
 
@@ -161,7 +168,8 @@ def _rule(
         if argument not in signature.parameters:
             raise ValueError(f"rule: {name} must have an argument {argument!r}, as it is cast")
     options = [p.name for p in signature.parameters.values() if p.kind == p.KEYWORD_ONLY]
-    compiled: Callable[..., Any] | None = None
+    numbers = frozenset[str]()  # options that may be traced
+    compiled: Callable[[frozenset[str]], Callable[..., Any]] | None = None
 
     @functools.wraps(primal)
     def ruled(*args: P.args, **kwargs: P.kwargs) -> R_co:
@@ -169,9 +177,11 @@ def _rule(
             if not rules_on.value:
                 return primal(*args, **kwargs)
             raise RuntimeError(f"{name} has no rule yet: call {name}.defvjp(fwd, bwd) first")
-        static = {k: hashable(name, k, v) if k in options else v for k, v in kwargs.items()}
+        traced = frozenset(k for k in numbers & kwargs.keys() if isinstance(kwargs[k], Tracer))
+        static = [k for k in options if k not in traced]
+        kwargs.update({k: hashable(name, k, kwargs[k]) for k in static if k in kwargs})
         try:
-            return compiled(*args, **static)
+            return compiled(traced)(*args, **kwargs)
         except TypeError as e:
             if "forward-mode" in str(e):
                 raise TypeError(
@@ -182,12 +192,13 @@ def _rule(
             raise
 
     def defvjp(fwd: Callable[..., Any], bwd: Callable[..., Any]) -> None:
-        nonlocal compiled
+        nonlocal compiled, numbers
         where = lambda f: (f.__module__, f.__qualname__)  # a notebook cell may run twice
         if name in RULES and where(RULES[name].primal) != where(primal):
             raise ValueError(f"{name}: {RULES[name].primal.__module__} has a rule of this name")
         own = ruled.__dict__["rule"] = RULES[name] = Rule(name, primal, fwd, bwd)
         hints = annotations(primal)
+        numbers = frozenset(k for k in options if may_be_traced(hints.get(k)))
 
         @functools.wraps(primal)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -198,20 +209,35 @@ def _rule(
             bound.apply_defaults()
             names = argument_names(signature, len(bound.args))
             for argument, value in [*zip(names, bound.args, strict=True), *bound.kwargs.items()]:
-                check_annotation(name, argument, value, hints.get(argument))
+                hint = float if argument in numbers else hints.get(argument)
+                check_annotation(name, argument, value, hint)
             args = tuple(
                 floating(name, argument, x, argument in real)
                 if argument in real or argument in inexact
                 else x
                 for argument, x in zip(names, bound.args, strict=True)
             )
+            traced = {k: widened(v, args) for k, v in bound.kwargs.items() if isinstance(v, Tracer)}
+            static = {k: v for k, v in bound.kwargs.items() if k not in traced}
             if not rules_on.value:
-                return primal(*args, **bound.kwargs)
-            f = _custom_vjp(own, names, args, bound.kwargs)
-            f.origin = functools.partial(ruled, **bound.kwargs)  # f itself has fixed types
+                return primal(*args, **static, **traced)
+            if traced:
+                bits = {k: as_bits(constant(name, k, v)) for k, v in traced.items()}
+                args = (bits, *args)
+                f = _custom_vjp(
+                    Rule(name, *with_options(*own[1:])), ["options", *names], args, static
+                )
+            else:
+                f = _custom_vjp(own, names, args, static)
+                f.origin = functools.partial(ruled, **static)  # f itself has fixed types
             return f(*_vary_alike(args))
 
-        compiled = jax.jit(call, static_argnames=options, inline=True)
+        @functools.cache
+        def compiled_with(traced: frozenset[str]) -> Callable[..., Any]:
+            static = [k for k in options if k not in traced]
+            return jax.jit(call, static_argnames=static, inline=True)
+
+        compiled = compiled_with
 
     ruled.__dict__.update(rule=None, defvjp=defvjp)
     return cast(Ruled[P, R_co], ruled)

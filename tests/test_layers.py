@@ -414,7 +414,6 @@ ERRORS = [
     (lambda: mlp(0, 10), ValueError, "mlp: units.0. must be an integer of at least 1, got 0"),
     (lambda: mlp(5, 10, dropout=1.5), ValueError, r"mlp: dropout must be .* \[0, 1\), got 1.5"),
     (lambda: Dropout("0.5"), TypeError, "^Dropout: rate must be a number, got '0.5'$"),
-    (lambda: jax.jit(Dropout)(0.5), TypeError, "Dropout: rate is static, so it cannot be traced"),
     (
         lambda: Dropout(0.5).apply((), (), X, key=jax.random.split(KEY), train=True),
         TypeError,

@@ -677,6 +677,22 @@ def test_inject_hyperparams_makes_the_learning_rate_part_of_the_state():
         np.testing.assert_allclose(updates["w"], expected["w"], rtol=1e-12)
 
 
+def test_inject_hyperparams_gives_any_number_a_schedule():
+    """As b1 and weight_decay do in some recipes; each step equals one with the plain numbers."""
+    schedules = {"b1": optax.linear_schedule(0.5, 0.9, 3), "weight_decay": SCHEDULE}
+    params = {"w": jnp.arange(1.0, 4.0)}
+    optimizer = optax.inject_hyperparams(optim.adamw)(learning_rate=0.1, **schedules)
+    state = optimizer.init(params)
+    expected_state = optim.adamw(0.1).init(params)
+    for t in range(3):
+        updates, state = jax.jit(optimizer.update)(params, state, params)
+        numbers = {k: float(v) for k, v in state.hyperparams.items()}
+        assert all(numbers[k] == pytest.approx(float(s(t))) for k, s in schedules.items())
+        plain = optim.adamw(**numbers)
+        expected, expected_state = plain.update(params, expected_state, params)
+        np.testing.assert_allclose(updates["w"], expected["w"], rtol=1e-12)
+
+
 def test_partition_by_label_leaves_some_optimizers_without_parameters():
     parts = {"a": optim.adam(0.1), "b": optim.sgd(0.1), "none": optim.adamw(0.1)}
     optimizer = optax.partition(parts, {"conv": "a", "dense": "b"})

@@ -9,6 +9,9 @@ import numpy as np
 AnyArray = jax.Array | np.ndarray
 """An array. Where a number is accepted too, as in `sigmoid(0.0)`, the type is `ArrayLike`."""
 
+Number = float | jaxtyping.Real[jax.Array, ""]
+"""An option that may be traced, without a derivative."""
+
 if TYPE_CHECKING:  # type checkers see no shapes and dtypes, as for jaxtyping's own types
     from typing import Annotated as Num
     from typing import Annotated as Real

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from funcnet._arrays import widen
 from funcnet.ops._masks import keep, mask_of, mean_of, or_one, share
 from funcnet.ops._moments import check_norm, moments, row
-from funcnet.ops._types import AnyArray, Real
+from funcnet.ops._types import AnyArray, Number, Real
 from funcnet.rule import rule
 
 
@@ -30,7 +30,7 @@ def batch_norm(
     bias: Real[AnyArray, "c"],
     where: Bool[ArrayLike, "..."] | None = None,
     *,
-    eps: float = 1e-5,
+    eps: Number = 1e-5,
 ) -> tuple[Float[Array, "*batch c"], Float[Array, "c"], Float[Array, "c"]]:
     """Standardises each column with the statistics of this batch, then scales and shifts it.
 
@@ -47,7 +47,7 @@ def batch_norm(
       bias: β, shape (c,).
       where: Booleans that broadcast to the shape of x, true for what counts. The means are over
         what counts; the rest has no influence, whatever it is, and y = 0 there.
-      eps: ε ≥ 0, keeps z finite where a column is constant. Static.
+      eps: ε ≥ 0, keeps z finite where a column is constant. It may be traced.
 
     Returns:
       y with the shape and dtype of x, or the default float for integers; μ and σ², shape (c,), in
@@ -141,7 +141,7 @@ def batch_norm_inference(
     mean: Real[AnyArray, "c"],
     var: Real[AnyArray, "c"],
     *,
-    eps: float = 1e-5,
+    eps: Number = 1e-5,
 ) -> Float[Array, "*batch c"]:
     """Standardises each column with given statistics, then scales and shifts it.
 
@@ -153,7 +153,7 @@ def batch_norm_inference(
       bias: β, shape (c,).
       mean: μ, shape (c,): the running mean of training.
       var: σ² ≥ 0, shape (c,): the running variance.
-      eps: ε ≥ 0, the same as in training. Static.
+      eps: ε ≥ 0, the same as in training. It may be traced.
 
     Returns:
       y with the shape and dtype of x.

@@ -7,12 +7,13 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Inexact, PRNGKeyArray
 
 from funcnet._arguments import check_key, check_number
 from funcnet._arrays import explicit_sharding
-from funcnet.ops._types import Num
+from funcnet.ops._types import Num, Number
 from funcnet.rule import rule
 
 
@@ -21,7 +22,7 @@ def dropout(
     x: Num[ArrayLike, "*shape"],
     key: PRNGKeyArray,
     *,
-    rate: float,
+    rate: Number,
 ) -> Inexact[Array, "*shape"]:
     """Sets each element to 0 with probability p and scales the others to preserve the mean.
 
@@ -33,7 +34,8 @@ def dropout(
       x: Input of any shape.
       key: A PRNG key, from `jax.random.key` or `jax.random.PRNGKey`. The same key gives the same r
         on the same platform; a CPU draws another r than a GPU or TPU.
-      rate: p in [0, 1), the probability of dropping an element, accurate to 2⁻¹⁷. Static.
+      rate: p in [0, 1), the probability of dropping an element, accurate to 2⁻¹⁷. It may be traced;
+        then its range is not checked.
 
     Returns:
       y with the shape and dtype of x; integers are converted to floats.
@@ -51,7 +53,7 @@ def dropout(
     return dropout_fwd(x, key, rate=rate)[0]
 
 
-def _draw(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
+def _draw(key: Array, rate: Number, shape: tuple[int, ...]) -> Array:
     """The mask r, True with probability 1 − p; p is rounded here, but not in the scale 1/(1 − p).
 
     On a CPU each 32-bit random word is used for two elements, because random bits are the largest
@@ -62,25 +64,28 @@ def _draw(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
     return jax.lax.platform_dependent(key, cpu=halves, default=words)
 
 
-def _two_of_a_word(key: Array, *, rate: float, shape: tuple[int, ...]) -> Array:
+def _two_of_a_word(key: Array, *, rate: Number, shape: tuple[int, ...]) -> Array:
     *batch, n = shape or (1,)
     words = jax.random.bits(key, (*batch, -(-n // 2)), jnp.uint32)
     halves = jnp.concatenate([words >> 16, words & 0xFFFF], axis=-1)[..., :n]
     return _is_kept(halves, rate).reshape(shape)
 
 
-def _one_of_a_word(key: Array, *, rate: float, shape: tuple[int, ...]) -> Array:
+def _one_of_a_word(key: Array, *, rate: Number, shape: tuple[int, ...]) -> Array:
     return _is_kept(jax.random.bits(key, shape, jnp.uint32) >> 16, rate)
 
 
-def _is_kept(bits: Array, rate: float) -> Array:
+def _is_kept(bits: Array, rate: Number) -> Array:
     """Whether a number of 16 random bits keeps its element."""
-    return bits >= round(rate * 2**16)
+    threshold = rate * 2**16
+    if isinstance(threshold, Tracer):
+        return bits >= jnp.round(threshold).astype(bits.dtype)
+    return bits >= round(threshold)
 
 
-def _apply(r: Array, x: Array, rate: float) -> Array:
+def _apply(r: Array, x: Array, rate: Number) -> Array:
     """Computes r ⊙ x / (1 − p), both for x in the forward and for dy in the backward pass."""
-    return jnp.where(r, x / (1 - rate), jnp.zeros_like(x))
+    return jnp.where(r, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros_like(x))
 
 
 def dropout_fwd(x, key, *, rate):

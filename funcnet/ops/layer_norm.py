@@ -14,7 +14,7 @@ from funcnet._arrays import explicit_sharding, sum_products, widen
 from funcnet._barrier import CPU_AND_GPU, barrier
 from funcnet.ops._masks import keep, mask_of, mean_of, or_one, share
 from funcnet.ops._moments import check_norm, moments, row
-from funcnet.ops._types import AnyArray, Real
+from funcnet.ops._types import AnyArray, Number, Real
 from funcnet.rule import rule
 
 
@@ -44,7 +44,7 @@ def layer_norm(
     bias: Real[AnyArray, "c"],
     where: Bool[ArrayLike, "..."] | None = None,
     *,
-    eps: float = 1e-5,
+    eps: Number = 1e-5,
 ) -> Float[Array, "*batch c"]:
     """Standardises each row with its own statistics, then scales and shifts it.
 
@@ -59,7 +59,7 @@ def layer_norm(
       bias: β, shape (c,).
       where: Booleans that broadcast to the shape of x, true for what counts. The means are over
         what counts; the rest has no influence, whatever it is, and y = 0 there.
-      eps: ε ≥ 0, keeps z finite where a row is constant. Static.
+      eps: ε ≥ 0, keeps z finite where a row is constant. It may be traced.
 
     Returns:
       y with the shape and dtype of x, or the default float for integers.
@@ -133,7 +133,7 @@ def rms_norm(
     scale: Real[AnyArray, "c"],
     where: Bool[ArrayLike, "..."] | None = None,
     *,
-    eps: float = 1e-6,
+    eps: Number = 1e-6,
 ) -> Float[Array, "*batch c"]:
     """Divides each row by its root mean square, then scales it.
 
@@ -144,7 +144,7 @@ def rms_norm(
       scale: γ, shape (c,).
       where: Booleans that broadcast to the shape of x, true for what counts. The means are over
         what counts; the rest has no influence, whatever it is, and y = 0 there.
-      eps: ε ≥ 0, keeps z finite where a row is 0. Static.
+      eps: ε ≥ 0, keeps z finite where a row is 0. It may be traced.
 
     Returns:
       y with the shape and dtype of x, or the default float for integers.
@@ -207,7 +207,7 @@ def group_norm(
     where: Bool[ArrayLike, "..."] | None = None,
     *,
     groups: int,
-    eps: float = 1e-5,
+    eps: Number = 1e-5,
 ) -> Float[Array, "n *spatial c"]:
     """Standardises the channels of each example in groups, then scales and shifts each channel.
 
@@ -224,7 +224,7 @@ def group_norm(
       where: Booleans that broadcast to the shape of x, true for what counts. The means are over
         what counts; the rest has no influence, whatever it is, and y = 0 there.
       groups: G, which must divide c. Static.
-      eps: ε ≥ 0, keeps z finite where a group is constant. Static.
+      eps: ε ≥ 0, keeps z finite where a group is constant. It may be traced.
 
     Returns:
       y with the shape and dtype of x, or the default float for integers.

@@ -12,7 +12,7 @@ from funcnet._arguments import check_number
 from funcnet._arrays import wide_dtype, widen
 from funcnet._barrier import barrier
 from funcnet.ops._labels import check_same, label_cotangent
-from funcnet.ops._types import AnyArray, Real
+from funcnet.ops._types import AnyArray, Number, Real
 from funcnet.rule import rule
 
 
@@ -196,7 +196,7 @@ def huber(
     y: Real[AnyArray, "*batch C"],
     t: Real[AnyArray, "*batch C"],
     *,
-    delta: float = 1.0,
+    delta: Number = 1.0,
 ) -> Float[Array, "*batch"]:
     """The Huber loss of each example: quadratic for small errors, linear for large ones.
 
@@ -207,7 +207,7 @@ def huber(
     Args:
       y: The output, shape (..., C).
       t: The target, the same shape.
-      delta: δ > 0, the error beyond which the gradient does not grow. Static.
+      delta: δ > 0, the error beyond which the gradient does not grow. It may be traced.
 
     Returns:
       L ≥ 0, shape (...), with the dtype of y.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Integer
 
@@ -28,7 +29,7 @@ from funcnet.ops._labels import (
     weighted,
 )
 from funcnet.ops._masks import keep, without
-from funcnet.ops._types import AnyArray, Real
+from funcnet.ops._types import AnyArray, Number, Real
 from funcnet.rule import rule
 
 
@@ -39,7 +40,7 @@ def softmax_cross_entropy(
     where: Bool[ArrayLike, "..."] | None = None,
     class_weights: Real[ArrayLike, "C"] | None = None,
     *,
-    label_smoothing: float = 0.0,
+    label_smoothing: Number = 0.0,
     ignore: int | None = None,
 ) -> Float[Array, "*batch"]:
     """The cross entropy between softmax(logits) and the labels, for each example.
@@ -69,7 +70,7 @@ def softmax_cross_entropy(
       where: Booleans, true for what counts: examples, shape (...), or classes of examples, shape
         (..., C). A size may also be 1.
       class_weights: w, shape (C,). PyTorch's mean divides by the sum of w at the labels.
-      label_smoothing: a in [0, 1). Static.
+      label_smoothing: a in [0, 1). It may be traced.
       ignore: A class index that excludes its example; it need not be a class. Static.
 
     Returns:
@@ -136,10 +137,15 @@ def _forward(logits, labels, where, weights, a, ignore, put):
     return loss.astype(logits.dtype), ((e, top, rest, m), labels, logits, where, weights)
 
 
-def _targets(labels: Array, like: Array, mask: Array | None, a: float) -> Array:
+def _is_used(a: Number) -> bool:
+    """Whether there is label smoothing; if a is traced, there may be."""
+    return isinstance(a, Tracer) or bool(a)
+
+
+def _targets(labels: Array, like: Array, mask: Array | None, a: Number) -> Array:
     """The smoothed labels (1 − a) t + a/C of the classes that count, and 0 for the others."""
     t = dense(labels, like)
-    if a:
+    if _is_used(a):
         count = like.shape[-1]
         if mask is not None and mask.shape[-1] > 1:
             count = jnp.maximum(mask.sum(-1, keepdims=True, dtype=like.dtype), 1)
@@ -157,8 +163,10 @@ def of_index(x, labels, a, put):
     top, rest = jnp.exp(z_own), others.sum(-1)
     log_s = jnp.log1p(rest + (top - 1))
     loss = log_s - z_own
-    if a:
-        loss = (1 - a) * loss + a * (log_s - z.mean(-1))
+    if _is_used(a):
+        mean = log_s - z.mean(-1)
+        mean = finite_if_zero(mean, a) if isinstance(a, Tracer) else mean
+        loss = (1 - a) * loss + a * mean
     return loss, (others, top, rest, labels)
 
 
@@ -230,7 +238,7 @@ def softmax_cross_entropy_bwd(residuals, dloss, *, label_smoothing, ignore):
     dx = keep(mask, dl * jnp.where(e < 1, e * scale - t, at_top))  # (1)
     z = _below(keep(mask, widen(logits), jnp.finfo(e.dtype).min), m)  # −∞, but finite
     dt = weighted(keep(mask, dl * finite_if_zero(log_s - z, dl)), weights, mask)  # (2)
-    dt = (1 - a) * dt if a else dt
+    dt = (1 - a) * dt if _is_used(a) else dt
     dw = None
     if weights is not None:
         less_log_p = jnp.where(unweighted == 0, 0, log_s - z)
@@ -250,7 +258,7 @@ def of_index_bwd(saved, dl, a, put):
     scale = dl / jnp.where(hidden, jnp.ones_like(top), top + rest)
     dx = others * scale[..., None]  # (1)
     dx_own = jnp.where(top < 1, top * scale - dl, -rest * scale)  # (1), or (3) with T = 1
-    if a:
+    if _is_used(a):
         dx, dx_own = dx - (a / classes * dl)[..., None], dx_own + (a - a / classes) * dl
     return put(dx, labels, dx_own)
 

@@ -86,9 +86,3 @@ def test_what_is_no_key(key, got):
     line = str(e.value).splitlines()[0]
     assert line.startswith("dropout: key must be ")
     assert line.endswith(got)
-
-
-def test_traced_rate():
-    with pytest.raises(TypeError) as e:
-        jax.jit(lambda rate: ops.dropout(jnp.ones(3), jax.random.key(0), rate=rate))(0.5)
-    assert str(e.value) == "dropout: keyword argument 'rate' is static, so it cannot be traced"
