@@ -9,9 +9,11 @@
 The folder is Orbax's; other programs read it with `orbax.checkpoint`.
 """
 
+import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -78,8 +80,8 @@ class Checkpoints:
           TypeError: If a leaf is not an array, or extra is not a JSON value.
           ValueError: If step is not greater than that of the last checkpoint, two leaves have the
             same path, or a leaf has no elements, which Orbax cannot save.
-          OSError: If an earlier save failed, as by a full disk. The checkpoints before it are
-            complete.
+          OSError: If this save or an earlier one failed, as by a full disk. The checkpoints before
+            it are complete.
         """
         step = check_int("save", "step", step, at_least=0)
         named = flatten(tree)
@@ -101,7 +103,8 @@ class Checkpoints:
             "tree": self._args.StandardSave(tree),
             "extra": self._args.JsonSave({"value": extra}),
         }
-        self._manager.save(step, args=self._args.Composite(**items))
+        with _writing(self._manager.directory):
+            self._manager.save(step, args=self._args.Composite(**items))
 
     def restore(self, like: Any, *, step: int | None = None) -> tuple[Any, Any]:
         """Restores a checkpoint.
@@ -120,12 +123,7 @@ class Checkpoints:
           ValueError: If there is no such checkpoint, or like has other leaves, or a leaf of
             another shape, dtype or kind of PRNG key; the message names the leaf.
         """
-        self.wait()
-        steps = self.steps
-        if not steps or (step is not None and step not in steps):
-            what = "be saved first" if step is None else f"be one of {steps}, got {step}"
-            raise ValueError(f"restore: step must {what}")
-        step = steps[-1] if step is None else step
+        step = self._find("restore", step)
         where = f"the checkpoint of step {step}"
         named = flatten(like)
         for name, leaf in named.items():
@@ -142,20 +140,35 @@ class Checkpoints:
         tree = jax.tree.map(lambda a, l: a if _sharding(l) else _free(a), restored["tree"], like)
         return tree, restored["extra"]["value"]
 
+    def extra(self, *, step: int | None = None) -> Any:
+        """Reads only what was saved as extra.
+
+        Args:
+          step: Which checkpoint; by default the last.
+
+        Raises:
+          ValueError: If there is no such checkpoint.
+        """
+        item = self._args.Composite(extra=self._args.JsonRestore())
+        return self._manager.restore(self._find("extra", step), args=item)["extra"]["value"]
+
+    def _find(self, f: str, step: int | None) -> int:
+        """The step of the checkpoint that is asked for, when it is complete."""
+        self.wait()
+        steps = self.steps
+        if not steps or (step is not None and step not in steps):
+            what = "be saved first" if step is None else f"be one of {steps}, got {step}"
+            raise ValueError(f"{f}: step must {what}")
+        return steps[-1] if step is None else step
+
     def wait(self) -> None:
         """Waits until the last save is complete.
 
         Raises:
           OSError: If it failed.
         """
-        try:
+        with _writing(self._manager.directory):
             self._manager.wait_until_finished()
-        except Exception as e:
-            code = re.search(r"os_error_code='(\d+)'", str(e))  # of TensorStore
-            if code is None:
-                raise OSError(f"save: {self._manager.directory} cannot be written: {e}") from e
-            error = int(code[1])
-            raise OSError(error, os.strerror(error), str(self._manager.directory)) from e
 
     def close(self) -> None:
         """Waits until the last save is complete, and ends the threads.
@@ -166,13 +179,27 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            with _writing(self._manager.directory):
+                self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def _writing(folder: os.PathLike) -> Iterator[None]:
+    """Raises every error as an OSError that names the folder."""
+    try:
+        yield
+    except Exception as e:
+        code = re.search(r"os_error_code='(\d+)'", str(e))  # of TensorStore
+        number = int(code[1]) if code else getattr(e, "errno", None)
+        if number is None:
+            raise OSError(f"save: {folder} cannot be written: {e}") from e
+        raise OSError(number, os.strerror(number), str(folder)) from e
 
 
 def _is_key(leaf: Any) -> bool:
