@@ -56,10 +56,14 @@ def make_folder(out: Path) -> None:
 
 def write(path: Path, to: Callable[[IO[bytes]], Any]) -> None:
     """Writes a file with `to(file)`; the file gets its name only when it is complete."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
             to(file)
         os.replace(part, path)
+    except OSError as e:
+        if e.errno:
+            e.filename = str(path)  # Python names no file when a disk is full
+        raise
     finally:
         part.unlink(missing_ok=True)

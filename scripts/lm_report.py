@@ -4,10 +4,8 @@ import statistics
 
 import numpy as np
 from matplotlib.figure import Figure
+from resumable import History
 from trained import BLUE, DASHES, ORANGE
-
-History = dict[str, dict[str, list[float]]]
-"""By "hand" or "autodiff": "training", "held out" (bits per byte) and "seconds" of each stretch."""
 
 
 def describe(cost: dict[str, float]) -> str:

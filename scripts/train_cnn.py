@@ -1,20 +1,21 @@
 """Trains a convolutional network on MNIST with hand-written backward rules.
 
     python scripts/train_cnn.py
-    python scripts/train_cnn.py --channels 32 64 --convolutions 2 2 --epochs 5
-    python scripts/train_cnn.py --rules both       # and with JAX's autodiff, from the same seed
+    python scripts/train_cnn.py --channels 32 64 --convolutions 2 2 --epochs 5 --out runs/wide
+    python scripts/train_cnn.py --rules both --out runs/both        # and with JAX's autodiff
 
-The training options and the output files are those of `train_mnist.py`.
+The training options and the output files are those of `train_mnist.py`, and so is what happens to
+a run that is stopped.
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import train_mnist
 from command_line import command
+from process import leave
 
 from funcnet.layers import Layer, chain
 from funcnet.models import cnn
@@ -33,7 +34,7 @@ class Config(train_mnist.Training):
     batch_size: int = 100
     """Number of images in a minibatch."""
     out: Path = Path("runs/cnn")
-    """Folder for the output files."""
+    """Folder for checkpoints and output files; a run in it that was stopped is continued."""
     channels: tuple[int, ...] = (16, 32, 64)
     """Number of channels of each stage; the image size is halved between stages."""
     convolutions: tuple[int, ...] = (1, 2, 2)
@@ -66,4 +67,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,9 +1,11 @@
 """Trains a language model on the bytes of a text with hand-written backward rules.
 
     python scripts/train_lm.py                              # a transformer on Python's own manual
-    python scripts/train_lm.py --model lstm --text FILE     # another model, another text
-    python scripts/train_lm.py --rules both          # and with JAX's autodiff, from the same seed
+    python scripts/train_lm.py --model lstm --text FILE --out runs/lstm     # another model and text
+    python scripts/train_lm.py --rules both --out runs/both         # and with JAX's autodiff
     python scripts/train_lm.py --memory --context 8192 --batch-size 1       # memory of one step
+
+If it is stopped, the same command continues; `--fresh` starts over.
 
 The default text is Python's help on its keywords and operators, `pydoc_data.topics`, which depends
 a little on the version of Python. With seed 0, both models reached 1.71 bits per byte on the
@@ -19,7 +21,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,13 +29,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import resumable
 from command_line import command, make_folder, parse, write
 from language_model import BYTES, cut, generate, loss, lstm, predictor, read_text, readable
-from lm_report import History, compare, describe, plot
-from tqdm import tqdm
-from trained import largest_difference, versions
+from lm_report import compare, describe, plot
+from process import leave
+from resumable import Job, Run, compile_
+from trained import versions
 
-from funcnet import autodiff, optim, weights
+from funcnet import optim, weights
 from funcnet.layers import Layer
 from funcnet.models import transformer
 from funcnet.training import TrainState, evaluate, make_step
@@ -43,7 +47,6 @@ SIZES = {  # width, depth and learning rate that "auto" means
     "lstm": (256, 1, 4e-3),
 }
 LARGEST_GRADIENT = 1.0  # gradients are clipped to this global norm
-UNDER: dict[str, Callable[..., Any]] = {"hand": lambda f: f, "autodiff": autodiff}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +96,9 @@ class Config:
     """Do not train, but print the memory and compile time of one step with hand rules, with
     autodiff, and with autodiff that recomputes each layer; and run the first."""
     out: Path = Path("runs/lm")
-    """Folder for the output files."""
+    """Folder for checkpoints and output files; a run in it that was stopped is continued."""
+    fresh: bool = False
+    """Start over, and remove the checkpoints in the folder."""
 
 
 @command("train_lm")
@@ -104,8 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: The options; by default those of the command line.
 
     Returns:
-      The exit status: 0, or 2 after a one-line message on stderr if the options, the text or the
-      folder are invalid.
+      The exit status: 0; 2 after a one-line message on stderr if the options, the text or the
+      folder are invalid; 130 or 143 if it was stopped by Ctrl-C or SIGTERM.
     """
     config = parse(Config, argv)
     check(config)
@@ -115,11 +120,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     make_folder(config.out)
 
-    start = time.perf_counter()
-    states, history, costs = train(config, text, held_out)
-    seconds = time.perf_counter() - start
-
-    rules, last = next(iter(states.items()))
+    trained = train(config, text, held_out)
+    history, costs, seconds = trained.history, trained.costs, trained.seconds
+    tokens = config.steps * config.batch_size * config.context
+    for name, values in history.items():
+        costs[name]["tokens per second"] = tokens / statistics.median(values["seconds"])
+    rules, last = next(iter(trained.states.items()))
     result = {"bits_per_byte": history[rules]["held out"][-1], "seconds": seconds}
     record = {
         "config": {
@@ -136,8 +142,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "history": config.out / "history.json",
     }
     write(files["curves"], lambda file: plot(history, config.steps).savefig(file, dpi=150))
-    weights.save(files["model"], {"params": last.params, "state": last.state})
     write(files["history"], lambda file: file.write(json.dumps(record, indent=1).encode()))
+    if trained.stopped:
+        raise trained.stopped
+    weights.save(files["model"], {"params": last.params, "state": last.state})
     for name, path in files.items():
         print(f"{name:8} {path.resolve()}")
     for i, text in enumerate(write_on(config, last)):
@@ -242,7 +250,7 @@ def draw(config: Config, train_state: TrainState, text: jax.Array) -> tuple[jax.
 
 
 def make_stretch(config: Config, model: Layer, optimizer: optax.GradientTransformation) -> Any:
-    """Makes the jitted `stretch(train_state, text) -> (train_state, loss of each step)`.
+    """Makes the jitted `stretch(train_state, text) -> (train_state, {"loss": (steps,)})`.
 
     It donates the buffers of train_state.
     """
@@ -251,8 +259,7 @@ def make_stretch(config: Config, model: Layer, optimizer: optax.GradientTransfor
     @functools.partial(jax.jit, donate_argnums=0)
     def stretch(train_state: TrainState, text: jax.Array):
         def one(train_state, _):
-            train_state, measured = step(train_state, *draw(config, train_state, text))
-            return train_state, measured["loss"]
+            return step(train_state, *draw(config, train_state, text))
 
         return jax.lax.scan(one, train_state, None, length=config.steps)
 
@@ -266,63 +273,28 @@ def begin(config: Config, model: Layer, optimizer: optax.GradientTransformation)
     return create(jax.random.key(config.seed))
 
 
-def compile_(rules: str, f: Any, *args: Any) -> tuple[Any, dict[str, float]]:
-    """Compiles the jitted f with the given rules; also returns compile time and memory."""
-    start = time.perf_counter()
-    compiled = UNDER[rules](f.lower)(*args).compile()
-    seconds = time.perf_counter() - start
-    temporary = compiled.memory_analysis().temp_size_in_bytes
-    return compiled, {"compile seconds": seconds, "temporary bytes": temporary}
-
-
-def train(
-    config: Config, text: jax.Array, held_out: jax.Array
-) -> tuple[dict[str, TrainState], History, dict[str, dict[str, float]]]:
-    """Trains one model, or with `--rules both` two, which alternate stretch by stretch.
-
-    Returns:
-      The final states, the measurements after each stretch as lists, and the costs of compiling and
-      running, all keyed by "hand" or "autodiff".
-    """
+def train(config: Config, text: jax.Array, held_out: jax.Array) -> Run:
+    """Trains the model, or continues; the history has the bits per byte of each stretch."""
     model, optimizer = make_model(config), make_optimizer(config)
-    stretch = make_stretch(config, model, optimizer)
     starts = jnp.arange(0, len(held_out) - config.context, config.context)
-    pieces = cut(held_out, starts, config.context)
     at_once = max(1, 2**14 // config.context)
 
-    names = list(UNDER) if config.rules == "both" else [config.rules]
-    states, compiled, costs, history = {}, {}, {}, {}
-    for name in names:
-        states[name] = begin(config, model, optimizer)
-        compiled[name], costs[name] = compile_(name, stretch, states[name], text)
-        history[name] = {}
+    def measure(train_state, measured, *pieces):
+        params, state = train_state.params, train_state.state
+        tested = evaluate(model, {"loss": loss}, params, state, *pieces, batch_size=at_once)
+        nats = {"training": measured["loss"].mean(), "held out": tested["loss"]}
+        return {name: value / math.log(2) for name, value in nats.items()}
 
-    with tqdm(range(config.stretches), desc="training", unit="stretch") as bar:
-        for i in bar:
-            for name in names[:: 1 if i % 2 else -1]:  # alternates which runs first
-                start = time.perf_counter()
-                run = compiled[name](states[name], text)
-                states[name], losses = jax.block_until_ready(run)
-                seconds = time.perf_counter() - start
-                params, state = states[name].params, states[name].state
-                tested = evaluate(model, {"loss": loss}, params, state, *pieces, batch_size=at_once)
-                row = {
-                    "training": losses.mean() / math.log(2),
-                    "held out": tested["loss"] / math.log(2),
-                    "seconds": seconds,
-                }
-                for k, v in row.items():
-                    history[name].setdefault(k, []).append(float(v))
-            now = history[names[0]]
-            bar.set_postfix({k: f"{now[k][-1]:.4f}" for k in list(now)[:2]})
-            if config.rules == "both":
-                difference = largest_difference(*(states[name].params for name in names))
-                history["autodiff"].setdefault("difference", []).append(difference)
-                bar.write(f"stretch {i + 1}: largest difference of parameters {difference:.1e}")
-    tokens = config.steps * config.batch_size * config.context
-    for name in names:
-        costs[name]["tokens per second"] = tokens / statistics.median(history[name]["seconds"])
-    return states, history, costs
+    job = Job(
+        unit="stretch",
+        count=config.stretches,
+        begin=lambda: begin(config, model, optimizer),
+        run=make_stretch(config, model, optimizer),
+        data=(text,),
+        measure=measure,
+        held_out=cut(held_out, starts, config.context),
+    )
+    return resumable.train(config, job)
 
 
 def write_on(config: Config, trained: TrainState) -> list[str]:
@@ -379,4 +351,4 @@ def memory(config: Config, text: jax.Array) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

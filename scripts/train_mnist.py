@@ -1,9 +1,12 @@
 """Trains a multilayer perceptron on MNIST with hand-written backward rules.
 
     python scripts/train_mnist.py
-    python scripts/train_mnist.py --hidden 100 100 --activation tanh --optimizer momentum
-    python scripts/train_mnist.py --rules both       # and with JAX's autodiff, from the same seed
-    FUNCNET_DATA=fashion python scripts/train_mnist.py      # another data set in MNIST's format
+    python scripts/train_mnist.py --hidden 100 100 --activation tanh --out runs/tanh
+    python scripts/train_mnist.py --rules both --out runs/both      # and with JAX's autodiff
+    FUNCNET_DATA=fashion python scripts/train_mnist.py --out runs/fashion
+
+If it is stopped, the same command continues; `--fresh` starts over. FUNCNET_DATA is a folder with
+another data set in MNIST's format.
 
 The defaults were chosen on the last 10,000 training images, held out for that purpose. With the
 defaults, seeds 0 to 4 reached a test accuracy of 98.95 to 99.20 %, in 17 s on two cores of an AMD
@@ -14,8 +17,6 @@ import dataclasses
 import json
 import math
 import statistics
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -24,13 +25,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import resumable
 from command_line import command, make_folder, parse, write
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from tqdm import tqdm
-from trained import BLUE, DASHES, ORANGE, largest_difference, versions
+from process import leave
+from resumable import History, Job, Run
+from trained import BLUE, DASHES, ORANGE, versions
 
-from funcnet import autodiff, initializers, ops, optim, weights
+from funcnet import initializers, ops, optim, weights
 from funcnet.datasets import Mnist, mnist
 from funcnet.layers import Layer, chain, mlp
 from funcnet.training import TrainState, accuracy, evaluate, make_epoch, make_step
@@ -53,7 +56,6 @@ OPTIMIZERS = {  # with the learning rate and weight decay that "auto" means
 }
 
 Options = TypeVar("Options", bound="Training")
-History = dict[str, dict[str, list[float]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +85,9 @@ class Training:
     rules: Literal["hand", "autodiff", "both"] = "hand"
     """Which gradients: hand-written rules, JAX autodiff, or both."""
     out: Path = Path("runs/mnist")
-    """Folder for the output files."""
+    """Folder for checkpoints and output files; a run in it that was stopped is continued."""
+    fresh: bool = False
+    """Start over, and remove the checkpoints in the folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: The options; by default those of the command line.
 
     Returns:
-      The exit status: 0, or 2 after a one-line message on stderr if the options, the data or the
-      folder are invalid.
+      The exit status: 0; 2 after a one-line message on stderr if the options, the data or the
+      folder are invalid; 130 or 143 if it was stopped by Ctrl-C or SIGTERM.
     """
     return run(Config, make_model, argv)
 
@@ -131,11 +135,9 @@ def run(
     model = make_model(config)
     make_folder(config.out)
 
-    start = time.perf_counter()
-    states, history = train(config, data, model)
-    seconds = time.perf_counter() - start
-
-    rules, last = next(iter(states.items()))
+    trained = train(config, data, model)
+    history, seconds = trained.history, trained.seconds
+    rules, last = next(iter(trained.states.items()))
     result = {"test_accuracy": history[rules]["test accuracy"][-1], "seconds": seconds}
     record = {
         "config": dataclasses.asdict(config) | {"out": str(config.out)},
@@ -149,8 +151,10 @@ def run(
         "history": config.out / "history.json",
     }
     write(files["curves"], lambda file: plot(history).savefig(file, dpi=150))
-    weights.save(files["model"], {"params": last.params, "state": last.state})
     write(files["history"], lambda file: file.write(json.dumps(record, indent=1).encode()))
+    if trained.stopped:
+        raise trained.stopped
+    weights.save(files["model"], {"params": last.params, "state": last.state})
     for name, path in files.items():
         print(f"{name:8} {path.resolve()}")
     if config.rules == "both":
@@ -245,52 +249,32 @@ def make_optimizer(config: Training, steps: int) -> optax.GradientTransformation
     return make(schedule)
 
 
-def train(config: Training, data: Mnist, model: Layer) -> tuple[dict[str, TrainState], History]:
-    """Trains one network, or with `--rules both` two, which alternate epoch by epoch.
-
-    Returns:
-      The final states, and the measurements of each epoch as lists, both keyed by "hand" or
-      "autodiff".
-    """
-    images, labels, test_images, test_labels = map(jnp.asarray, data)
+def train(config: Training, data: Mnist, model: Layer) -> Run:
+    """Trains the network, or continues; the history has the measurements of each epoch."""
+    images, labels, *test = map(jnp.asarray, data)
     optimizer = make_optimizer(config, len(images) // config.batch_size * config.epochs)
     metrics = {"accuracy": accuracy}
     step = make_step(model, ops.softmax_cross_entropy, optimizer, metrics=metrics)
-    epoch = make_epoch(step, batch_size=config.batch_size)
 
-    under: dict[str, Callable] = {"hand": lambda f: f, "autodiff": autodiff}
-    names = list(under) if config.rules == "both" else [config.rules]
-    states, compiled, history = {}, {}, {}
-    for name in names:
-        key = jax.random.key(config.seed)
-        states[name] = TrainState.create(model, optimizer, key, images[:1])
-        compiled[name] = under[name](epoch.lower)(states[name], images, labels).compile()
-        history[name] = {}
+    def measure(train_state, measured, test_images, test_labels):
+        params, state = train_state.params, train_state.state
+        tested = evaluate(model, metrics, params, state, test_images, test_labels)
+        return {
+            "loss": measured["loss"].mean(),
+            "train accuracy": measured["accuracy"].mean(),
+            "test accuracy": tested["accuracy"],
+        }
 
-    with tqdm(range(config.epochs), desc="training", unit="epoch") as bar:
-        for i in bar:
-            for name in names[:: 1 if i % 2 else -1]:  # alternates which runs first
-                start = time.perf_counter()
-                run = compiled[name](states[name], images, labels)
-                states[name], measured = jax.block_until_ready(run)
-                seconds = time.perf_counter() - start
-                params, state = states[name].params, states[name].state
-                tested = evaluate(model, metrics, params, state, test_images, test_labels)
-                row = {
-                    "loss": measured["loss"].mean(),
-                    "train accuracy": measured["accuracy"].mean(),
-                    "test accuracy": tested["accuracy"],
-                    "seconds": seconds,
-                }
-                for k, v in row.items():
-                    history[name].setdefault(k, []).append(float(v))
-            now = history[names[0]]
-            bar.set_postfix({k: f"{now[k][-1]:.4f}" for k in list(now)[:3]})
-            if config.rules == "both":
-                difference = largest_difference(*(states[name].params for name in names))
-                history["autodiff"].setdefault("difference", []).append(difference)
-                bar.write(f"epoch {i + 1}: largest difference of parameters {difference:.1e}")
-    return states, history
+    job = Job(
+        unit="epoch",
+        count=config.epochs,
+        begin=lambda: TrainState.create(model, optimizer, jax.random.key(config.seed), images[:1]),
+        run=make_epoch(step, batch_size=config.batch_size),
+        data=(images, labels),
+        measure=measure,
+        held_out=tuple(test),
+    )
+    return resumable.train(config, job)
 
 
 def compare(history: History) -> str:
@@ -329,4 +313,4 @@ def plot(history: History) -> Figure:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import train_cnn
+from resumable import FILES
 from test_train_mnist import LAST_LINE, data  # noqa: F401  (a fixture)
 
 import funcnet
@@ -27,7 +28,7 @@ def test_both_train_the_same_network(tmp_path, capsys):
     assert re.fullmatch(LAST_LINE, out.splitlines()[-1])
     (difference,) = re.findall(r"epoch 1: largest difference of parameters (\S+)", out)
     assert 0 < float(difference) < 1e-8
-    assert sorted(os.listdir(tmp_path)) == ["curves.png", "history.json", "model.safetensors"]
+    assert sorted(os.listdir(tmp_path)) == sorted(FILES)
     assert json.loads((tmp_path / "history.json").read_text())["config"]["channels"] == [2, 3]
 
 

@@ -16,6 +16,7 @@ import language_model
 import numpy as np
 import pytest
 import train_lm
+from resumable import FILES
 
 import funcnet
 from funcnet import autodiff, weights
@@ -95,7 +96,7 @@ def test_what_is_printed(trained):
 @pytest.mark.slow
 def test_what_is_saved(trained):
     out = trained[1]
-    assert sorted(os.listdir(out)) == ["curves.png", "history.json", "model.safetensors"]
+    assert sorted(os.listdir(out)) == sorted(FILES)
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     record = json.loads((out / "history.json").read_text())
     assert record["config"]["context"] == 16

@@ -2,16 +2,29 @@
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 
-USAGE, INTERRUPTED, CLOSED = 2, 130, 141  # the last two are as in a shell, for SIGINT and SIGPIPE
+USAGE, CLOSED = 2, 141  # the latter as in a shell, for SIGPIPE
 
 # Errors that a request can cause: values out of range, files, too much memory. Others are bugs.
 REQUEST = (ValueError, OverflowError, OSError, MemoryError, jax.errors.JaxRuntimeError)
+
+
+class Stopped(KeyboardInterrupt):
+    """Raised to end the program after a signal, with a message that says what is saved.
+
+    signal: The number of the signal; the exit status is 128 more, as in a shell.
+    """
+
+    def __init__(self, message: str = "interrupted", number: int = signal.SIGINT):
+        super().__init__(message)
+        self.signal = number
+
 
 Main = Callable[[Sequence[str] | None], int]
 
@@ -19,8 +32,8 @@ Main = Callable[[Sequence[str] | None], int]
 def command(program: str) -> Callable[[Main], Callable[..., int]]:
     """Decorates `main` to print one line on stderr for errors that a user can cause.
 
-    The exit status is then 2 if the request is wrong, 130 if the program is interrupted (Ctrl-C),
-    and 141, without a line, if nothing reads its output any more (`| head`).
+    The exit status is then 2 if the request is wrong, 130 if the program is interrupted (Ctrl-C) or
+    that of `Stopped`, and 141, without a line, if nothing reads its output any more (`| head`).
     """
 
     def decorate(main: Main) -> Callable[..., int]:
@@ -38,9 +51,10 @@ def command(program: str) -> Callable[[Main], Callable[..., int]]:
                 # Python flushes stdout once more at exit.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return CLOSED
-            except KeyboardInterrupt:
-                say(program, "interrupted")
-                return INTERRUPTED
+            except KeyboardInterrupt as e:
+                stopped = e if isinstance(e, Stopped) else Stopped()
+                say(program, str(stopped))
+                return 128 + stopped.signal
             except REQUEST as e:
                 say(program, str(e) or type(e).__name__)
                 return USAGE
