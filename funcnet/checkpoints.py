@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet._arguments import check_int, describe, kind
+from funcnet._extras import extra
 from funcnet.weights import check_same, flatten
 
 __all__ = ["Checkpoints"]
@@ -42,11 +43,13 @@ class Checkpoints:
       TypeError: If keep is not an integer.
       ValueError: If keep is less than 1.
       OSError: If the folder cannot be created.
+      ModuleNotFoundError: If the package is missing; the extra `checkpoint` has it.
     """
 
     def __init__(self, folder: str | os.PathLike, *, keep: int = 2):
         keep = check_int("Checkpoints", "keep", keep, at_least=1)
-        import orbax.checkpoint as ocp
+        with extra("Checkpoints", "checkpoint"):
+            import orbax.checkpoint as ocp
 
         self._args = ocp.args
         options = ocp.CheckpointManagerOptions(

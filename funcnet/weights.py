@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet._arguments import check_array, kind
+from funcnet._extras import extra
 
 __all__ = ["flatten", "load", "save", "unflatten"]
 
@@ -92,9 +93,11 @@ def save(path: str | os.PathLike, tree: Any) -> None:
     Raises:
       TypeError: If a leaf is not an array of such a dtype.
       OSError: If the file cannot be written.
+      ModuleNotFoundError: If the package is missing; the extra `checkpoint` has it.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+    with extra("save", "checkpoint"):
+        from safetensors import SafetensorError
+        from safetensors.numpy import save_file
 
     arrays = {}
     for name, leaf in flatten(tree).items():
@@ -129,8 +132,10 @@ def load(path: str | os.PathLike, like: Any) -> Any:
       OSError: If the file cannot be read.
       ValueError: If it is not a safetensors file, or its arrays are not those of like; the message
         names the leaf.
+      ModuleNotFoundError: If the package is missing; the extra `checkpoint` has it.
     """
-    from safetensors import SafetensorError, deserialize
+    with extra("load", "checkpoint"):
+        from safetensors import SafetensorError, deserialize
 
     try:
         stored = deserialize(Path(path).read_bytes())

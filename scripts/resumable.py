@@ -25,6 +25,7 @@ from tqdm import tqdm
 from trained import largest_difference
 
 from funcnet import autodiff
+from funcnet._extras import extra
 from funcnet.checkpoints import Checkpoints
 from funcnet.command.base import Stopped
 from funcnet.training import TrainState
@@ -107,7 +108,10 @@ def train(config: Any, job: Job) -> Run:
       Stopped: If a signal stopped it before the first unit was done.
       Diverged: If the loss became nan before the first unit was done.
       OSError: If a checkpoint cannot be written.
+      ModuleNotFoundError: If a package is missing.
     """
+    with extra("save", "checkpoint"):
+        import safetensors  # noqa: F401  (needed at the end, when the network is saved)
     with alone(config.out), signals() as received, one_message():
         clear(config.out, checkpoints=config.fresh)
         with Checkpoints(config.out / "checkpoints") as checkpoints:

@@ -273,6 +273,13 @@ def test_a_save_that_fails_loses_nothing(tmp_path):
     ], done.stderr[-2000:]
 
 
+def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
+    message = r"^Checkpoints: orbax.checkpoint is missing; install funcnet\[checkpoint\]$"
+    with pytest.raises(ModuleNotFoundError, match=message):
+        Checkpoints(tmp_path)
+
+
 def test_importing_funcnet_imports_neither_orbax_nor_safetensors():
     code = "import sys, funcnet; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()

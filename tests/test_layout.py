@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "_arrays": set(),
     "_barrier": set(),
     "_door": set(),
+    "_extras": set(),
     "_options": {"_arrays", "_door"},
     "rule": {"_door", "_options"},
     "ops": {"rule", "_arrays", "_barrier"},
@@ -46,8 +47,8 @@ MAY_IMPORT = {
     "book": {"ops"},
     "datasets": set(),
     "training": {"layers", "ops", "sharding", "_arrays"},
-    "weights": set(),
-    "checkpoints": {"weights"},
+    "weights": {"_extras"},
+    "checkpoints": {"weights", "_extras"},
     "check": {"rule", "numerical"},  # compares with finite differences
     "profile": {"check", "layers", "rule"},
     "command": {"check", "profile", "rule"},

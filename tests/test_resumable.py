@@ -283,6 +283,15 @@ def test_a_program_that_was_stopped_continues(tmp_path, monkeypatch, capsys):
     assert_same_run(out, whole)
 
 
+@pytest.mark.parametrize("package", ["orbax.checkpoint", "safetensors"])
+def test_a_missing_package_is_one_line(package, tmp_path, monkeypatch, capsys):
+    """It is told before the training."""
+    monkeypatch.setitem(sys.modules, package, None)
+    assert train_mnist.main(["--out", str(tmp_path)]) == 2
+    expected = rf"train_mnist: \w+: {package} is missing; install funcnet\[checkpoint\]\n"
+    assert re.fullmatch(expected, capsys.readouterr().err)
+
+
 def start(program, out, *options, limit=None):
     """Starts a program as a user does; limit is the largest size of a file, as of a full disk."""
     env = {**os.environ, "PYTHONPATH": str(Path(funcnet.__file__).parent.parent)}

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -235,3 +236,11 @@ def test_a_tree_of_flax_linen_becomes_our_parameters():
     )
     ours = outputs(tree["params"], tree["state"])
     np.testing.assert_allclose(ours, net.apply(theirs, X), 1e-12, 1e-12)
+
+
+def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    for name, f in {"save": weights.save, "load": weights.load}.items():
+        message = rf"^{name}: safetensors is missing; install funcnet\[checkpoint\]$"
+        with pytest.raises(ModuleNotFoundError, match=message):
+            f(tmp_path / "file", LIKE)

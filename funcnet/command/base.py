@@ -11,8 +11,16 @@ import jax
 
 USAGE, CLOSED = 2, 141  # the latter as in a shell, for SIGPIPE
 
-# Errors that a request can cause: values out of range, files, too much memory. Others are bugs.
-REQUEST = (ValueError, OverflowError, OSError, MemoryError, jax.errors.JaxRuntimeError)
+# Errors that a request can cause: values out of range, files, too much memory, missing packages.
+# Others are bugs.
+REQUEST = (
+    ValueError,
+    OverflowError,
+    OSError,
+    MemoryError,
+    ModuleNotFoundError,
+    jax.errors.JaxRuntimeError,
+)
 
 
 class Stopped(KeyboardInterrupt):
