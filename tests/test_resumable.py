@@ -80,7 +80,7 @@ def bits(run):
         name: {k: v for k, v in values.items() if k != "seconds"}
         for name, values in run.history.items()
     }
-    return states, history
+    return list(run.states), states, history
 
 
 @pytest.fixture(scope="module")
