@@ -46,7 +46,8 @@ MAY_IMPORT = {
     "numerical": set(),
     "book": {"ops"},
     "datasets": set(),
-    "training": {"layers", "ops", "sharding", "_arrays"},
+    "evaluation": {"layers", "sharding", "_arrays"},
+    "training": {"layers", "sharding", "evaluation"},
     "weights": {"_extras"},
     "checkpoints": {"weights", "_extras"},
     "check": {"rule", "numerical"},  # compares with finite differences
