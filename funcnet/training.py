@@ -4,6 +4,7 @@ They are pure functions of plain pytrees. The optimizer is any `optax.GradientTr
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -73,7 +74,8 @@ class TrainState(NamedTuple):
         check_key("TrainState.create", key)
         init_key, key = jax.random.split(key)
         params, state = model.init(init_key, x)
-        return cls(params, state, optimizer.init(params), key, jnp.zeros((), jnp.int32))
+        step = jnp.zeros((), jnp.int32)
+        return _distinct(cls(params, state, optimizer.init(params), key, step))
 
 
 def make_step(
@@ -94,7 +96,8 @@ def make_step(
       loss: `(y, labels) -> (n,)`, one loss per example, such as
         `funcnet.ops.softmax_cross_entropy`. It may also return values of shape (n, ...), or a
         scalar that is already the mean.
-      optimizer: Any `optax.GradientTransformation`.
+      optimizer: Any `optax.GradientTransformation`. It is also given L as `value`, the gradient as
+        `grad`, and L as a function of params as `value_fn`, if its `update` takes them.
       metrics: More functions like loss, by name, whose mean is reported for each batch. "loss" is
         not allowed as a name.
       penalty: `params -> scalar`, a term of the loss that depends only on the parameters.
@@ -120,6 +123,7 @@ def make_step(
     if penalty is not None:
         check_function("make_step", "penalty", penalty, 1)
     activated("make_step", sharding)
+    accepted = _accepted_by(optimizer.update)
 
     def step(train_state: TrainState, x: Any, labels: Any):
         _check_train_state("step", train_state)
@@ -151,7 +155,9 @@ def make_step(
 
         with activated("make_step", sharding):
             grads, (state, measured) = jax.grad(objective, has_aux=True)(params)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
+            value_fn = lambda params: objective(params)[0]
+            more = accepted(value=measured["loss"], grad=grads, value_fn=value_fn)
+            updates, opt_state = optimizer.update(grads, opt_state, params, **more)
         params = optax.apply_updates(params, updates)
         done = TrainState(params, state, opt_state, key, i + 1)
         return done if sharding is None else sharding.keep(done), measured
@@ -198,6 +204,26 @@ def make_epoch(
         return jax.lax.scan(lambda ts, i: step(ts, *take(i)), train_state, batches)
 
     return epoch
+
+
+def _distinct(tree: Any) -> Any:
+    """Copies leaves that occur more than once, as a buffer can be donated only once."""
+    seen = set()
+
+    def once(leaf):
+        if id(leaf) in seen:
+            return jnp.copy(leaf)
+        seen.add(id(leaf))
+        return leaf
+
+    return jax.tree.map(once, tree)
+
+
+def _accepted_by(f: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    """Returns a function that drops the keyword arguments that f does not take."""
+    parameters = inspect.signature(f).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return lambda **given: {k: v for k, v in given.items() if takes_all or k in parameters}
 
 
 def _check_optimizer(f: str, optimizer: Any) -> None:

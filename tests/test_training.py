@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -235,6 +236,60 @@ def test_any_optimizer_learns(optimizer):
             train_state, measured = epoch(train_state, x, labels)
             losses.append(float(measured["loss"][0]))
     assert losses[-1] < losses[0] / 3
+
+
+def scaled_twice(updates, state, params, *, value, grad, value_fn, **_):
+    return jax.tree.map(lambda g: -0.1 * value * value_fn(params) * g, grad), state
+
+
+OF_OPTAX = {
+    "keeps params": optax.contrib.dowg(),
+    "keeps params twice": optax.contrib.cocob(),
+    "takes value": optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()),
+    "takes value, grad and value_fn": optax.chain(
+        optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5)
+    ),
+    "takes them": optax.GradientTransformationExtraArgs(lambda _: (), scaled_twice),
+    "takes no more": optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.01)),
+}
+BY_DEFAULT = ("keeps params", "takes them")
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        pytest.param(o, id=n, marks=[] if n in BY_DEFAULT else pytest.mark.slow)
+        for n, o in OF_OPTAX.items()
+    ],
+)
+@pytest.mark.parametrize("jit", [lambda f: f, *slow(jax.jit)], ids=["eager", "jit"])
+def test_an_optimizer_is_given_what_it_takes_and_its_buffers_are_donated(optimizer, jit):
+    """Three steps of an epoch, against a loop as in Optax's documentation."""
+    x, labels = examples()
+    net = mlp(8, CLASSES)
+    step = make_step(net, LOSS, optimizer)
+    epoch = make_epoch(lambda train_state, *_: step(train_state, x, labels), batch_size=N // 3)
+
+    def value_fn(params):
+        return LOSS(net.apply(params, train_state.state, x)[0], labels).mean()
+
+    @jax.jit
+    def expected(params, opt_state):
+        value, grad = jax.value_and_grad(value_fn)(params)
+        more = {"value": value, "grad": grad, "value_fn": value_fn}
+        if optimizer is OF_OPTAX["takes no more"]:
+            more = {}
+        update = optax.with_extra_args_support(optimizer).update
+        updates, opt_state = update(grad, opt_state, params, **more)
+        return optax.apply_updates(params, updates), opt_state
+
+    with jax.numpy_dtype_promotion("standard"):
+        train_state = jit(lambda: create(net, optimizer))()
+        params = jax.tree.map(jnp.copy, train_state.params)
+        opt_state = optimizer.init(params)
+        for _ in range(3):
+            params, opt_state = expected(params, opt_state)
+        close(epoch(train_state, x, labels)[0].params, params)
 
 
 @pytest.mark.slow
