@@ -85,6 +85,7 @@ def make_step(
     *,
     metrics: Mapping[str, PerExample] | None = None,
     penalty: Callable[[Any], jax.Array] | None = None,
+    parts: int = 1,
     sharding: Plan | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Builds one step of gradient descent on a minibatch.
@@ -101,6 +102,10 @@ def make_step(
       metrics: More functions like loss, by name, whose mean is reported for each batch. "loss" is
         not allowed as a name.
       penalty: `params -> scalar`, a term of the loss that depends only on the parameters.
+      parts: The number of equal parts into which a minibatch is divided; gradients are accumulated
+        over them in a scan, which takes the memory of one part. The result is that of the whole
+        minibatch to rounding, except that Batch Normalization sees one part at a time, and dropout
+        draws for each part. A loss or metric that is a scalar must be a mean over the examples.
       sharding: How arrays are divided over devices, such as `funcnet.sharding.fsdp(mesh)`.
 
     Returns:
@@ -110,9 +115,10 @@ def make_step(
     Raises:
       TypeError: If an argument has the wrong type; in the step, if an input or the result of one of
         these functions is not an array.
-      ValueError: If a metric is called "loss"; in the step, if there are no examples, x and labels
-        have different numbers of examples, a function returns a wrong shape, or the state of the
-        optimizer belongs to another optimizer or other params.
+      ValueError: If a metric is called "loss" or parts is less than 1; in the step, if there are no
+        examples, x and labels have different numbers of them, which parts must divide, a function
+        returns a wrong shape, or the state of the optimizer belongs to another optimizer or other
+        params.
     """
     check_model("make_step", model)
     check_function("make_step", "loss", loss, 2)
@@ -124,6 +130,7 @@ def make_step(
         check_function("make_step", "penalty", penalty, 1)
     activated("make_step", sharding)
     accepted = _accepted_by(optimizer.update)
+    parts = check_int("make_step", "parts", parts, at_least=1)
 
     def step(train_state: TrainState, x: Any, labels: Any):
         _check_train_state("step", train_state)
@@ -133,10 +140,12 @@ def make_step(
         n = examples_of("step", x, labels)
         if n == 0:
             raise ValueError("step: x must hold at least one example, got none")
+        if n % parts:
+            raise ValueError(f"step: parts must divide the {n} examples of x, got {parts}")
 
-        def objective(params):
-            y, new_state = model.apply(params, state, x, key=_step_key(key, i), train=True)
-            values = values_of("step", "loss", loss(y, labels), n)
+        def objective(params, state, key, x, labels):
+            y, new_state = model.apply(params, state, x, key=key, train=True)
+            values = values_of("step", "loss", loss(y, labels), n // parts)
             if not jnp.issubdtype(values.dtype, jnp.floating):
                 raise TypeError(f"step: loss must return floating numbers, got {describe(values)}")
             value = values.mean(dtype=dtype_of_mean(values))
@@ -149,17 +158,21 @@ def make_step(
                 value = value + jnp.asarray(term, value.dtype)
             measured = {"loss": value}
             for name, metric in metrics.items():
-                values = values_of("step", f"metrics['{name}']", metric(y, labels), n)
+                values = values_of("step", f"metrics['{name}']", metric(y, labels), n // parts)
                 measured[name] = values.mean(dtype=dtype_of_mean(values))
             return value, (new_state, measured)
 
+        def whole(f, params):
+            f = functools.partial(f, params)
+            return _over_parts(f, state, _step_key(key, i), (x, labels), parts)
+
         with activated("make_step", sharding):
-            grads, (state, measured) = jax.grad(objective, has_aux=True)(params)
-            value_fn = lambda params: objective(params)[0]
+            grads, (new_state, measured) = whole(jax.grad(objective, has_aux=True), params)
+            value_fn = lambda params: whole(objective, params)[0]
             more = accepted(value=measured["loss"], grad=grads, value_fn=value_fn)
             updates, opt_state = optimizer.update(grads, opt_state, params, **more)
         params = optax.apply_updates(params, updates)
-        done = TrainState(params, state, opt_state, key, i + 1)
+        done = TrainState(params, new_state, opt_state, key, i + 1)
         return done if sharding is None else sharding.keep(done), measured
 
     return step
@@ -204,6 +217,32 @@ def make_epoch(
         return jax.lax.scan(lambda ts, i: step(ts, *take(i)), train_state, batches)
 
     return epoch
+
+
+def _over_parts(f: Callable[..., Any], state: Any, key: Any, data: Any, parts: int) -> Any:
+    """Calls f(state, key, *data) -> (out, (state, measured)) for one part after another.
+
+    Returns:
+      (mean of out, (last state, mean of measured)). The sums are in float32 or wider.
+    """
+    if parts == 1:
+        return f(state, key, *data)
+    # Each part is every parts-th example, so that it is shared by all devices as the minibatch is.
+    split = jax.tree.map(lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), data)
+    results = lambda out: (out[0], out[1][1])
+    like = results(jax.eval_shape(f, state, key, *jax.tree.map(lambda a: a[0], split)))
+
+    def add(carry, part):
+        state, total = carry
+        i, data = part
+        out = f(state, jax.random.fold_in(key, i), *data)
+        total = jax.tree.map(lambda t, a: t + a.astype(t.dtype), total, results(out))
+        return (out[1][0], total), None
+
+    total = jax.tree.map(lambda a: jnp.zeros(a.shape, dtype_of_mean(a) or a.dtype), like)
+    (state, total), _ = jax.lax.scan(add, (state, total), (jnp.arange(parts), split))
+    out, measured = jax.tree.map(lambda t, a: (t / parts).astype(a.dtype), total, like)
+    return out, (state, measured)
 
 
 def _distinct(tree: Any) -> Any:

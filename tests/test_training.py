@@ -206,6 +206,58 @@ def test_steps_draw_anew_and_reproducibly():
     assert tuple(other.state[1].tolist()) not in keys
 
 
+def scaled_twice(updates, state, params, *, value, grad, value_fn, **_):
+    return jax.tree.map(lambda g: -0.1 * value * value_fn(params) * g, grad), state
+
+
+@pytest.mark.parametrize("parts", [3, *slow(2, N)])
+def test_accumulated_gradients_are_those_of_the_minibatch(parts):
+    x, labels = examples()
+    net = chain(Dense(8), ops.gelu, Dense(CLASSES))
+    optimizer = optax.GradientTransformationExtraArgs(lambda _: (), scaled_twice)
+    options = {"metrics": {"accuracy": accuracy}, "penalty": lambda p: optim.l2_penalty(p, 0.1)}
+    before = create(net, optimizer)
+    expected = jax.jit(make_step(net, LOSS, optimizer, **options))(before, x, labels)
+    step = jax.jit(make_step(net, LOSS, optimizer, parts=parts, **options))
+    close(step(before, x, labels), expected)
+
+
+def test_parts_follow_one_another():
+    """Each part has every third example, a key of its own, and the state that the last one left."""
+    x, labels = examples()
+    before, params = create(optimizer=optim.sgd(0.1)), create().params
+    state, step_key = before.state, training._step_key(before.key, before.step)
+    for i in range(3):
+        key = jax.random.fold_in(step_key, i)
+        _, state = NET.apply(params, state, x[i::3], key=key, train=True)
+    step = jax.jit(make_step(NET, LOSS, optim.sgd(0.1), parts=3))
+    close(step(before, x, labels)[0].state, state)
+
+
+def test_gradients_are_accumulated_in_float32():
+    """In bfloat16, a sum of ones ends at 256."""
+    net = Layer(
+        lambda key, x: (jnp.zeros((), jnp.bfloat16), ()), lambda p, s, x, **_: (p * x, s), "scale"
+    )
+    step = jax.jit(make_step(net, lambda y, _: y, optim.sgd(1.0), parts=512))
+    x = jnp.ones(512, jnp.bfloat16)
+    before = TrainState.create(net, optim.sgd(1.0), jax.random.key(0), x)
+    assert step(before, x, x)[0].params == -1
+
+
+@pytest.mark.slow
+def test_parts_take_the_memory_of_one():
+    net = chain(Dense(512), ops.gelu, Dense(512), ops.gelu, Dense(CLASSES))
+    x, labels = normal(8192, 5), jnp.zeros(8192, int)
+    before = TrainState.create(net, ADAM, jax.random.key(0), x)
+
+    def temporary(parts):
+        step = jax.jit(make_step(net, LOSS, ADAM, parts=parts))
+        return step.lower(before, x, labels).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(8) < temporary(1) / 4
+
+
 OPTIMIZERS = {
     "optim.nesterov": optim.nesterov(0.03),
     "optim.adamw": optim.adamw(0.03),
@@ -236,10 +288,6 @@ def test_any_optimizer_learns(optimizer):
             train_state, measured = epoch(train_state, x, labels)
             losses.append(float(measured["loss"][0]))
     assert losses[-1] < losses[0] / 3
-
-
-def scaled_twice(updates, state, params, *, value, grad, value_fn, **_):
-    return jax.tree.map(lambda g: -0.1 * value * value_fn(params) * g, grad), state
 
 
 OF_OPTAX = {
@@ -675,6 +723,8 @@ ERRORS = [
         lambda: one_step(examples()[0][:0], LABELS[:0]),
         "step: x must hold at least one example, got none",
     ),
+    (lambda: one_step(parts=0), "make_step: parts must be an integer of at least 1, got 0"),
+    (lambda: one_step(parts=7), "step: parts must divide the 24 examples of x, got 7"),
     (
         lambda: one_step(train_state=create(PLAIN, MOMENTUM)._replace(step=0.0)),
         r"step: train_state.step must be an integer of shape \(\), got a traced float64\[\]",
