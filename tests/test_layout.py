@@ -73,7 +73,7 @@ PUBLIC = {
     initializers: "zeros constant normal xavier he lecun_normal lecun_uniform glorot_normal "
     "glorot_uniform he_normal he_uniform",
     optim: "sgd momentum nesterov adagrad rmsprop adam adamw l1 l2 elastic_net SGDState "
-    "MomentumState AdaGradState RMSPropState AdamState",
+    "MomentumState AdaGradState RMSPropState AdamState averaged AveragedState",
     numerical: "gradient STENCILS Stencil",
     training: "TrainState make_step make_epoch evaluate",
     checkpoints: "Checkpoints",

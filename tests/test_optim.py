@@ -340,6 +340,43 @@ def test_defaults():
     assert default(optim.adamw) == {**default(optim.adam), "weight_decay": 1e-4, "mask": None}
 
 
+def test_an_average_of_the_parameters():
+    """θ̄ = αⁿ θ₀ + (1 − α) Σ αⁿ⁻ⁱ θᵢ, beside the steps of the optimizer."""
+    decay, n = 0.9, 50
+    optimizer = optim.averaged(optim.adam(0.02), decay=decay)
+    noise = jax.tree.map(lambda a: a[:n], NOISE)
+    params, state = PARAMS, optimizer.init(PARAMS)
+    update = jax.jit(optimizer.update)
+    for i in range(n):
+        grads = gradient(params, jax.tree.map(lambda a, i=i: a[i], noise))
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    _, path = run(optim.adam(0.02), noise=noise)
+    assert distance(params, jax.tree.map(lambda a: a[-1], path)) < ALLOWED
+    weights = (1 - decay) * decay ** np.arange(n - 1, -1, -1)
+    mean = lambda p, a: decay**n * p + np.tensordot(weights, np.asarray(a), 1)
+    assert distance(state.average, jax.tree.map(mean, PARAMS, path)) < ALLOWED
+
+
+def test_an_average_of_narrow_parameters_is_in_float32():
+    """In bfloat16, 1 + 0.001 is 1, so that the average would stay."""
+    params = {"w": jnp.ones(3, jnp.bfloat16), "n": jnp.arange(3)}
+    optimizer = optim.averaged(optim.sgd(1.0))
+    grads = {"w": jnp.full(3, -1.0, jnp.bfloat16), "n": np.zeros(3, jax.dtypes.float0)}
+    updates, state = optimizer.update(grads, optimizer.init(params), params)
+    assert updates["w"].dtype == jnp.bfloat16
+    np.testing.assert_allclose(state.average["w"], np.full(3, 1.001), 1e-6)
+    assert state.average["w"].dtype == jnp.float32
+    np.testing.assert_array_equal(state.average["n"], params["n"])
+
+
+def test_an_averaged_optimizer_is_given_the_loss():
+    optimizer = optim.averaged(optax.polyak_sgd())
+    params = jnp.ones(3)
+    updates, _ = optimizer.update(params, optimizer.init(params), params, value=1.5)
+    np.testing.assert_allclose(updates, np.full(3, -0.5), 1e-6)
+
+
 def test_nesterov_looks_ahead_by_its_velocity():
     eta, alpha, steps = 0.02, 0.8, 200
     curvature = np.array([1.0, 5.0, 20.0])
@@ -793,7 +830,18 @@ update = lambda optimizer, grads, params=None: optimizer.update(
     grads, optimizer.init(PARAMS if params is None else params), params
 )
 
+ADAM = optim.adam(0.1)
 ERRORS = {
+    "averaged: decay must be a number in [0, 1), got 1": lambda: optim.averaged(ADAM, decay=1),
+    "averaged: optimizer must be an optax.GradientTransformation, got function adam": (
+        lambda: optim.averaged(optim.adam)
+    ),
+    "averaged: update needs params: call update(grads, state, params)": (
+        lambda: optim.averaged(ADAM).update(PARAMS, optim.averaged(ADAM).init(PARAMS))
+    ),
+    "averaged: state must be that of averaged, AveragedState, got AdamState": (
+        lambda: optim.averaged(ADAM).update(PARAMS, ADAM.init(PARAMS), PARAMS)
+    ),
     "sgd: learning_rate must be a number, got None": lambda: optim.sgd(None),
     "adam: what the schedule returns must be a number, got float64[2]": lambda: update(
         optim.adam(lambda count: jnp.ones(2)), PARAMS

@@ -298,6 +298,7 @@ OF_OPTAX = {
         optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5)
     ),
     "takes them": optax.GradientTransformationExtraArgs(lambda _: (), scaled_twice),
+    "averaged": optim.averaged(optim.adam(0.01)),
     "takes no more": optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.01)),
 }
 BY_DEFAULT = ("keeps params", "takes them")

@@ -39,18 +39,21 @@ Updates can be differentiated with respect to the learning rate, the parameters 
 from funcnet.ops.penalties import elastic_net_penalty, l1_penalty, l2_penalty
 from funcnet.optim.adam import AdamState, adam, adamw
 from funcnet.optim.adaptive import AdaGradState, RMSPropState, adagrad, rmsprop
+from funcnet.optim.averaged import AveragedState, averaged
 from funcnet.optim.penalties import elastic_net, l1, l2
 from funcnet.optim.sgd import MomentumState, SGDState, momentum, nesterov, sgd
 
 __all__ = [
     "AdaGradState",
     "AdamState",
+    "AveragedState",
     "MomentumState",
     "RMSPropState",
     "SGDState",
     "adagrad",
     "adam",
     "adamw",
+    "averaged",
     "elastic_net",
     "elastic_net_penalty",
     "l1",

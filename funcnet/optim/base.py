@@ -107,10 +107,10 @@ def map_leaves(
             return g if params is None or not is_step else jnp.zeros_like(p), *old
         g, p, rest = jnp.asarray(g), jnp.asarray(p), tuple(map(jnp.asarray, rest))
         check_gradient(function, path, g, p)
-        dtype = _widest(g, p, *rest)
+        dtype = widest(g, p, *rest)
         cast = lambda x: jnp.asarray(x, dtype)
         update, *new = step(cast(g), *map(cast, rest), **scalars_as(dtype))
-        update = update.astype(p.dtype if is_step or g.dtype == p.dtype else _widest(g, p))
+        update = update.astype(p.dtype if is_step or g.dtype == p.dtype else widest(g, p))
         return update, *(n.astype(o.dtype) for n, o in zip(new, old, strict=True))
 
     like = grads if params is None else params
@@ -160,10 +160,10 @@ def _at(function: str, value: ArrayLike | optax.Schedule, count: jax.Array) -> A
 
 def _accumulators(params: optax.Params, value: ArrayLike) -> optax.Params:
     """Makes a tree like params in float32 or wider: in bfloat16, with 8 bits, 1 + 2⁻⁹ is 1."""
-    return jax.tree.map(lambda p: jnp.full_like(p, value, dtype=_widest(jnp.asarray(p))), params)
+    return jax.tree.map(lambda p: jnp.full_like(p, value, dtype=widest(jnp.asarray(p))), params)
 
 
-def _widest(*arrays: jax.Array) -> Any:
+def widest(*arrays: jax.Array) -> Any:
     """The widest floating dtype among float32 and those of `arrays`."""
     dtypes = [x.dtype for x in arrays if jnp.issubdtype(x.dtype, jnp.floating)]
     return max([jnp.dtype("float32"), *dtypes], key=lambda dtype: jnp.finfo(dtype).bits)

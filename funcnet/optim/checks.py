@@ -53,7 +53,7 @@ def check_state(function: str, state: Any, State: type[Any]) -> None:
         raise TypeError(
             f"{function}: state must be that of {function}, {State.__name__}, got {kind(state)}"
         )
-    if hasattr(state, "count"):
+    if "count" in state._fields:
         check_count(function, "state.count", state.count)
 
 
