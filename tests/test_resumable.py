@@ -9,7 +9,6 @@ import json
 import os
 import random
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -292,19 +291,19 @@ def test_a_missing_package_is_one_line(package, tmp_path, monkeypatch, capsys):
     assert re.fullmatch(expected, capsys.readouterr().err)
 
 
-def start(program, out, *options, limit=None):
-    """Starts a program as a user does; limit is the largest size of a file, as of a full disk."""
+def start(program, out, *, full=False):
+    """Starts a program as a user does; files of at most 4096 bytes stand for a full disk."""
     env = {**os.environ, "PYTHONPATH": str(Path(funcnet.__file__).parent.parent)}
-    if limit:
+    if full:
         env.pop("JAX_COMPILATION_CACHE_DIR", None)
+    limit = ["bash", "-c", 'ulimit -f 4; exec "$@"', "bash"] if full else []
     command = [sys.executable, sys.modules[program].__file__, *PROGRAMS[program].split()]
     return subprocess.Popen(
-        [*command, "--out", str(out), *options],
+        [*limit, *command, "--out", str(out)],
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=limit and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))),
     )
 
 
@@ -353,7 +352,7 @@ def test_every_program_is_killed_interrupted_and_out_of_space(program, tmp_path)
     process.communicate()
 
     before = saved(out)[-1]
-    process = start(program, out, limit=4096)
+    process = start(program, out, full=True)
     _, err = process.communicate()
     assert process.returncode == 2
     assert err.splitlines()[-1] == f"{program}: [Errno 27] File too large: '{out}/checkpoints'"
