@@ -15,6 +15,7 @@ HIDDEN = np.where(SOME, X, np.nan)
 ROWS = np.array([[True], [False], [True], [True]])
 PLACES = np.random.default_rng(0).random((3, 2, 2, 1)) < 0.6
 PLACES[1] = False
+CHANNELS = np.arange(48).reshape(2, 6, 4) % 5 > 0
 
 CASES = {
     "layer_norm": [
@@ -73,7 +74,11 @@ CASES = {
             (np.where(SOME, X + 1e4, np.inf), *AFFINE, SOME),
             {"groups": 1},
         ),
-        Case("where of channels", (X[:, None], *AFFINE, SOME[:, None]), {"groups": 5, "eps": 0.0}),
+        Case(
+            "where of channels",
+            (normal(2, 6, 4), normal(4), normal(4, seed=1), CHANNELS),
+            {"groups": 4},
+        ),
     ],
 }
 
