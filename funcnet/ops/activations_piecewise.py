@@ -233,8 +233,14 @@ def prelu(x: Real[ArrayLike, "*shape"], slope: Real[ArrayLike, "*own"]) -> Float
     sizes = zip(reversed(a.shape), reversed(x.shape), strict=False)
     if a.ndim > x.ndim or any(n not in (1, m) for n, m in sizes):
         raise ValueError(f"prelu: slope must broadcast to x {x.shape}, got {a.shape}")
-    y = jnp.where(x < 0, _aligned(a, x) * widen(x), widen(x))
+    wide = widen(x)
+    y = jnp.where(x >= 0, wide, _aligned(a, x) * _below(wide))
     return y.astype(jnp.result_type(x, a))
+
+
+def _below(x: Array) -> Array:
+    """The elements that are negative or nan; 0 for others, so that a product with ∞ adds 0."""
+    return jnp.where(x >= 0, jnp.zeros_like(x), x)
 
 
 def _aligned(a: Array, x: Array) -> Array:
@@ -250,13 +256,16 @@ def prelu_fwd(x, slope):
 def prelu_bwd(residuals, dy):
     """The cotangents of x and slope.
 
-    dx = dy if x ≥ 0, else a dy,                                                          (1)
-    da = Σ dy x over the elements x < 0 that share a.                                     (2)
+        dx = dy if x ≥ 0, else a dy,                                                          (1)
+        da = Σ dy x over the elements x < 0 that share a.                                     (2)
+
+    An element x = ∞ adds 0 to da; autodiff of where(x < 0, a x, x) adds 0 · ∞, which is nan. On a
+    CPU the sum takes one array of temporary memory for that.
     """
     x, a = residuals
     g = widen(dy)
-    dx = jnp.where(x < 0, _aligned(a, x) * g, g)  # (1)
-    da = sum_to(_where(x < 0, g * widen(x)), a)  # (2)
+    dx = jnp.where(x >= 0, g, _aligned(a, x) * g)  # (1)
+    da = sum_to(g * _below(widen(x)), a)  # (2)
     return dx.astype(x.dtype), da.astype(a.dtype)
 
 

@@ -25,6 +25,7 @@ CASES = {
         Case("channels", (normal(2, 3, 4), normal(3, 1, seed=1))),
         Case("rank0", (normal(), normal(seed=1))),
         Case("tails", (np.array([-np.inf, -700.0, -0.0, np.nan, np.inf]), np.array(0.25))),
+        Case("infinite", (np.array([[-2.0, np.inf], [0.5, -3.0]]), np.array([0.25, 0.5]))),
         Case("empty", (np.zeros((0, 3)), normal(3))),
     ],
     **{
@@ -36,7 +37,7 @@ CASES["hard_tanh"] += [Case("bounds", KINKS.args, {"low": -1.0, "high": 3.0})]
 
 ORACLES = {
     "leaky_relu": lambda x, *, negative_slope=0.01: np.where(x >= 0, x, negative_slope * x),
-    "prelu": lambda x, slope: np.maximum(x, 0) + slope * np.minimum(x, 0),
+    "prelu": lambda x, slope: np.where(x < 0, slope * x, x),
     "relu6": lambda x: np.clip(x, 0, 6),
     "hard_tanh": lambda x, *, low=-1.0, high=1.0: np.clip(x, low, high),
     "hard_sigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
