@@ -239,10 +239,9 @@ def _by_devices(run, over, h, w, labels, dl, onto):
     def total(dw):
         if of_dw is whole:
             return jax.lax.psum(dw, over.axes)
-        columns = dw.shape[1] // math.gcd(PARTS, dw.shape[1])
-        parts = jnp.moveaxis(dw.reshape(len(dw), -1, columns), 1, 0)
-        sums = jax.lax.map(lambda part: jax.lax.psum_scatter(part, over.axes, tiled=True), parts)
-        return jnp.moveaxis(sums, 0, 1).reshape(-1, dw.shape[1])
+        parts = math.gcd(PARTS, dw.shape[1])
+        each = [jax.lax.psum_scatter(p, over.axes, tiled=True) for p in jnp.split(dw, parts, 1)]
+        return jnp.concatenate(each, 1)
 
     def share(h, w, labels, dl, onto):
         own = functools.partial(run, h, w, labels, dl, None)
