@@ -139,8 +139,8 @@ def needs(
     except jax.errors.JaxRuntimeError as e:
         if "RESOURCE_EXHAUSTED" not in str(e):
             raise
-        used = re.search(r"Used ([\d.]+\w) of", str(e))
-        return f"does not fit: {used[1] if used else 'more'} bytes"
+        required = re.search(r"\(([\d.]+)G\) exceeds", str(e))
+        return f"no: {required[1]} GiB of temporaries" if required else "no"
     seconds = time.perf_counter() - start
     memory, text, cost = compiled.memory_analysis(), compiled.as_text(), estimate(compiled, device)
     assert memory is not None
