@@ -1,11 +1,10 @@
 """Precision and sharding of arrays: ops compute in at least float32, on any kind of mesh."""
 
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 
 def wide_dtype(dtype: Any) -> Any:
@@ -82,18 +81,3 @@ def batches_alike(xs: tuple[jax.Array, ...], own: int) -> tuple[jax.Array, ...]:
         jax.sharding.reshard(x, s.update(spec=PartitionSpec(*batch, *s.spec[-own:])))
         for x, s in zip(xs, shardings, strict=True)
     )
-
-
-class Batch(NamedTuple):
-    """The automatic axes of a mesh that divide the examples, the first axis of most arrays."""
-
-    mesh: Mesh
-    axes: tuple[str, ...]
-
-    def divides(self, n: int) -> bool:
-        """Whether n examples, or n rows of a parameter, can be divided into equal parts."""
-        return bool(self.axes) and n % math.prod(self.mesh.shape[a] for a in self.axes) == 0
-
-
-batch = jax.make_user_context(default_value=None)
-"""The `Batch` of the plan that is active (`funcnet.sharding`), or None; in the cache key of jit."""

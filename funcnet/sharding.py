@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from funcnet._arguments import describe
-from funcnet._arrays import Batch, batch
+from funcnet._batch import Batch, batch
 
 __all__ = ["TENSOR", "Plan", "data_parallel", "fsdp", "pin", "tensor_parallel"]
 

@@ -130,6 +130,7 @@ EQUIVALENT = {
     },
     "linear_cross_entropy": {
         # chunks of other sizes
+        "PARTS = 16  ->  PARTS = 17",  # in how many parts a sum over devices is made
         "_Chunk(3 * 2 ** 22, 1, 1024)  ->  _Chunk(3 * 2 ** 22, 2, 1024)",
         "_Chunk(3 * 2 ** 22, 1, 1024)  ->  _Chunk(3 * 2 ** 22, 1, 1025)",
         "_Chunk(2 ** 26, 2048, None)  ->  _Chunk(2 ** 26, 2049, None)",

@@ -14,7 +14,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Integer
 
 from funcnet._arguments import check_int
-from funcnet._arrays import batch, explicit_sharding, wide_dtype, widen
+from funcnet._arrays import explicit_sharding, wide_dtype, widen
+from funcnet._batch import batch
 from funcnet.ops._labels import (
     check_class_weights,
     is_class,

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from funcnet import autodiff, ops
+from funcnet import autodiff, ops, sharding
 
 RANDOM = np.random.default_rng(0)
 H, W = RANDOM.standard_normal((6, 4)), RANDOM.standard_normal((4, 7))
@@ -324,3 +324,22 @@ def test_devices_share_the_batch(n):
     )
     sizes = [math.prod(int(k) for k in shape.split(",") if k) for shape in moved]
     assert sum(sizes) <= 2 * w.size + 4 * n
+
+
+@pytest.mark.parametrize("scale", [1.0, np.arange(1.0, 9.0)], ids=["equal dL", "several dL"])
+@pytest.mark.parametrize("features", [8, 3])
+def test_the_devices_of_a_plan_do_not_matter(features, scale):
+    """The rows of dw are divided over the devices too, if there are enough."""
+    plan = sharding.data_parallel(jax.make_mesh((4,), ("data",), devices=jax.devices()[:4]))
+    h = RANDOM.standard_normal((8, features))
+    w = RANDOM.standard_normal((features, 48))
+    labels = RANDOM.integers(0, 48, 8)
+    loss = lambda h, w: ops.linear_cross_entropy(h, w, labels, at_once=48)
+
+    def run(h, w):
+        value, vjp = jax.vjp(loss, h, w)
+        return value, vjp(scale * jnp.ones_like(value))
+
+    with plan.active():
+        found = jax.jit(lambda h, w: run(h, w))(h, w)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-12), found, jax.jit(run)(h, w))
