@@ -1,4 +1,4 @@
-"""Masks: what `where` excludes has no influence, whatever stands there."""
+"""Masks: results do not depend on the elements that `where` excludes, even if these are nan."""
 
 from collections.abc import Callable
 from typing import Any

@@ -16,17 +16,18 @@ SELU_ALPHA = 1.6732632423543772
 SELU_SCALE = 1.0507009873554805
 
 
-def _elu(x: ArrayLike, scale: float, alpha: float) -> Array:
+def _elu(x: ArrayLike, scale: float, alpha: float, width: float = 1.0) -> Array:
+    """The function λ x if x > 0, else λ α (e^(x/w) − 1), where λ is `scale` and w is `width`."""
     x = jnp.asarray(x)
     wide = widen(x)
-    below = jnp.where(wide > 0, jnp.zeros_like(wide), wide)  # so that autodiff does not overflow
+    below = jnp.where(wide > 0, jnp.zeros_like(wide), wide / width)  # autodiff does not overflow
     return (scale * jnp.where(wide > 0, wide, alpha * jnp.expm1(below))).astype(x.dtype)
 
 
-def _elu_slope(x: Array, scale: float, alpha: float) -> Array:
-    """The derivative in (1): λ if x > 0, else λ α eˣ, where λ is `scale`, and 1 for `elu`."""
-    below = jnp.where(x > 0, jnp.zeros_like(x), x)
-    return scale * jnp.where(x > 0, jnp.ones_like(x), alpha * jnp.exp(below))
+def _elu_slope(x: Array, scale: float, alpha: float, width: float = 1.0) -> Array:
+    """The derivative in (1): λ if x > 0, else (λ α / w) e^(x/w)."""
+    below = jnp.where(x > 0, jnp.zeros_like(x), x / width)
+    return scale * jnp.where(x > 0, jnp.ones_like(x), alpha / width * jnp.exp(below))
 
 
 @recomputed(lambda x, *, alpha: _elu_slope(x, 1.0, alpha))  # (1)
@@ -57,12 +58,7 @@ def elu(x: Real[ArrayLike, "*shape"], *, alpha: float = 1.0) -> Float[Array, "*s
     return _elu(x, 1.0, alpha)
 
 
-def _celu_slope(x: Array, *, alpha: float) -> Array:
-    below = jnp.where(x > 0, jnp.zeros_like(x), x / alpha)
-    return jnp.where(x > 0, jnp.ones_like(x), jnp.exp(below))  # (1)
-
-
-@recomputed(_celu_slope)
+@recomputed(lambda x, *, alpha: _elu_slope(x, 1.0, alpha, alpha))  # (1)
 def celu(x: Real[ArrayLike, "*shape"], *, alpha: float = 1.0) -> Float[Array, "*shape"]:
     """The continuously differentiable exponential linear unit.
 
@@ -86,10 +82,7 @@ def celu(x: Real[ArrayLike, "*shape"], *, alpha: float = 1.0) -> Float[Array, "*
     [-0.5, 0.0, 2.0]
     """
     check_number("celu", "alpha", alpha, above=0)
-    x = jnp.asarray(x)
-    wide = widen(x)
-    below = jnp.where(wide > 0, jnp.zeros_like(wide), wide / alpha)
-    return jnp.where(wide > 0, wide, alpha * jnp.expm1(below)).astype(x.dtype)
+    return _elu(x, 1.0, alpha, alpha)
 
 
 @recomputed(lambda x: _elu_slope(x, SELU_SCALE, SELU_ALPHA))  # (1)

@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from funcnet._arguments import check_number
+from funcnet._arguments import check_broadcasts, check_number
 from funcnet._arrays import sum_to, widen
 from funcnet.ops._elementwise import elementwise, ordered, recomputed
 from funcnet.ops._types import Real
@@ -230,9 +230,7 @@ def prelu(x: Real[ArrayLike, "*shape"], slope: Real[ArrayLike, "*own"]) -> Float
     [[-0.5, -0.5], [3.0, 4.0]]
     """
     x, a = jnp.asarray(x), jnp.asarray(slope)
-    sizes = zip(reversed(a.shape), reversed(x.shape), strict=False)
-    if a.ndim > x.ndim or any(n not in (1, m) for n, m in sizes):
-        raise ValueError(f"prelu: slope must broadcast to x {x.shape}, got {a.shape}")
+    check_broadcasts("prelu", "slope", a, "x", x)
     wide = widen(x)
     y = jnp.where(x >= 0, wide, _aligned(a, x) * _below(wide))
     return y.astype(jnp.result_type(x, a))
@@ -245,7 +243,7 @@ def _below(x: Array) -> Array:
 
 def _aligned(a: Array, x: Array) -> Array:
     """The slopes with as many axes as x."""
-    return widen(a).reshape((1,) * (x.ndim - a.ndim) + a.shape)
+    return jnp.expand_dims(widen(a), range(x.ndim - a.ndim))
 
 
 def prelu_fwd(x, slope):

@@ -46,7 +46,7 @@ def batch_norm(
       scale: γ, shape (c,).
       bias: β, shape (c,).
       where: Booleans that broadcast to the shape of x, true for what counts. The means are over
-        what counts; the rest has no influence, whatever it is, and y = 0 there.
+        what counts. Nothing depends on the other elements, even if they are nan, and y = 0 there.
       eps: ε ≥ 0, keeps z finite where a column is constant. It may be traced.
 
     Returns:

@@ -58,7 +58,7 @@ def layer_norm(
       scale: γ, shape (c,).
       bias: β, shape (c,).
       where: Booleans that broadcast to the shape of x, true for what counts. The means are over
-        what counts; the rest has no influence, whatever it is, and y = 0 there.
+        what counts. Nothing depends on the other elements, even if they are nan, and y = 0 there.
       eps: ε ≥ 0, keeps z finite where a row is constant. It may be traced.
 
     Returns:
@@ -143,7 +143,7 @@ def rms_norm(
       x: Shape (..., c).
       scale: γ, shape (c,).
       where: Booleans that broadcast to the shape of x, true for what counts. The means are over
-        what counts; the rest has no influence, whatever it is, and y = 0 there.
+        what counts. Nothing depends on the other elements, even if they are nan, and y = 0 there.
       eps: ε ≥ 0, keeps z finite where a row is 0. It may be traced.
 
     Returns:
@@ -222,7 +222,7 @@ def group_norm(
       scale: γ, shape (c,).
       bias: β, shape (c,).
       where: Booleans that broadcast to the shape of x, true for what counts. The means are over
-        what counts; the rest has no influence, whatever it is, and y = 0 there.
+        what counts. Nothing depends on the other elements, even if they are nan, and y = 0 there.
       groups: G, which must divide c. Static.
       eps: ε ≥ 0, keeps z finite where a group is constant. It may be traced.
 

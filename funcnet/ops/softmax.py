@@ -64,7 +64,7 @@ def softmax(
     Args:
       x: Real input of any shape.
       where: Booleans that broadcast to the shape of x, true for what counts. The sum is over what
-        counts; the rest has no influence, whatever it is.
+        counts. Nothing depends on the other elements, even if they are nan.
       axis: The axis over which y sums to 1, a tuple of axes, or None for all. Static.
 
     Returns:
@@ -145,7 +145,7 @@ def log_softmax(
     Args:
       x: Real input of any shape.
       where: Booleans that broadcast to the shape of x, true for what counts. The sum is over what
-        counts; the rest has no influence, whatever it is.
+        counts. Nothing depends on the other elements, even if they are nan.
       axis: The axis over which exp(y) sums to 1, a tuple of axes, or None for all. Static.
 
     Returns:
@@ -221,7 +221,7 @@ def logsumexp(
     Args:
       x: Real input of any shape.
       where: Booleans that broadcast to the shape of x, true for what counts. The sum is over what
-        counts; the rest has no influence, whatever it is.
+        counts. Nothing depends on the other elements, even if they are nan.
       axis: The axis of the sum, a tuple of axes, or None for all. Static.
       keepdims: Whether y keeps the axis, with size 1. Static.
 
