@@ -114,7 +114,8 @@ def check(config: Config) -> tuple[Device, sharding.Plan]:
     count = len(devices)
     for name in ("vocabulary", "depth", "hidden", "context", "batch_size", "tensor"):
         if getattr(config, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {getattr(config, name)}")
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} must be at least 1, got {getattr(config, name)}")
     if count % config.tensor:
         raise ValueError(f"--tensor must divide the {count} devices, got {config.tensor}")
     if config.batch_size % (count // config.tensor):

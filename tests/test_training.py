@@ -223,7 +223,7 @@ def test_accumulated_gradients_are_those_of_the_minibatch(parts):
 
 
 def test_parts_follow_one_another():
-    """Each part has every third example, a key of its own, and the state that the last one left."""
+    """Part i takes every third example and key i, and starts from the state after part i − 1."""
     x, labels = examples()
     before, params = create(optimizer=optim.sgd(0.1)), create().params
     state, step_key = before.state, training._step_key(before.key, before.step)

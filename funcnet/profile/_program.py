@@ -42,10 +42,7 @@ def launches(text: str) -> Iterator[Launch]:
     A loop's launches count as often as the loop runs, those of a condition as in its costliest
     branch. Of a slice only the slice counts as read, of an update in place only what is written.
     """
-    program = _parse(text)
-    entry = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)
-    assert entry is not None
-    return _launches(program, program[entry[1]])
+    return _launches(*parse(text))
 
 
 # Instructions that run nothing: they name, group or start what another one finishes.
@@ -63,17 +60,17 @@ def _launches(program: Mapping[str, Computation], inside: Computation) -> Iterat
         if i.opcode in NOTHING or i.opcode.endswith("-done"):
             continue
         if i.opcode == "while":
-            count = _passes(program, i, inside)
-            for launch in _launches(program, program[_attribute(i, "body")]):
+            count = passes(program, i, inside)
+            for launch in _launches(program, program[attribute(i, "body")]):
                 yield launch._replace(
                     times=launch.times * (1 if count is None else count),
                     exact=launch.exact and count is not None,
                 )
         elif i.opcode == "conditional":
-            branches = [list(_launches(program, program[name])) for name in _branches(i)]
-            yield from max(branches, key=_weight, default=[])
+            found = [list(_launches(program, program[name])) for name in branches(i)]
+            yield from max(found, key=_weight, default=[])
         elif i.opcode in CALLS:
-            yield from _launches(program, program[_attribute(i, CALLS[i.opcode])])
+            yield from _launches(program, program[attribute(i, CALLS[i.opcode])])
         elif not _is_buffer(i):
             yield _launch(program, inside, i)
 
@@ -90,7 +87,7 @@ def _weight(found: list[Launch]) -> tuple[float, float]:
 
 def _launch(program: Mapping[str, Computation], inside: Computation, i: Instruction) -> Launch:
     cycles = re.search(r'"estimated_cycles":"(\d+)"', i.attributes)
-    body = program[_attribute(i, "calls")] if i.opcode == "fusion" else None
+    body = program[attribute(i, "calls")] if i.opcode == "fusion" else None
     moved = _moved(inside, i) if body is None else _moved_by_fusion(inside, i, body)
     products: dict[str, float] = {}
     for where, one in _all(program, inside, i):
@@ -107,7 +104,7 @@ def _all(
     if i.opcode != "fusion":
         yield inside, i
         return
-    body = program[_attribute(i, "calls")]
+    body = program[attribute(i, "calls")]
     for inner in body.instructions.values():
         yield from _all(program, body, inner)
 
@@ -119,12 +116,12 @@ def _moved(inside: Computation, i: Instruction) -> int:
     """Bytes that one instruction reads and writes."""
     types = [inside.instructions[name].type for name in i.operands]
     if i.opcode in ("dynamic-slice", "slice", "gather"):
-        return 2 * _size(i.type)
+        return 2 * size(i.type)
     if i.opcode == "dynamic-update-slice":
-        return 2 * _size(types[1])
+        return 2 * size(types[1])
     if i.opcode.endswith("-start"):  # a copy, of which `type` has both ends
-        return sum(_size(t) for t in _parts(i.type)[:2])
-    return sum(map(_size, types)) + _size(i.type)
+        return sum(size(t) for t in _parts(i.type)[:2])
+    return sum(map(size, types)) + size(i.type)
 
 
 def _moved_by_fusion(inside: Computation, i: Instruction, body: Computation) -> int:
@@ -137,7 +134,7 @@ def _moved_by_fusion(inside: Computation, i: Instruction, body: Computation) -> 
     for one in body.instructions.values():
         if one.opcode == "parameter":
             outside = inside.instructions[i.operands[int(one.text)]]
-            read += min(_read(one, users, body), _size(outside.type))
+            read += min(_read(one, users, body), size(outside.type))
     roots = [body.root]
     if body.root.opcode == "tuple":
         roots = [body.instructions[name] for name in body.root.operands]
@@ -145,8 +142,8 @@ def _moved_by_fusion(inside: Computation, i: Instruction, body: Computation) -> 
     for part, root in zip(_parts(i.type), roots, strict=False):
         update = _behind_views(root, body)
         in_place = update.opcode == "dynamic-update-slice"
-        of_update = _size(body.instructions[update.operands[1]].type) if in_place else math.inf
-        written += int(min(_size(part), of_update))
+        of_update = size(body.instructions[update.operands[1]].type) if in_place else math.inf
+        written += int(min(size(part), of_update))
     return read + written
 
 
@@ -155,14 +152,14 @@ def _read(one: Instruction, users: Mapping[str, list[Instruction]], body: Comput
     total = 0
     for user in users.get(one.name, []):
         if user.opcode in ("dynamic-slice", "slice", "gather") and user.operands[0] == one.name:
-            total += _size(user.type)
+            total += size(user.type)
         elif user.opcode == "dynamic-update-slice" and user.operands[0] == one.name:
             total += 0
         elif user.opcode in VIEWS:
             total += _read(user, users, body)
         else:
-            return _size(one.type)
-    return min(total, _size(one.type))
+            return size(one.type)
+    return min(total, size(one.type))
 
 
 def _behind_views(one: Instruction, body: Computation) -> Instruction:
@@ -196,11 +193,11 @@ def _shape(type_: str) -> tuple[str, tuple[int, ...]]:
     return found[1], tuple(int(n) for n in found[2].split(",") if n)
 
 
-def _size(type_: str) -> int:
-    """Bytes of the arrays of a type that are in the device's large memory."""
+def size(type_: str, *, on_chip: bool = False) -> int:
+    """Bytes of the arrays of a type in the device's large memory; with on_chip, those of all."""
     total = 0
     for dtype, shape, layout in ARRAY.findall(type_):
-        if "S(" not in layout:  # S(1) is a TPU's memory on the chip
+        if on_chip or "S(" not in layout:  # S(1) is a TPU's memory on the chip
             total += math.prod(int(n) for n in shape.split(",") if n) * _width(dtype)
     return total
 
@@ -273,14 +270,14 @@ def _attention(q: tuple[int, ...], k: tuple[int, ...]) -> float:
 # Loops
 
 
-def _passes(
+def passes(
     program: Mapping[str, Computation], loop: Instruction, inside: Computation
 ) -> int | None:
     """How often a loop runs, if the program says so: i < n from a constant to a constant."""
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
     if known:
         return int(known[1])
-    condition, body = (program[_attribute(loop, k)] for k in ("condition", "body"))
+    condition, body = (program[attribute(loop, k)] for k in ("condition", "body"))
     test, first = condition.root, inside.instructions[loop.operands[0]].operands
     if test.opcode != "compare" or "direction=LT" not in test.attributes:
         return None
@@ -319,8 +316,10 @@ def _step(body: Computation, place: int) -> int | None:
 # Text
 
 
-def _parse(text: str) -> dict[str, Computation]:
+def parse(text: str) -> tuple[dict[str, Computation], Computation]:
+    """The computations by name, and the one with which the program begins."""
     program = {}
+    entry = None
     lines = iter(text.splitlines())
     for line in lines:
         header = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line)
@@ -335,7 +334,9 @@ def _parse(text: str) -> dict[str, Computation]:
                 root = i if root is None or inner.lstrip().startswith("ROOT ") else root
         assert root is not None
         program[header[1]] = Computation(body, root)
-    return program
+        entry = program[header[1]] if line.startswith("ENTRY") else entry
+    assert entry is not None
+    return program, entry
 
 
 def _instruction(line: str) -> Instruction | None:
@@ -364,14 +365,14 @@ def _closing(text: str, opening: int) -> int:
     raise ValueError(text)
 
 
-def _attribute(i: Instruction, name: str) -> str:
+def attribute(i: Instruction, name: str) -> str:
     found = re.search(rf"\b{name}=%?([\w.\-]+)", i.attributes)
     assert found is not None
     return found[1]
 
 
-def _branches(i: Instruction) -> list[str]:
+def branches(i: Instruction) -> list[str]:
     several = re.search(r"branch_computations=\{([^}]*)\}", i.attributes)
     if several:
         return re.findall(r"%?([\w.\-]+)", several[1])
-    return [_attribute(i, "true_computation"), _attribute(i, "false_computation")]
+    return [attribute(i, "true_computation"), attribute(i, "false_computation")]

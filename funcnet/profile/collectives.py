@@ -1,20 +1,18 @@
 """What a compiled program sends between devices, read from the text of its instructions."""
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from funcnet.profile._program import (
-    ARRAY,
     CALLS,
     Computation,
     Instruction,
-    _attribute,
-    _branches,
-    _parse,
-    _passes,
-    _width,
+    attribute,
+    branches,
+    parse,
+    passes,
+    size,
 )
 
 KINDS = frozenset([
@@ -48,11 +46,8 @@ def collectives(text: str) -> list[Collective]:
     >>> collectives(text)
     []
     """
-    program = _parse(text)
-    entry = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)
-    assert entry is not None
     found: dict[object, Collective] = {}
-    for key, one in _collectives(program, program[entry[1]]):
+    for key, one in _collectives(*parse(text)):
         found[key] = min(one, found.get(key, one))  # the fewest times, of those in fusions
     return list(found.values())
 
@@ -72,18 +67,18 @@ def _collectives(
             channel = re.search(r"channel_id=(\d+)", i.attributes) if fused else None
             yield (one, channel[1]) if channel else i.name, one
         elif i.opcode == "while":
-            count = _passes(program, i, inside)
-            for key, one in _collectives(program, program[_attribute(i, "body")]):
+            count = passes(program, i, inside)
+            for key, one in _collectives(program, program[attribute(i, "body")]):
                 times = one.times * (1 if count is None else count)
                 exact = one.exact and count is not None
                 yield key, one._replace(times=times, exact=exact)
         elif i.opcode == "conditional":
-            branches = [list(_collectives(program, program[name])) for name in _branches(i)]
-            yield from max(branches, key=_sent, default=[])
+            found = [list(_collectives(program, program[name])) for name in branches(i)]
+            yield from max(found, key=_sent, default=[])
         elif i.opcode in CALLS:
-            yield from _collectives(program, program[_attribute(i, CALLS[i.opcode])])
+            yield from _collectives(program, program[attribute(i, CALLS[i.opcode])])
         elif i.opcode == "fusion":
-            yield from _collectives(program, program[_attribute(i, "calls")], fused=True)
+            yield from _collectives(program, program[attribute(i, "calls")], fused=True)
 
 
 def _sent(found: list[tuple[object, Collective]]) -> int:
@@ -91,16 +86,8 @@ def _sent(found: list[tuple[object, Collective]]) -> int:
 
 
 def _payload(inside: Computation, i: Instruction) -> int:
-    operands = sum(_bytes(inside.instructions[name].type) for name in i.operands)
-    results = _bytes(i.type)
+    operands = sum(size(inside.instructions[name].type, on_chip=True) for name in i.operands)
+    results = size(i.type, on_chip=True)
     if i.opcode.endswith("-start") and i.opcode != "all-reduce-start":
         results -= operands  # the type of a start has the operands too
     return max(operands, results)
-
-
-def _bytes(type_: str) -> int:
-    """Bytes of all arrays of a type, in whichever memory they are."""
-    return sum(
-        math.prod(int(n) for n in shape.split(",") if n) * _width(dtype)
-        for dtype, shape, _ in ARRAY.findall(type_)
-    )
