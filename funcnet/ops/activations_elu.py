@@ -20,14 +20,16 @@ def _elu(x: ArrayLike, scale: float, alpha: float, width: float = 1.0) -> Array:
     """The function λ x if x > 0, else λ α (e^(x/w) − 1), where λ is `scale` and w is `width`."""
     x = jnp.asarray(x)
     wide = widen(x)
-    below = jnp.where(wide > 0, jnp.zeros_like(wide), wide / width)  # autodiff does not overflow
-    return (scale * jnp.where(wide > 0, wide, alpha * jnp.expm1(below))).astype(x.dtype)
+    is_above = wide > 0
+    below = jnp.where(is_above, jnp.zeros_like(wide), wide / width)  # autodiff does not overflow
+    return (scale * jnp.where(is_above, wide, alpha * jnp.expm1(below))).astype(x.dtype)
 
 
 def _elu_slope(x: Array, scale: float, alpha: float, width: float = 1.0) -> Array:
     """The derivative in (1): λ if x > 0, else (λ α / w) e^(x/w)."""
-    below = jnp.where(x > 0, jnp.zeros_like(x), x / width)
-    return scale * jnp.where(x > 0, jnp.ones_like(x), alpha / width * jnp.exp(below))
+    is_above = x > 0
+    below = jnp.where(is_above, jnp.zeros_like(x), x / width)
+    return scale * jnp.where(is_above, jnp.ones_like(x), alpha / width * jnp.exp(below))
 
 
 @recomputed(lambda x, *, alpha: _elu_slope(x, 1.0, alpha))  # (1)

@@ -135,7 +135,7 @@ def _reduce(at, lowest, x):
     """The maxima, and zeros in place of their positions."""
     pads = ((0, 0), *at.padding, (0, 0))
     best = jax.lax.reduce_window(x, lowest, jax.lax.max, *_whole(at), pads)
-    return best, jnp.zeros(best.shape, place_dtype(math.prod(at.window)))
+    return best, jnp.zeros_like(best, place_dtype(math.prod(at.window)))
 
 
 def max_pool_bwd(residuals, dy, *, window, strides, padding):
@@ -280,8 +280,16 @@ def _spread_by_stage(at, g):
 
 
 def _spread_at_once(at, g):
-    x = jax.ShapeDtypeStruct((g.shape[0], *at.sizes, g.shape[-1]), g.dtype)
-    return jax.linear_transpose(functools.partial(_reduced_sums, at=at), x)(g)[0]
+    """The sums, over a window, of g with s − 1 zeros between its elements and zeros around them."""
+    pads = [
+        (k - 1 - low, n + low - 1 - s * (o - 1), s - 1)
+        for n, k, s, (low, _), o in zip(
+            at.sizes, at.window, at.strides, at.padding, at.out, strict=True
+        )
+    ]
+    apart = jax.lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+    ones, valid = (1,) * g.ndim, ((0, 0),) * g.ndim
+    return jax.lax.reduce_window(apart, 0.0, jax.lax.add, (1, *at.window, 1), ones, valid)
 
 
 avg_pool.defvjp(avg_pool_fwd, avg_pool_bwd)
