@@ -1,55 +1,70 @@
 """Attention by the libraries that JAX calls: cuDNN, and XLA without tiles."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from funcnet._arrays import explicit_sharding
+from funcnet.ops._attention_arguments import Arrays, Options
 
-LIBRARIES = ("cudnn", "xla")
 
-
-def is_for_cudnn(q, k, v, mask, lengths, causal, scale, implementation):
+def is_for_cudnn(
+    arrays: Arrays, options: Options, implementation: str | None, return_lse: bool
+) -> bool:
     """Whether cuDNN is installed, and computes what the tiles would."""
-    is_half, is_plain = q.dtype.itemsize == 2, mask is None and lengths is None
-    fits = q.shape[-1] == v.shape[-1] and (not causal or q.shape[-3] == k.shape[-3])
-    if implementation or not (is_half and is_plain and fits) or explicit_sharding(q, k, v):
+    q, k, v, *others = arrays
+    unused = (*others[:3], options.window, options.softcap)
+    is_plain = all(x is None for x in unused) and not (options.drops or return_lse)
+    fits = q.shape[-1] == v.shape[-1] and (not options.causal or q.shape[-3] == k.shape[-3])
+    if implementation or not (q.dtype.itemsize == 2 and is_plain and fits):
+        return False
+    if explicit_sharding(q, k, v):
         return False
     try:  # JAX knows what cuDNN takes
-        jax.eval_shape(lambda *x: by_library(x, None, None, causal, scale, "cudnn"), q, k, v)
+        kernel = lambda q, k, v: by_library(arrays._replace(q=q, k=k, v=v), options, "cudnn")
+        jax.eval_shape(kernel, q, k, v)
     except (RuntimeError, ValueError, NotImplementedError):
         return False
     return True
 
 
-def by_library(qkv, mask, lengths, causal, scale, implementation):
+def by_library(arrays: Arrays, options: Options, implementation: Any) -> Array:
     """Calls `jax.nn.dot_product_attention` with the leading axes merged into one batch axis."""
-    q, k, v = qkv
+    q, k, v, mask, lengths, bias, _ = arrays
     t, u = q.shape[-3], k.shape[-3]
     if v.shape[-1] != k.shape[-1]:
         raise ValueError(
             f"dot_product_attention: v must have the shape of k for {implementation}, "
             f"got k {k.shape}, v {v.shape}"
         )
-    if causal and t != u:
+    name = "causal" if options.causal else "window"
+    if t != u and (options.causal or options.window is not None):
         raise ValueError(
-            "dot_product_attention: causal must have as many keys as queries for "
+            f"dot_product_attention: {name} must have as many keys as queries for "
             f"{implementation}, got {u} and {t}"
         )
     batch = math.prod(q.shape[:-3])
-    if mask is not None:
-        heads = mask.shape[-3] if mask.ndim > 2 else 1
-        mask = jnp.broadcast_to(mask, (*q.shape[:-3], heads, t, u)).reshape(batch, heads, t, u)
+
+    def merged(x: Array | None) -> Array | None:
+        if x is None:
+            return None
+        heads = x.shape[-3] if x.ndim > 2 else 1
+        return jnp.broadcast_to(x, (*q.shape[:-3], heads, t, u)).reshape(batch, heads, t, u)
+
     with jax.numpy_dtype_promotion("standard"):  # JAX's code needs it
         y = jax.nn.dot_product_attention(
-            *(x.reshape(batch, *x.shape[-3:]) for x in qkv),
-            mask=mask,
+            *(x.reshape(batch, *x.shape[-3:]) for x in (q, k, v)),
+            bias=merged(bias),
+            mask=merged(mask),
             key_value_seq_lengths=None
             if lengths is None
             else lengths.reshape(batch).astype("int32"),
-            is_causal=causal,
-            scale=scale,
+            is_causal=options.causal,
+            local_window_size=options.window,
+            scale=options.scale,
             implementation=implementation,
         )
     return y.reshape(q.shape)

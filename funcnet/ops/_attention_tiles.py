@@ -29,12 +29,13 @@ ON_TPU = Plan(512, 512, narrow=False)
 ON_GPU = Plan(1024, 1024, narrow=True)
 
 
-def by_platform(f: Any, shape: tuple[int, int], *args: Any, kernel: Any = None) -> Any:
-    """`f(plan, *args)` with the plan of the platform, for T queries and U keys.
+def by_platform(f: Any, *args: Any, kernel: Any = None) -> Any:
+    """`f(plan, *args)` with the plan of the platform; the first two of args are q and k.
 
     If `kernel` is given, it is `kernel(*args)` on an NVIDIA GPU.
     """
-    if shape[0] <= ON_CPU.queries and shape[1] <= ON_CPU.keys and args[0].dtype != jnp.bfloat16:
+    t, u = (x.shape[-3] for x in args[:2])
+    if t <= ON_CPU.queries and u <= ON_CPU.keys and args[0].dtype != jnp.bfloat16:
         return f(ON_CPU, *args)  # it is the same everywhere
     run = lambda plan: functools.partial(f, plan)
     own = {"cpu": run(ON_CPU), "tpu": run(ON_TPU)} | ({"cuda": kernel} if kernel else {})
@@ -48,7 +49,7 @@ class Tiles(NamedTuple):
     u: int  # U
     block: tuple[int, int]  # numbers of queries and keys in a tile
     counts: tuple[int, int]  # numbers of blocks of queries and of keys
-    causal: bool
+    span: tuple[int | None, int | None]  # numbers of earlier and later keys that a query sees
 
     @property
     def padded(self) -> tuple[int, int]:
@@ -58,22 +59,27 @@ class Tiles(NamedTuple):
     @property
     def visible(self) -> np.ndarray:
         """The pairs (block of queries, block of keys) in which some query sees some key."""
-        last = lambda i: min((i + 1) * self.block[0], self.t) - 1 + self.u - self.t
+        (bt, bu), (before, after), shift = self.block, self.span, self.u - self.t
+        first = lambda i: 0 if before is None else i * bt + shift - before
+        last = lambda i: self.u if after is None else min((i + 1) * bt, self.t) - 1 + shift + after
         pairs = [
             (i, j)
             for i in range(self.counts[0])
             for j in range(self.counts[1])
-            if not self.causal or j * self.block[1] <= last(i)
+            if first(i) < (j + 1) * bu and j * bu <= last(i)
         ]
         return np.array(pairs, np.int32).reshape(-1, 2)
 
 
-def tiles(t: int, u: int, causal: bool, plan: Plan) -> Tiles:
-    """Chooses blocks of equal size that need little padding."""
+def tiles(t: int, u: int, span: tuple[int | None, int | None], plan: Plan) -> Tiles:
+    """Chooses blocks of equal size that need little padding; a span without effect is None."""
+    before, after = span
+    before = None if before is None or before >= u - 1 else before
+    after = None if after is None or after >= t - 1 else after  # the last query sees all
     count_t = max(1, -(-t // plan.queries))
     count_u = max(1, -(-u // plan.keys))
     block = (-(-t // count_t), -(-u // count_u))
-    return Tiles(t, u, block, (count_t, count_u), causal and t > 1)  # the last query sees all
+    return Tiles(t, u, block, (count_t, count_u), (before, after))
 
 
 def over_tiles(tiles: Tiles, visit: Any, merge: Any, start: Any) -> Any:
@@ -112,6 +118,20 @@ def put(x: jax.Array, part: jax.Array, block: Any, size: int, axis: int) -> jax.
     return jax.lax.dynamic_update_slice_in_dim(x, part, block * size, axis)
 
 
+def take_tile(x: jax.Array, i: Any, j: Any, block: tuple[int, int]) -> jax.Array:
+    """A tile of `x` (..., T or 1, U or 1); an axis of length 1 stands for all queries or keys."""
+    part = take(x, i, block[0], -2) if x.shape[-2] > 1 else x
+    return take(part, j, block[1], -1) if x.shape[-1] > 1 else part
+
+
+def add_tile(x: jax.Array, part: jax.Array, i: Any, j: Any, block: tuple[int, int]) -> jax.Array:
+    """`x` with `part` added to the tile that `take_tile` takes."""
+    axes = zip((i, j), block, x.shape[-2:], strict=True)
+    first = np.int32(0)
+    start = [first] * (x.ndim - 2) + [n * size if length > 1 else first for n, size, length in axes]
+    return jax.lax.dynamic_update_slice(x, take_tile(x, i, j, block) + part, start)
+
+
 def zeros(like: jax.Array, width: int) -> jax.Array:
     """Zeros (..., width) for `like` (..., c), with its sharding and varying mesh axes."""
     like = widen(like[..., :1])
@@ -137,6 +157,17 @@ def not_finite(x: jax.Array, by: int | float = 1) -> jax.Array:
     return jnp.isnan(jnp.einsum("...c,c->...", x, zeros))
 
 
+def by_pairs(x: jax.Array, tiles: Tiles, heads: tuple[int, int], rank: int) -> jax.Array:
+    """A mask or bias for (..., H, T, U) as (..., K, g, T, U), padded to whole tiles; H = K g.
+
+    The result has `rank` axes; those of length 1 stay so.
+    """
+    *batch, h, t, u = (1,) * (rank - 1 - x.ndim) + x.shape
+    x = x.reshape(*batch, *(heads if h > 1 else (1, 1)), t, u)
+    x = padded(x, tiles.padded[0], -2) if t > 1 else x
+    return padded(x, tiles.padded[1], -1) if u > 1 else x
+
+
 def visibility(
     tiles: Tiles,
     mask: jax.Array | None,
@@ -146,31 +177,30 @@ def visibility(
 ) -> Any:
     """The function (i, j) ↦ which keys the queries of a tile see, or None if they see all.
 
-    Its result has `rank` axes and broadcasts to (..., K, g, t, u). The mask broadcasts to
-    (..., H, T, U), where H = K g for `heads` = (K, g).
+    Its result has `rank` axes and broadcasts to (..., K, g, t, u).
     """
-    bt, bu = tiles.block
-    if mask is not None:
-        *batch, h, t, u = (1,) * (rank - 1 - mask.ndim) + mask.shape
-        mask = mask.reshape(*batch, *(heads if h > 1 else (1, 1)), t, u)
-        mask = padded(mask, tiles.padded[0], -2) if t > 1 else mask
-        mask = padded(mask, tiles.padded[1], -1) if u > 1 else mask
+    (bt, bu), (before, after) = tiles.block, tiles.span
+    mask = None if mask is None else by_pairs(mask, tiles, heads, rank)
 
     def at(i: Any, j: Any) -> jax.Array | None:
+        def query(offset: int) -> jax.Array:
+            places = i * bt + jnp.arange(bt, dtype=jnp.int32) + (tiles.u - tiles.t + offset)
+            return jnp.expand_dims(places, (*range(rank - 2), rank - 1))
+
         key = jnp.expand_dims(j * bu + jnp.arange(bu, dtype=jnp.int32), tuple(range(rank - 1)))
         conditions = []
         if tiles.u != tiles.padded[1]:
             conditions.append(key < tiles.u)
-        if tiles.causal:
-            query = i * bt + jnp.arange(bt, dtype=jnp.int32) + (tiles.u - tiles.t)
-            conditions.append(key <= jnp.expand_dims(query, (*range(rank - 2), rank - 1)))
+        if after is not None:
+            conditions.append(key <= query(after))
+        if before is not None:
+            conditions.append(key >= query(-before))
         if lengths is not None:
             dtype = lengths.dtype if lengths.dtype.itemsize >= 4 else jnp.int32
             ends = lengths.astype(dtype)[..., None, None, None, None]
             conditions.append(key.astype(dtype) < ends)
         if mask is not None:
-            part = take(mask, i, bt, -2) if mask.shape[-2] > 1 else mask
-            conditions.append(take(part, j, bu, -1) if mask.shape[-1] > 1 else part)
+            conditions.append(take_tile(mask, i, j, tiles.block))
         return functools.reduce(jnp.logical_and, conditions) if conditions else None
 
     return at

@@ -53,7 +53,7 @@ def dropout(
     return dropout_fwd(x, key, rate=rate)[0]
 
 
-def _draw(key: Array, rate: Number, shape: tuple[int, ...]) -> Array:
+def draw(key: Array, rate: Number, shape: tuple[int, ...]) -> Array:
     """The mask r, True with probability 1 − p; p is rounded here, but not in the scale 1/(1 − p).
 
     On a CPU each 32-bit random word is used for two elements, because random bits are the largest
@@ -92,7 +92,7 @@ def dropout_fwd(x, key, *, rate):
     """Saves the mask r, one byte per element."""
     check_number("dropout", "rate", rate, at_least=0, below=1)
     check_key("dropout", key)
-    r = _draw(key, rate, x.shape)
+    r = draw(key, rate, x.shape)
     if (sharding := explicit_sharding(x)) is not None:
         r = jax.sharding.reshard(r, sharding)
     return _apply(r, x, rate), r

@@ -50,27 +50,85 @@ CASES = {
         ),
         Case("two batch axes", (*_qkv((2, 1), 2, 3, 2), None, ints(0, 3).reshape(2, 1))),
         Case("scaled", _qkv((), 4, 5, scale=3.0)),
+        Case(
+            "bias, soft cap",
+            (*_qkv((2,), 3, 4, 2, 2), None, ints(4, 2), normal(4, 3, 1)),
+            {"softcap": 0.5},
+            shard=(True, True, True, False, True),
+        ),
+        Case(
+            "window, bias per head",
+            (*_qkv((2,), 5, 6, 1, 2), SOME[:, :2], None, normal(2, 2, 5, 6)),
+            {"window": (2, 1), "causal": True},
+        ),
+        Case(
+            "dropout, log-sum-exp",
+            (*_qkv((2,), 3, 4, 2, 2), None, ints(4, 0), None, jax.random.key(0)),
+            {"dropout_rate": 0.4, "return_lse": True},
+        ),
+        Case(
+            "all options by tiles",
+            (*_qkv((), 259, 3, d=1, e=1), None, None, normal(1, 3), jax.random.key(1)),
+            {"dropout_rate": 0.2, "window": 255, "softcap": 2.0},
+        ),
         Case("empty", _qkv((0,), 2, 3)),
         Case("no keys", _qkv((2,), 2, 0)),
     ],
 }
 
 
-def _attention(q, k, v, mask=None, lengths=None, *, causal=False, scale=None):
+def _attention(
+    q, k, v, mask=None, lengths=None, bias=None, dropout_key=None, *, causal=False, scale=None,
+    window=None, softcap=None, dropout_rate=0.0, return_lse=False,
+):  # fmt: skip
     """Attention in NumPy, with all scores at once."""
     (t, heads, d), (u, of_keys) = q.shape[-3:], k.shape[-3:-1]
     k, v = (np.repeat(x, heads // of_keys, -2) for x in (k, v))
     scores = np.einsum("...thd,...uhd->...htu", q, k) * (d**-0.5 if scale is None else scale)
+    if softcap is not None:
+        scores = softcap * np.tanh(scores / softcap)
+    scores = scores if bias is None else scores + bias
     seen = np.ones(scores.shape, bool) if mask is None else np.broadcast_to(mask, scores.shape)
     if lengths is not None:
         seen = seen & (np.arange(u) < lengths[..., None, None, None])
+    ahead = np.arange(u) - (np.arange(t)[:, None] + u - t)  # position of the key less the query's
     if causal:
-        seen = seen & (np.arange(u) <= np.arange(t)[:, None] + u - t)
+        seen = seen & (ahead <= 0)
+    if window is not None:
+        before, after = (window, window) if isinstance(window, int) else window
+        seen = seen & (-before <= ahead) & (ahead <= after)
     top = np.where(seen, scores, -np.inf).max(-1, keepdims=True, initial=-np.finfo(float).max)
     p = np.where(seen, np.exp(np.where(seen, scores - top, 0)), 0)
-    p = p / np.maximum(p.sum(-1, keepdims=True), np.finfo(float).tiny)
+    total = p.sum(-1, keepdims=True)
+    p = p / np.maximum(total, np.finfo(float).tiny)
+    if dropout_rate:
+        p = p * _kept(dropout_key, dropout_rate, p.shape, of_keys) / (1 - dropout_rate)
     v = np.where(seen.any((-3, -2))[..., None, None], v, 0)  # keys to which no query attends
-    return np.einsum("...htu,...uhe->...the", p, v)
+    y = np.einsum("...htu,...uhe->...the", p, v)
+    if not return_lse:
+        return y
+    lse = np.where(total > 0, top + np.log(np.maximum(total, np.finfo(float).tiny)), -np.inf)
+    return y, np.swapaxes(lse[..., 0], -2, -1)
+
+
+def _kept(key, rate, shape, of_keys):
+    """The weights (..., H, T, U) that dropout keeps, drawn tile by tile of 256 by 512 at most."""
+    from funcnet.ops import _attention_tiles
+    from funcnet.ops.dropout import draw
+
+    *batch, heads, t, u = shape
+    (bt, bu), (rows, columns) = _attention_tiles.tiles(t, u, (None, None), _attention_tiles.ON_CPU)[
+        2:4
+    ]
+    kept = np.zeros((*batch, heads, rows * bt, columns * bu), bool)
+    for i in range(rows):
+        for j in range(columns):
+            of_tile = jax.random.fold_in(key, i * columns + j)
+            drawn = draw(of_tile, rate, (*batch, of_keys, bu, heads // of_keys, bt))
+            drawn = np.moveaxis(np.asarray(drawn), -3, -1)  # (..., K, g, t, u)
+            drawn = drawn.reshape(*batch, heads, bt, bu)
+            kept[..., i * bt : (i + 1) * bt, j * bu : (j + 1) * bu] = drawn
+    return kept[..., :t, :u]
 
 
 ORACLES = {

@@ -63,11 +63,106 @@ def test_any_tiles_give_what_one_gives(t, u, restricted):
     equal(hand, auto)
 
 
-def test_causal_tiles_are_skipped():
-    for causal, count in ((False, 32), (True, 20)):
-        tiles = _attention_tiles.tiles(2048, 2048, causal, _attention_tiles.ON_CPU)
-        assert tiles.block == (256, 512)
-        assert len(tiles.visible) == count
+@pytest.mark.slow
+@pytest.mark.parametrize(("t", "u"), [(7, 7), *slow((4, 9), (9, 4))])
+@pytest.mark.parametrize("causal", [*slow(False), True])
+@pytest.mark.parametrize("rate", [0.0, *slow(0.4)])
+@pytest.mark.usefixtures("small_tiles")
+def test_all_options_by_tiles(t, u, causal, rate):
+    """Value, log-sum-exp and gradients match autodiff, and the oracle if nothing is dropped."""
+    args = (*qkv(2, t=t, u=u), normal(4, 1, u))
+    options = {"causal": causal, "window": (3, 2), "softcap": 0.7, "return_lse": True}
+    key = jax.random.key(0)
+
+    def f(q, k, v, bias):
+        return ops.dot_product_attention(
+            q, k, v, None, jnp.array([u - 1, u]), bias, key, **options, dropout_rate=rate
+        )
+
+    found, auto = both_ways(f, *args)
+    equal(found, auto, ulps=64)
+    if not rate:
+        plain = (*map(np.asarray, args[:3]), None, np.array([u - 1, u]), np.asarray(args[3]))
+        expected = ORACLES["dot_product_attention"](*plain, **options)
+        equal(found[0], jax.tree.map(jnp.asarray, expected))
+
+
+def both_ways(f, *args):
+    """Value and cotangents of f's finite outputs, by hand and by autodiff."""
+
+    def run(f):
+        value, pull = jax.vjp(f, *args)
+        dout = jax.tree.map(lambda y: jnp.where(jnp.isfinite(y), jnp.cos(y), 0), value)
+        return value, pull(dout)
+
+    return jax.jit(lambda: (run(f), run(autodiff(f))))()
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_a_large_bias_of_keys_and_padded_queries():
+    """A bias with one row for all queries also reaches the queries that fill the last tile."""
+    found, auto = both_ways(ops.dot_product_attention, *qkv(t=3, u=4), None, None, 800 + normal(4))
+    equal(found, auto, ulps=64)
+
+
+def test_a_bias_of_minus_infinity_is_a_mask():
+    q, k, v = qkv(2)
+    mask = jnp.asarray(np.random.default_rng(3).random((2, 1, 5, 5)) < 0.6).at[0, 0, 2].set(False)
+    f = lambda q, k, v: ops.dot_product_attention(q, k, v, mask)
+    g = lambda q, k, v: ops.dot_product_attention(
+        q, k, v, None, None, jnp.where(mask, 0.0, -jnp.inf)
+    )
+    equal(pulled(f, q, k, v), pulled(g, q, k, v))
+
+
+def test_parts_of_a_softmax_are_merged_by_their_log_sum_exp():
+    q, k, v = qkv(2, t=3, u=7)
+
+    def merged(q, k, v):
+        parts = [
+            ops.dot_product_attention(q, k[:, at], v[:, at], return_lse=True)
+            for at in (slice(0, 3), slice(3, 7))
+        ]
+        weights = jax.nn.softmax(jnp.stack([lse for _, lse in parts]), 0)
+        return sum(w[..., None] * y for w, (y, _) in zip(weights, parts, strict=True))
+
+    equal(pulled(merged, q, k, v), pulled(ops.dot_product_attention, q, k, v), ulps=64)
+
+
+def test_dropout_drops_weights_at_its_rate():
+    """All weights are equal, so that y tells the fraction that is kept, divided by 1 − p."""
+    q, k, v = jnp.zeros((64, 2, 4)), jnp.zeros((600, 1, 4)), jnp.ones((600, 1, 1))
+
+    @jax.jit
+    def f(key, rate=0.3):
+        return ops.dot_product_attention(q, k, v, dropout_key=key, dropout_rate=rate)
+
+    y = f(jax.random.key(0))
+    np.testing.assert_allclose(y.mean(), 1, atol=4 * (0.3 / 0.7 / y.size / 600) ** 0.5)
+    np.testing.assert_allclose(y.std(), (0.3 / 0.7 / 600) ** 0.5, rtol=0.3)
+    assert (y == f(jax.random.key(0))).all()
+    assert (y[:, 0] != y[:, 1]).any()
+    assert (y != f(jax.random.key(1))).any()
+    rates = jnp.array([0.0, 0.3])
+    swept = jax.vmap(f, (None, 0))(jax.random.key(0), rates)
+    np.testing.assert_allclose(swept[0], 1, rtol=1e-6)
+    np.testing.assert_allclose(swept[1], y, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("t", "u"), [(2048, 2048), (1000, 2048), (2048, 1000)])
+@pytest.mark.parametrize("span", [(None, None), (None, 0), (256, 0), (257, 0), (0, 256), (0, 257)])
+def test_tiles_that_are_hidden_are_skipped(t, u, span):
+    tiles = _attention_tiles.tiles(t, u, span, _attention_tiles.ON_CPU)
+    (bt, bu), (before, after) = tiles.block, (2048 if n is None else n for n in span)
+    ahead = np.arange(tiles.padded[1]) - (np.arange(t)[:, None] + u - t)
+    seen = (-before <= ahead) & (ahead <= after)
+    needed = [
+        (i, j)
+        for i in range(tiles.counts[0])
+        for j in range(tiles.counts[1])
+        if seen[i * bt : (i + 1) * bt, j * bu : (j + 1) * bu].any()
+    ]
+    assert tiles.visible.tolist() == [list(pair) for pair in needed]
 
 
 def test_one_tile_needs_no_loop():
@@ -274,6 +369,27 @@ def test_jax_nn_computes_the_same(causal, masked, cut):
         jax.tree.map(close, pulled(f, *args), expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [None, *slow(1, ((2, 0),), ((0, 3),))])
+@pytest.mark.parametrize("shape", [[5], *slow([1, 1, 5, 1], [2, 4, 5, 5])])
+def test_jax_nn_computes_the_same_with_bias_and_window(window, shape):
+    args, bias = qkv(2), normal(*shape)
+    four = lambda b: b.reshape((1,) * (4 - b.ndim) + b.shape)
+    with jax.numpy_dtype_promotion("standard"):
+        expected = pulled(
+            lambda q, k, v, b: jax.nn.dot_product_attention(
+                q, k, v, four(b), local_window_size=window
+            ),
+            *args,
+            bias,
+        )
+    for option in (None, "xla"):
+        f = lambda q, k, v, b, o=option: ops.dot_product_attention(
+            q, k, v, None, None, b, window=window, implementation=o
+        )
+        jax.tree.map(close, pulled(f, *args, bias), expected)
+
+
 def close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
 
@@ -353,6 +469,24 @@ ERRORS = [
         {"implementation": "xla", "causal": True},
         "causal must have as many keys as queries for xla, got 3 and 2",
     ),
+    (
+        (Z((2, 1, 4)), Z((3, 1, 4)), Z((3, 1, 4))),
+        {"implementation": "xla", "window": 2},
+        "window must have as many keys as queries for xla, got 3 and 2",
+    ),
+    *(
+        (
+            (Z((2, 1, 4)), Z((2, 1, 4)), Z((2, 1, 4)), None, None, None, jax.random.key(0)),
+            {"implementation": "xla", name: value},
+            f"{name} cannot be used with implementation 'xla'",
+        )
+        for name, value in (("softcap", 2.0), ("dropout_rate", 0.5), ("return_lse", True))
+    ),
+    (
+        (Z((2, 1, 4)), Z((3, 1, 4)), Z((3, 1, 4)), None, None, Z((3, 2))),
+        {},
+        "bias must be floating and broadcast to (1, 2, 3), got float64 (3, 2)",
+    ),
 ]
 
 
@@ -376,6 +510,20 @@ def test_errors(args, options, message):
         ),
         ({"scale": np.nan}, "scale must be a finite number, got nan"),
         ({"scale": "big"}, "scale must be a number, got 'big'"),
+        ({"softcap": 0.0}, "softcap must be a finite number above 0, got 0.0"),
+        ({"dropout_rate": 1.0}, "dropout_rate must be a number in [0, 1), got 1.0"),
+        ({"dropout_rate": 0.5}, "dropout_key must be one key of jax.random.key, got None"),
+        (
+            {"bias": np.ones((5, 5), int)},
+            "bias must be floating and broadcast to (2, 4, 5, 5), got int64 (5, 5)",
+        ),
+        *(
+            (
+                {"window": window},
+                f"window must be an integer or a pair of integers, at least 0, got {window!r}",
+            )
+            for window in (-1, (1, -2), (1, 2, 3), 2.5, (None, 2))
+        ),
         ({"causal": "no"}, "causal must be True or False, got 'no'"),
         ({"lengths": [3, 4]}, "lengths must be an array, got list"),
         (
