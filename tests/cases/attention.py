@@ -52,7 +52,7 @@ CASES = {
         Case("scaled", _qkv((), 4, 5, scale=3.0)),
         Case(
             "bias, soft cap",
-            (*_qkv((2,), 3, 4, 2, 2), None, ints(4, 2), normal(4, 3, 1)),
+            (*_qkv((2,), 3, 4, 2, 2), None, ints(4, 2), normal(4, 1, 4)),
             {"softcap": 0.5},
             shard=(True, True, True, False, True),
         ),
