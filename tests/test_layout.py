@@ -67,9 +67,10 @@ PUBLIC = {
     "sigmoid_binary_cross_entropy huber kl_divergence linear_cross_entropy conv conv_transpose "
     "depthwise_conv max_pool avg_pool global_avg_pool global_max_pool embedding "
     "dot_product_attention rope rnn lstm gru linear_recurrence",
-    layers: "Layer stateless chain residual parallel repeat Flatten Dense Conv ConvTranspose "
-    "DepthwiseConv MaxPool AvgPool GlobalMaxPool GlobalAvgPool BatchNorm LayerNorm RMSNorm "
-    "GroupNorm Dropout Embedding RNN LSTM GRU MultiHeadAttention GatedMLP TransformerBlock mlp",
+    layers: "Layer stateless chain residual parallel repeat from_dict Flatten Dense Conv "
+    "ConvTranspose DepthwiseConv MaxPool AvgPool GlobalMaxPool GlobalAvgPool BatchNorm "
+    "LayerNorm RMSNorm GroupNorm Dropout Embedding RNN LSTM GRU MultiHeadAttention "
+    "GatedMLP TransformerBlock mlp",
     models: "mlp cnn transformer",
     initializers: "zeros constant normal xavier he lecun_normal lecun_uniform glorot_normal "
     "glorot_uniform he_normal he_uniform",

@@ -202,6 +202,7 @@ def accepted_by_type_checkers():
     ops.softmax_cross_entropy(jnp.ones(3), 1)
     ops.l2_penalty(params, 0.5)
     net.apply(params, state, jnp.ones((2, 3)), key=jax.random.key(1), train=True)
+    net.apply(params, state, jnp.ones((2, 3)), mask=x > 0, lengths=None)
 
 
 def reported_by_type_checkers():
@@ -215,5 +216,5 @@ def reported_by_type_checkers():
     ops.l2_penalty(params, "a")  # pyright: ignore[reportArgumentType]
     net.init(x)  # pyright: ignore[reportCallIssue]
     net.apply(x)  # pyright: ignore[reportCallIssue]
-    net.apply(params, state, x, trian=True)  # pyright: ignore[reportCallIssue]
+    net.apply(params, state, x, trian=True)  # pyright: ignore[reportArgumentType]
     net.apply(params, state, x, train="yes")  # pyright: ignore[reportArgumentType]

@@ -2,7 +2,7 @@
 
 from funcnet.layers.attention import MultiHeadAttention
 from funcnet.layers.base import Layer, stateless
-from funcnet.layers.combinators import chain, parallel, repeat, residual
+from funcnet.layers.combinators import chain, from_dict, parallel, repeat, residual
 from funcnet.layers.convolution import Conv, ConvTranspose, DepthwiseConv
 from funcnet.layers.dense import Dense
 from funcnet.layers.dropout import Dropout
@@ -39,6 +39,7 @@ __all__ = [
     "RMSNorm",
     "TransformerBlock",
     "chain",
+    "from_dict",
     "mlp",
     "parallel",
     "repeat",

@@ -2,16 +2,18 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol, cast
 
 import jax
+import numpy as np
 
 from funcnet._arguments import check_bool, check_function, check_key, describe, is_array, kind
 
 Params = Any  # a pytree of trainable arrays
 State = Any  # a pytree of arrays updated without gradients, such as running statistics
 Shaped = Any  # a jax.Array or a jax.ShapeDtypeStruct
+Input = jax.Array | np.ndarray | tuple[Any, ...] | dict[str, Any] | None  # a side input
 
 
 class Init(Protocol):
@@ -24,7 +26,14 @@ class Apply(Protocol):
     """The type of `Layer.apply`."""
 
     def __call__(  # noqa: D102
-        self, params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
+        self,
+        params: Params,
+        state: State,
+        x: Any,
+        *,
+        key: Any = None,
+        train: bool = False,
+        **inputs: Input,
     ) -> tuple[jax.Array, State]: ...
 
 
@@ -33,6 +42,7 @@ class _Fields(NamedTuple):
     apply: Apply
     name: str
     parts: tuple["Layer", ...] = ()
+    inputs: frozenset[str] = frozenset()
 
 
 class Layer(_Fields):
@@ -40,14 +50,19 @@ class Layer(_Fields):
 
     init: `(key, x) -> (params, state)`. x is an array or a `jax.ShapeDtypeStruct`; only its shape
       and dtype are used. If a layer has no params or no state, they are `()`.
-    apply: `(params, state, x, *, key=None, train=False) -> (y, state)`. `train` is a Python bool;
-      `key` is a PRNG key, needed only by layers that are random in training.
+    apply: `(params, state, x, *, key=None, train=False, **inputs) -> (y, state)`. `train` is a
+      Python bool; `key` is a PRNG key, needed only by layers that are random in training.
     name: The printed form of the layer, such as "Dense(50)".
     parts: The layers that this layer applies in sequence, if it consists of layers; params and
       state are then tuples with one entry per layer.
+    inputs: The names of the side inputs: arrays besides x, such as a mask, which `apply` takes as
+      keyword arguments. By default these are the keyword-only arguments of `apply` other than key
+      and train; each must have a default, usually None. A layer that consists of others hands each
+      side input to those that name it. `init` needs none: where `init` infers the shape of a
+      layer's output, it calls the layer's `apply` without them.
 
     Both functions raise a one-line TypeError if x is not an array, key is not a PRNG key or train
-    is not a bool.
+    is not a bool; apply also if it is given a side input that the layer does not take.
 
     A Layer is a tuple of functions: close over it instead of passing it to a jitted function.
     """
@@ -60,6 +75,7 @@ class Layer(_Fields):
         apply: Callable[..., tuple[jax.Array, State]],
         name: str,
         parts: tuple["Layer", ...] = (),
+        inputs: Iterable[str] | None = None,
     ) -> "Layer":
         if not isinstance(name, str):
             raise TypeError(f"Layer: name must be a string, got {describe(name)}")
@@ -68,6 +84,7 @@ class Layer(_Fields):
         check_function("Layer", "init", init, 2)
         check_function("Layer", "apply", apply, 3, key=None, train=False)
         short = name if len(name) <= 60 else f"{name.partition('(')[0]}(…)"
+        takes = inputs_of(apply) if inputs is None else frozenset(inputs)
 
         @functools.wraps(init)
         def checked_init(key: Any, x: Shaped) -> tuple[Params, State]:
@@ -77,21 +94,39 @@ class Layer(_Fields):
 
         @functools.wraps(apply)
         def checked_apply(
-            params: Params, state: State, x: Any, *, key: Any = None, train: bool = False
+            params: Params,
+            state: State,
+            x: Any,
+            *,
+            key: Any = None,
+            train: bool = False,
+            **inputs: Input,
         ) -> tuple[jax.Array, State]:
             _check_x(short, x, is_array)
             if key is not None:
                 check_key(short, key)
             check_bool(short, "train", train)
-            y = apply(params, state, x, key=key, train=train)
+            for given in inputs:
+                if given not in takes:
+                    raise TypeError(
+                        f"{short}: apply takes no argument {given!r}; "
+                        f"its side inputs are {', '.join(sorted(takes)) or 'none'}"
+                    )
+            y = apply(params, state, x, key=key, train=train, **inputs)
             return _pair(short, "apply", "y, state", y)
 
         for f, role in ((checked_init, "init"), (checked_apply, "apply")):
             f.__qualname__ = f"{short}.{role}"  # Python's errors about missing arguments begin so
-        return super().__new__(cls, checked_init, checked_apply, name, parts)
+        return super().__new__(cls, checked_init, checked_apply, name, parts, takes)
 
     def __repr__(self) -> str:
         return self.name
+
+
+def inputs_of(f: Callable[..., Any]) -> frozenset[str]:
+    """The names of the side inputs of f: its keyword-only arguments other than key and train."""
+    parameters = inspect.signature(f).parameters.values()
+    return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY) - {"key", "train"}
 
 
 def _pair(name: str, function: str, what: str, result: Any) -> tuple[Any, Any]:
@@ -111,12 +146,12 @@ def _check_x(name: str, x: Any, is_leaf: Callable[[Any], bool]) -> None:
 
 
 def stateless(
-    f: Callable[[Params, jax.Array], jax.Array], init: Callable[[Any, Shaped], Params], name: str
+    f: Callable[..., jax.Array], init: Callable[[Any, Shaped], Params], name: str
 ) -> Layer:
     """Makes a layer from a pure function that has parameters, but no state and no randomness.
 
     Args:
-      f: `(params, x) -> y`.
+      f: `(params, x) -> y`; its keyword-only arguments are side inputs of the layer.
       init: `(key, x) -> params`.
       name: The printed form of the layer.
 
@@ -126,12 +161,12 @@ def stateless(
     check_function("stateless", "f", f, 2)
     check_function("stateless", "init", init, 2)
 
-    def apply(params, state, x, *, key=None, train=False):
+    def apply(params, state, x, *, key=None, train=False, **inputs):
         del key, train
         check_none(name, "state", state)
-        return f(params, x), state
+        return f(params, x, **inputs), state
 
-    return Layer(lambda key, x: (init(key, x), ()), apply, name)
+    return Layer(lambda key, x: (init(key, x), ()), apply, name, inputs=inputs_of(f))
 
 
 def parameterless(f: Callable[[jax.Array], jax.Array], name: str) -> Layer:

@@ -1,12 +1,22 @@
-"""Compositions of layers: in sequence, in parallel, with a residual connection, repeated."""
+"""Compositions of layers: in sequence, in parallel, with a residual connection, repeated.
 
-from collections.abc import Callable, Sequence
+Each hands a side input of its `apply`, such as a mask, to those of its layers that name it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from funcnet._arguments import check_arrays, check_bool, check_function, check_int, kind
+from funcnet._arguments import (
+    check_arrays,
+    check_bool,
+    check_function,
+    check_int,
+    describe,
+    kind,
+)
 from funcnet.layers.base import Layer, Params, Shaped, State, as_layer
 from funcnet.sharding import pin
 
@@ -15,7 +25,8 @@ def chain(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
     """Applies layers in sequence.
 
     Params and state are tuples with one entry per layer. Layer i gets the key `fold_in(key, i)`, so
-    adding a layer at the end does not change the keys of the earlier layers.
+    adding a layer at the end does not change the keys of the earlier layers. Side inputs go to the
+    layers that name them (see `Layer`).
 
     Args:
       *layers: Layers, or plain functions of one array, such as `funcnet.ops.relu`, which have
@@ -40,10 +51,11 @@ def chain(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
         params, state, _ = _init_in_a_row(parts, key, x)
         return params, state
 
-    def apply(params, state, x, *, key=None, train=False):
-        return _apply_in_a_row("chain", parts, params, state, x, key, train)
+    def apply(params, state, x, *, key=None, train=False, **inputs):
+        return _apply_in_a_row("chain", parts, params, state, x, key, train, inputs)
 
-    return Layer(init, apply, f"chain({', '.join(layer.name for layer in parts)})", parts)
+    name = f"chain({', '.join(layer.name for layer in parts)})"
+    return Layer(init, apply, name, parts, _inputs(parts))
 
 
 def residual(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
@@ -74,12 +86,12 @@ def residual(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
         _check_same(name, x, y)
         return params, state
 
-    def apply(params, state, x, *, key=None, train=False):
-        y, state = _apply_in_a_row("residual", parts, params, state, x, key, train)
+    def apply(params, state, x, *, key=None, train=False, **inputs):
+        y, state = _apply_in_a_row("residual", parts, params, state, x, key, train, inputs)
         _check_same(name, x, y)
         return x + y, state
 
-    return Layer(init, apply, name, parts)
+    return Layer(init, apply, name, parts, _inputs(parts))
 
 
 def parallel(
@@ -127,16 +139,17 @@ def parallel(
         made = [branch.init(k, x) for branch, k in zip(branches, each(key), strict=True)]
         return tuple(p for p, _ in made), tuple(s for _, s in made)
 
-    def apply(params, state, x, *, key=None, train=False):
+    def apply(params, state, x, *, key=None, train=False, **inputs):
         _check_entries("parallel", branches, params, state)
         outputs, states = [], []
         for branch, p, s, k in zip(branches, params, state, each(key), strict=True):
-            y, s = branch.apply(p, s, x, key=k, train=train)
+            y, s = branch.apply(p, s, x, key=k, train=train, **_for(branch, inputs))
             outputs.append(y)
             states.append(s)
         return merged(outputs), tuple(states)
 
-    return Layer(init, apply, f"parallel({', '.join(branch.name for branch in branches)})")
+    name = f"parallel({', '.join(branch.name for branch in branches)})"
+    return Layer(init, apply, name, inputs=_inputs(branches))
 
 
 def repeat(
@@ -146,7 +159,7 @@ def repeat(
 
     The compiled program contains the layer once, so a deep network compiles as fast as a shallow
     one. Params and state are those of the layer with a leading axis of length `times`; copy i gets
-    the key `fold_in(key, i)`.
+    the key `fold_in(key, i)`. All copies get the same side inputs.
 
     Args:
       layer: A layer, or a function of one array, that keeps the shape and dtype of x.
@@ -176,7 +189,7 @@ def repeat(
         _check_same(name, x, y)
         return jax.vmap(lambda k: one.init(k, x))(keys_of(key))
 
-    def apply(params, state, x, *, key=None, train=False):
+    def apply(params, state, x, *, key=None, train=False, **inputs):
         for what, tree in (("params", params), ("state", state)):
             check_arrays("repeat", what, tree)
             for path, leaf in jax.tree.leaves_with_path(tree):
@@ -188,7 +201,7 @@ def repeat(
 
         def step(x, part):
             p, s, k = part
-            y, s = one.apply(p, s, pin(x), key=k, train=train)
+            y, s = one.apply(p, s, pin(x), key=k, train=train, **inputs)
             _check_same(name, x, y)
             return y, s
 
@@ -196,7 +209,43 @@ def repeat(
         step = jax.checkpoint(step, prevent_cse=False) if checkpoint else step
         return jax.lax.scan(step, x, (params, state, keys), length=times)
 
-    return Layer(init, apply, name)
+    return Layer(init, apply, name, inputs=one.inputs)
+
+
+def from_dict(layer: Layer) -> Layer:
+    """Makes a layer whose input is a dict of x and the side inputs of another layer.
+
+    So the side inputs of a network can come from the data: `make_step`, `make_epoch` and `evaluate`
+    of `funcnet.training` take dicts of arrays as inputs.
+
+    Args:
+      layer: The other layer. The new one has its params and state, and takes {"x": x, name: array,
+        ...}, where the names are side inputs.
+
+    Raises:
+      TypeError: If it is not a layer; in `init` and `apply`, if x is not a dict with an entry "x",
+        or has an entry that is no side input.
+
+    >>> add = Layer(lambda *_: ((), ()), lambda p, s, x, *, y=0, **_: (x + y, s), "add")
+    >>> from_dict(add).apply((), (), {"x": jnp.ones(2), "y": jnp.ones(2)})[0].tolist()
+    [2.0, 2.0]
+    """
+    if not isinstance(layer, Layer):
+        raise TypeError(f"from_dict: layer must be a layer, got {describe(layer)}")
+
+    def split(x):
+        if not (isinstance(x, Mapping) and "x" in x):
+            raise TypeError(f'from_dict: x must be a dict with an entry "x", got {kind(x)}')
+        return x["x"], {name: value for name, value in x.items() if name != "x"}
+
+    def init(key, x):
+        return layer.init(key, split(x)[0])
+
+    def apply(params, state, x, *, key=None, train=False, **inputs):
+        x, of_data = split(x)
+        return layer.apply(params, state, x, key=key, train=train, **inputs, **of_data)
+
+    return Layer(init, apply, f"from_dict({layer.name})", inputs=layer.inputs)
 
 
 def _init_in_a_row(
@@ -213,16 +262,33 @@ def _init_in_a_row(
 
 
 def _apply_in_a_row(
-    f: str, parts: Sequence[Layer], params: Any, state: Any, x: Any, key: Any, train: bool
+    f: str,
+    parts: Sequence[Layer],
+    params: Any,
+    state: Any,
+    x: Any,
+    key: Any,
+    train: bool,
+    inputs: Mapping[str, Any],
 ) -> tuple[Any, tuple[State, ...]]:
     """Returns the output of the last layer and the new state of each layer."""
     _check_entries(f, parts, params, state)
     states = []
     for i, (layer, p, s) in enumerate(zip(parts, params, state, strict=True)):
         k = None if key is None else jax.random.fold_in(key, i)
-        x, s = layer.apply(p, s, pin(x), key=k, train=train)
+        x, s = layer.apply(p, s, pin(x), key=k, train=train, **_for(layer, inputs))
         states.append(s)
     return x, tuple(states)
+
+
+def _inputs(layers: Sequence[Layer]) -> frozenset[str]:
+    """The side inputs that at least one of the layers takes."""
+    return frozenset().union(*(layer.inputs for layer in layers))
+
+
+def _for(layer: Layer, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the side inputs that the layer takes."""
+    return {name: value for name, value in inputs.items() if name in layer.inputs}
 
 
 def _check_entries(f: str, parts: Sequence[Layer], params: Any, state: Any) -> None:

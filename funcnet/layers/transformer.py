@@ -54,4 +54,4 @@ def TransformerBlock(
         residual(RMSNorm(), attention, *drop), residual(RMSNorm(), GatedMLP(hidden), *drop)
     )
     name = f"TransformerBlock({heads}, hidden={hidden})"
-    return Layer(block.init, block.apply, name, block.parts)
+    return Layer(block.init, block.apply, name, block.parts, block.inputs)
