@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from marks import slow
 
-from funcnet import autodiff, models, ops
+from funcnet import autodiff, models, ops, sharding, weights
 from funcnet.layers import (
     GRU,
     LSTM,
@@ -24,6 +24,7 @@ from funcnet.layers import (
     GlobalAvgPool,
     GlobalMaxPool,
     GroupNorm,
+    Layer,
     LayerNorm,
     MaxPool,
     MultiHeadAttention,
@@ -136,6 +137,35 @@ def test_residual_adds_x():
     close(net.apply(params, state, x)[0], x + inner.apply(params, state, x)[0], 0)
 
 
+def test_parts_with_names():
+    """Names change the structure of params and state, and nothing else."""
+    parts = {"first": Dense(4), "norm": BatchNorm(), "act": ops.tanh, "drop": Dropout(0.5)}
+    x, named, plain = normal(*ROWS), chain(**parts), chain(*parts.values())
+    assert named.name == "chain(first=Dense(4), norm=BatchNorm(), act=tanh, drop=Dropout(0.5))"
+    params, state = named.init(KEY, x)
+    close([params[n] for n in parts], [*plain.init(KEY, x)[0]], 0)
+    assert sorted(weights.flatten(params)) == ["first/b", "first/w", "norm/bias", "norm/scale"]
+    run = lambda net, *tree: net.apply(*tree, x, key=KEY, train=True)
+    y, new = jax.jit(lambda *tree: run(named, *tree))(params, state)
+    other, states = run(plain, *([tree[n] for n in parts] for tree in (params, state)))
+    close(y, other)
+    close([new[n] for n in parts], [*states])
+    net = repeat(residual(named), 2)
+    params, state = net.init(KEY, x)
+    assert params[0]["first"]["w"].shape == (2, 4, 4)
+    new = run(net, params, state)[1]
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+
+
+def test_a_plan_goes_by_the_names_of_parts():
+    plan = sharding.tensor_parallel(jax.make_mesh((2,), ("model",)))
+    mlp = chain(up=Dense(8), act=ops.gelu, down=Dense(4))
+    params, _ = jax.eval_shape(mlp.init, KEY, X)
+    found = plan.shardings(params)
+    assert found["up"]["w"].spec == jax.P(None, "model")
+    assert found["down"]["w"].spec == jax.P("model", None)
+
+
 def test_parallel_merges():
     x = normal(*ROWS)
     a, b = Dense(4), BatchNorm()
@@ -229,6 +259,26 @@ def test_keys_reach_every_layer():
         (
             lambda x: residual(Dense(4)).apply((), (), x),
             "residual: params must have 1 entries, one for each layer, got 0",
+        ),
+        (
+            lambda x: chain(Dense(4), out=Dense(4), act=ops.tanh),
+            "chain: layers must all have a name or none, got 1 without and out, act",
+        ),
+        (
+            lambda x: chain(a=Dense(4), b=ops.tanh).apply({"a": {}}, {"a": (), "b": ()}, x),
+            "chain: params must have the entries a, b, got a",
+        ),
+        (
+            lambda x: chain(a=Dense(4)).apply({"a": {}}, {}, x),
+            "chain: state must have the entries a, got none",
+        ),
+        (
+            lambda x: chain(a=Dense(4)).apply(({},), ((),), x),
+            "chain: params must have the entries a, got tuple",
+        ),
+        (
+            lambda x: Layer(None, None, "two", (Dense(4), Dense(4)), names=("one",)),
+            "Layer: names must be one for each part, got ('one',)",
         ),
         (lambda x: parallel(), "parallel: layers must be at least one, got none"),
         (
@@ -480,6 +530,17 @@ def test_summary_marks_loops_of_unknown_length():
     assert [row.flops_exact for row in table.rows] == [True, False]
     assert not table.total.flops_exact
     assert [line.count("~") for line in str(table).splitlines()] == [0, 0, 0, 1, 0, 1]
+
+
+def test_summary_of_parts_with_names():
+    rows = summary(chain(body=chain(hidden=Dense(5), act=ops.relu), out=Dense(2)), X).rows
+    assert [row.layer for row in rows] == [
+        "body: chain(hidden=Dense(5), act=relu)",
+        "  hidden: Dense(5)",
+        "  act: relu",
+        "out: Dense(2)",
+    ]
+    assert [row.parameters for row in rows] == [25, 25, 0, 12]
 
 
 def test_summary_of_what_is_no_layer():

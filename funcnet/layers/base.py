@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import jax
@@ -43,6 +43,7 @@ class _Fields(NamedTuple):
     name: str
     parts: tuple["Layer", ...] = ()
     inputs: frozenset[str] = frozenset()
+    names: tuple[str, ...] = ()
 
 
 class Layer(_Fields):
@@ -60,6 +61,7 @@ class Layer(_Fields):
       and train; each must have a default, usually None. A layer that consists of others hands each
       side input to those that name it. `init` needs none: where `init` infers the shape of a
       layer's output, it calls the layer's `apply` without them.
+    names: The names of the parts, if they have any; params and state are then dicts by name.
 
     Both functions raise a one-line TypeError if x is not an array, key is not a PRNG key or train
     is not a bool; apply also if it is given a side input that the layer does not take.
@@ -76,11 +78,14 @@ class Layer(_Fields):
         name: str,
         parts: tuple["Layer", ...] = (),
         inputs: Iterable[str] | None = None,
+        names: tuple[str, ...] = (),
     ) -> "Layer":
         if not isinstance(name, str):
             raise TypeError(f"Layer: name must be a string, got {describe(name)}")
         if not (isinstance(parts, tuple) and all(isinstance(part, Layer) for part in parts)):
             raise TypeError(f"Layer: parts must be a tuple of layers, got {describe(parts)}")
+        if names and len(names) != len(parts):
+            raise ValueError(f"Layer: names must be one for each part, got {describe(names)}")
         check_function("Layer", "init", init, 2)
         check_function("Layer", "apply", apply, 3, key=None, train=False)
         short = name if len(name) <= 60 else f"{name.partition('(')[0]}(…)"
@@ -117,7 +122,7 @@ class Layer(_Fields):
 
         for f, role in ((checked_init, "init"), (checked_apply, "apply")):
             f.__qualname__ = f"{short}.{role}"  # Python's errors about missing arguments begin so
-        return super().__new__(cls, checked_init, checked_apply, name, parts, takes)
+        return super().__new__(cls, checked_init, checked_apply, name, parts, takes, names)
 
     def __repr__(self) -> str:
         return self.name
@@ -127,6 +132,11 @@ def inputs_of(f: Callable[..., Any]) -> frozenset[str]:
     """The names of the side inputs of f: its keyword-only arguments other than key and train."""
     parameters = inspect.signature(f).parameters.values()
     return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY) - {"key", "train"}
+
+
+def entries_of(names: Sequence[str], tree: Any) -> Sequence[Any]:
+    """The entries of params or state for each part of a layer; `names` are those of the parts."""
+    return [tree[name] for name in names] if names else tree
 
 
 def _pair(name: str, function: str, what: str, result: Any) -> tuple[Any, Any]:

@@ -17,23 +17,28 @@ from funcnet._arguments import (
     describe,
     kind,
 )
-from funcnet.layers.base import Layer, Params, Shaped, State, as_layer
+from funcnet.layers.base import Layer, Params, Shaped, State, as_layer, entries_of
 from funcnet.sharding import pin
 
 
-def chain(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
+def chain(
+    *layers: Layer | Callable[[jax.Array], jax.Array],
+    **named: Layer | Callable[[jax.Array], jax.Array],
+) -> Layer:
     """Applies layers in sequence.
 
-    Params and state are tuples with one entry per layer. Layer i gets the key `fold_in(key, i)`, so
-    adding a layer at the end does not change the keys of the earlier layers. Side inputs go to the
-    layers that name them (see `Layer`).
+    Params and state are tuples with one entry per layer, or dicts if the layers have names. Layer i
+    gets the key `fold_in(key, i)`, so adding a layer at the end does not change the keys of the
+    earlier layers. Side inputs go to the layers that name them (see `Layer`).
 
     Args:
       *layers: Layers, or plain functions of one array, such as `funcnet.ops.relu`, which have
         neither params nor state. A chain without layers is the identity.
+      **named: Instead, the same with names, in this order.
 
     Raises:
-      TypeError: If an argument is neither a layer nor a function of one array.
+      TypeError: If an argument is neither a layer nor a function of one array, or some layers have
+        a name and others have none.
       ValueError: In `apply`, if params or state do not have one entry per layer.
 
     >>> from funcnet import ops
@@ -44,18 +49,30 @@ def chain(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
     >>> params, state = net.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 784), "float32"))
     >>> jax.tree.map(lambda p: p.shape, params)
     ({'b': (50,), 'w': (784, 50)}, (), {'b': (10,), 'w': (50, 10)})
+    >>> net = chain(hidden=Dense(50), act=ops.relu, out=Dense(10))
+    >>> params, state = net.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 784), "float32"))
+    >>> jax.tree.map(lambda p: p.shape, params)
+    {'act': (), 'hidden': {'b': (50,), 'w': (784, 50)}, 'out': {'b': (10,), 'w': (50, 10)}}
     """
-    parts = tuple(as_layer("chain", layer) for layer in layers)
+    if layers and named:
+        raise TypeError(
+            f"chain: layers must all have a name or none, got {len(layers)} without and "
+            f"{', '.join(named)}"
+        )
+    names = tuple(named)
+    parts = tuple(as_layer("chain", layer) for layer in layers or named.values())
 
     def init(key, x):
         params, state, _ = _init_in_a_row(parts, key, x)
-        return params, state
+        return _by_name(names, params), _by_name(names, state)
 
     def apply(params, state, x, *, key=None, train=False, **inputs):
-        return _apply_in_a_row("chain", parts, params, state, x, key, train, inputs)
+        y, state = _apply_in_a_row("chain", parts, params, state, x, key, train, inputs, names)
+        return y, _by_name(names, state)
 
-    name = f"chain({', '.join(layer.name for layer in parts)})"
-    return Layer(init, apply, name, parts, _inputs(parts))
+    titles = [f"{name}=" for name in names] or [""] * len(parts)
+    inner = ", ".join(title + part.name for title, part in zip(titles, parts, strict=True))
+    return Layer(init, apply, f"chain({inner})", parts, _inputs(parts), names)
 
 
 def residual(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
@@ -140,9 +157,9 @@ def parallel(
         return tuple(p for p, _ in made), tuple(s for _, s in made)
 
     def apply(params, state, x, *, key=None, train=False, **inputs):
-        _check_entries("parallel", branches, params, state)
+        entries = _entries("parallel", branches, params, state)
         outputs, states = [], []
-        for branch, p, s, k in zip(branches, params, state, each(key), strict=True):
+        for branch, p, s, k in zip(branches, *entries, each(key), strict=True):
             y, s = branch.apply(p, s, x, key=k, train=train, **_for(branch, inputs))
             outputs.append(y)
             states.append(s)
@@ -270,9 +287,10 @@ def _apply_in_a_row(
     key: Any,
     train: bool,
     inputs: Mapping[str, Any],
+    names: Sequence[str] = (),
 ) -> tuple[Any, tuple[State, ...]]:
     """Returns the output of the last layer and the new state of each layer."""
-    _check_entries(f, parts, params, state)
+    params, state = _entries(f, parts, params, state, names)
     states = []
     for i, (layer, p, s) in enumerate(zip(parts, params, state, strict=True)):
         k = None if key is None else jax.random.fold_in(key, i)
@@ -291,15 +309,29 @@ def _for(layer: Layer, inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if name in layer.inputs}
 
 
-def _check_entries(f: str, parts: Sequence[Layer], params: Any, state: Any) -> None:
-    """Raises an error unless params and state are tuples with one entry per layer."""
+def _entries(
+    f: str, parts: Sequence[Layer], params: Any, state: Any, names: Sequence[str] = ()
+) -> list[Sequence[Any]]:
+    """The entries of params and of state; raises an error unless each has one per layer."""
+    found = []
     for what, tree in (("params", params), ("state", state)):
-        is_sequence = isinstance(tree, tuple | list)
-        if not is_sequence or len(tree) != len(parts):
-            raise (ValueError if is_sequence else TypeError)(
+        fits = isinstance(tree, Mapping) if names else isinstance(tree, tuple | list)
+        error = ValueError if fits else TypeError
+        if names and not (fits and set(tree) == set(names)):
+            got = ", ".join(map(str, tree)) or "none" if fits else kind(tree)
+            raise error(f"{f}: {what} must have the entries {', '.join(names)}, got {got}")
+        if not names and not (fits and len(tree) == len(parts)):
+            raise error(
                 f"{f}: {what} must have {len(parts)} entries, one for each layer, "
-                f"got {len(tree) if is_sequence else kind(tree)}"
+                f"got {len(tree) if fits else kind(tree)}"
             )
+        found.append(entries_of(names, tree))
+    return found
+
+
+def _by_name(names: Sequence[str], entries: tuple[Any, ...]) -> Any:
+    """The entries as a dict, if they have names."""
+    return dict(zip(names, entries, strict=True)) if names else entries
 
 
 def _parts(f: str, layers: Sequence[Any]) -> tuple[Layer, ...]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from funcnet._arguments import describe
 from funcnet.layers import Layer
+from funcnet.layers.base import entries_of
 from funcnet.profile._flops import flops
 from funcnet.profile.residuals import residuals, size_of
 from funcnet.rule import autodiff
@@ -117,8 +118,10 @@ def _rows(
     if not layer.parts:
         yield _row("  " * indent + layer.name, layer, params, state, key, x, train)
         return
-    for part, p, s in zip(layer.parts, params, state, strict=True):
-        yield _row("  " * indent + part.name, part, p, s, key, x, train)
+    titles = [f"{name}: " for name in layer.names] or [""] * len(layer.parts)
+    entries = (entries_of(layer.names, tree) for tree in (params, state))
+    for title, part, p, s in zip(titles, layer.parts, *entries, strict=True):
+        yield _row("  " * indent + title + part.name, part, p, s, key, x, train)
         if part.parts:
             yield from _rows(part, p, s, key, x, train, indent=indent + 1)
         x = jax.eval_shape(_applied(part, train), p, s, key, x)
