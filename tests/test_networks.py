@@ -137,6 +137,27 @@ def test_residual_adds_x():
     close(net.apply(params, state, x)[0], x + inner.apply(params, state, x)[0], 0)
 
 
+def test_residual_with_a_shortcut():
+    x, s = normal(*ROWS), chain(Dense(5, bias=False), BatchNorm())
+    net = residual(Dropout(0.5), Dense(5), shortcut=s)
+    params, state = net.init(KEY, x)
+    assert net.name == f"residual(Dropout(0.5), Dense(5), shortcut={s.name})"
+    assert jax.tree.map(jnp.shape, params) == {
+        "branch": ((), {"w": (4, 5), "b": (5,)}),
+        "shortcut": ({"w": (4, 5)}, {"scale": (5,), "bias": (5,)}),
+    }
+    y, new = net.apply(params, state, x, key=KEY, train=True)
+    keys = [jax.random.fold_in(KEY, i) for i in range(2)]
+    f, _ = chain(Dropout(0.5), Dense(5)).apply(
+        params["branch"], state["branch"], x, key=keys[0], train=True
+    )
+    sx, after = s.apply(params["shortcut"], state["shortcut"], x, key=keys[1], train=True)
+    close(y, sx + f, 0)
+    close(new, {"branch": ((), ()), "shortcut": after}, 0)
+    plain = residual(ops.tanh, shortcut=lambda x: 2 * x)
+    close(plain.apply(*plain.init(KEY, x), x)[0], 2 * x + np.tanh(x))
+
+
 def test_parts_with_names():
     """Names change the structure of params and state, and nothing else."""
     parts = {"first": Dense(4), "norm": BatchNorm(), "act": ops.tanh, "drop": Dropout(0.5)}
@@ -177,6 +198,10 @@ def test_parallel_merges():
     )
     close(y, ya[0] - yb[0], 0)
     close(new, (ya[1], yb[1]), 0)
+    named = parallel(a=a, b=b, merge=lambda ys: ys[0] - ys[1])
+    assert named.name == "parallel(a=Dense(4), b=BatchNorm())"
+    entries = (dict(zip("ab", tree, strict=True)) for tree in (params, state))
+    close(named.apply(*entries, x, train=True), (y, {"a": new[0], "b": new[1]}), 0)
 
 
 def test_repeat_is_a_loop():
@@ -279,6 +304,19 @@ def test_keys_reach_every_layer():
         (
             lambda x: Layer(None, None, "two", (Dense(4), Dense(4)), names=("one",)),
             "Layer: names must be one for each part, got ('one',)",
+        ),
+        (
+            lambda x: residual(Dense(3), shortcut=Dense(2)).init(KEY, x),
+            "residual(Dense(3), shortcut=Dense(2)): its layers must keep shape and dtype of its "
+            "shortcut, (3, 2) float64, got (3, 3) float64",
+        ),
+        (
+            lambda x: residual(Dense(3), shortcut=3),
+            "residual: layers must be layers or functions of one array, got 3",
+        ),
+        (
+            lambda x: parallel(Dense(3), b=Dense(2)),
+            "parallel: layers must all have a name or none, got 1 without and b",
         ),
         (lambda x: parallel(), "parallel: layers must be at least one, got none"),
         (

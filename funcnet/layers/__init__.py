@@ -2,12 +2,13 @@
 
 from funcnet.layers.attention import MultiHeadAttention
 from funcnet.layers.base import Layer, stateless
-from funcnet.layers.combinators import chain, from_dict, parallel, repeat, residual
+from funcnet.layers.combinators import chain, parallel, repeat, residual
 from funcnet.layers.convolution import Conv, ConvTranspose, DepthwiseConv
 from funcnet.layers.dense import Dense
 from funcnet.layers.dropout import Dropout
 from funcnet.layers.embedding import Embedding
 from funcnet.layers.flatten import Flatten
+from funcnet.layers.from_dict import from_dict
 from funcnet.layers.gated import GatedMLP
 from funcnet.layers.mlp import mlp
 from funcnet.layers.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm

@@ -14,7 +14,6 @@ from funcnet._arguments import (
     check_bool,
     check_function,
     check_int,
-    describe,
     kind,
 )
 from funcnet.layers.base import Layer, Params, Shaped, State, as_layer, entries_of
@@ -54,13 +53,7 @@ def chain(
     >>> jax.tree.map(lambda p: p.shape, params)
     {'act': (), 'hidden': {'b': (50,), 'w': (784, 50)}, 'out': {'b': (10,), 'w': (50, 10)}}
     """
-    if layers and named:
-        raise TypeError(
-            f"chain: layers must all have a name or none, got {len(layers)} without and "
-            f"{', '.join(named)}"
-        )
-    names = tuple(named)
-    parts = tuple(as_layer("chain", layer) for layer in layers or named.values())
+    parts, names, inner = _parts("chain", layers, named)
 
     def init(key, x):
         params, state, _ = _init_in_a_row(parts, key, x)
@@ -70,33 +63,43 @@ def chain(
         y, state = _apply_in_a_row("chain", parts, params, state, x, key, train, inputs, names)
         return y, _by_name(names, state)
 
-    titles = [f"{name}=" for name in names] or [""] * len(parts)
-    inner = ", ".join(title + part.name for title, part in zip(titles, parts, strict=True))
     return Layer(init, apply, f"chain({inner})", parts, _inputs(parts), names)
 
 
-def residual(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
-    """Adds a residual connection to a chain of layers, y = x + f(x).
+def residual(
+    *layers: Layer | Callable[[jax.Array], jax.Array],
+    shortcut: Layer | Callable[[jax.Array], jax.Array] | None = None,
+) -> Layer:
+    """Adds a residual connection to a chain of layers, y = x + f(x), or y = s(x) + f(x).
 
-    f is `chain(*layers)`; params, state and keys are those of f.
+    f is `chain(*layers)`; params, state and keys are those of f. With a shortcut s, they are those
+    of `parallel(branch=f, shortcut=s)`: params and state are dicts with these entries.
 
     Args:
       *layers: As for `chain`, at least one. f must keep the shape and dtype of x.
+      shortcut: s, a layer or a function of one array, such as a convolution of one pixel with
+        strides; f(x) must then have the shape and dtype of s(x).
 
     Raises:
       ValueError: If there are no layers; in `init` and `apply`, if f(x) does not have the shape and
-        dtype of x.
+        dtype of x, or of s(x).
 
-    Reference: He et al., Deep residual learning for image recognition, 2016, equation 1,
+    Reference: He et al., Deep residual learning for image recognition, 2016, equations 1 and 2,
     arXiv:1512.03385.
 
     >>> from funcnet import ops
     >>> from funcnet.layers import Dense
     >>> residual(Dense(8), ops.relu)
     residual(Dense(8), relu)
+    >>> net = residual(Dense(8), ops.relu, shortcut=Dense(8, bias=False))
+    >>> params, state = net.init(jax.random.key(0), jnp.ones((1, 4)))
+    >>> jax.tree.map(jnp.shape, params)
+    {'branch': ({'b': (8,), 'w': (4, 8)}, ()), 'shortcut': {'w': (4, 8)}}
     """
-    parts = _parts("residual", layers)
-    name = f"residual({', '.join(layer.name for layer in parts)})"
+    parts, _, inner = _parts("residual", layers, at_least=1)
+    if shortcut is not None:
+        return _with_shortcut(chain(*parts), as_layer("residual", shortcut), inner)
+    name = f"residual({inner})"
 
     def init(key, x):
         params, state, y = _init_in_a_row(parts, key, x)
@@ -111,20 +114,43 @@ def residual(*layers: Layer | Callable[[jax.Array], jax.Array]) -> Layer:
     return Layer(init, apply, name, parts, _inputs(parts))
 
 
+def _with_shortcut(branch: Layer, shortcut: Layer, inner: str) -> Layer:
+    """s(x) + f(x), where f is the branch and s the shortcut."""
+    name = f"residual({inner}, shortcut={shortcut.name})"
+
+    def add(ys):
+        y, s = ys
+        _check_same(name, s, y, "its shortcut")
+        return s + y
+
+    both = parallel(branch=branch, shortcut=shortcut, merge=add)
+
+    def init(key, x):
+        params, state = both.init(key, x)
+        jax.eval_shape(both.apply, params, state, x)  # raises an error if the two do not fit
+        return params, state
+
+    return Layer(init, both.apply, name, inputs=both.inputs)
+
+
 def parallel(
     *layers: Layer | Callable[[jax.Array], jax.Array],
     merge: Callable[[Sequence[jax.Array]], jax.Array] | None = None,
+    **named: Layer | Callable[[jax.Array], jax.Array],
 ) -> Layer:
     """Applies each layer to x and merges the outputs.
 
-    Params and state are tuples with one entry per layer; layer i gets the key `fold_in(key, i)`.
+    Params and state are tuples with one entry per layer, or dicts if the layers have names; layer i
+    gets the key `fold_in(key, i)`.
 
     Args:
       *layers: Layers, or plain functions of one array; at least one.
       merge: A function of the list of outputs. By default the outputs are concatenated along the
         last axis.
+      **named: As for `chain`.
 
     Raises:
+      TypeError: As for `chain`.
       ValueError: If there are no layers; in `apply`, if params or state do not have one entry per
         layer, or if merge is not given and the outputs differ in an axis other than the last.
 
@@ -134,7 +160,7 @@ def parallel(
     >>> net.apply(params, state, jnp.ones((1, 4)))[0].shape
     (1, 5)
     """
-    branches = _parts("parallel", layers)
+    branches, names, inner = _parts("parallel", layers, named, at_least=1)
     if merge is not None:
         check_function("parallel", "merge", merge, 1)
 
@@ -154,19 +180,19 @@ def parallel(
 
     def init(key, x):
         made = [branch.init(k, x) for branch, k in zip(branches, each(key), strict=True)]
-        return tuple(p for p, _ in made), tuple(s for _, s in made)
+        params, state = zip(*made, strict=True)
+        return _by_name(names, params), _by_name(names, state)
 
     def apply(params, state, x, *, key=None, train=False, **inputs):
-        entries = _entries("parallel", branches, params, state)
+        entries = _entries("parallel", branches, params, state, names)
         outputs, states = [], []
         for branch, p, s, k in zip(branches, *entries, each(key), strict=True):
             y, s = branch.apply(p, s, x, key=k, train=train, **_for(branch, inputs))
             outputs.append(y)
             states.append(s)
-        return merged(outputs), tuple(states)
+        return merged(outputs), _by_name(names, tuple(states))
 
-    name = f"parallel({', '.join(branch.name for branch in branches)})"
-    return Layer(init, apply, name, inputs=_inputs(branches))
+    return Layer(init, apply, f"parallel({inner})", inputs=_inputs(branches))
 
 
 def repeat(
@@ -227,42 +253,6 @@ def repeat(
         return jax.lax.scan(step, x, (params, state, keys), length=times)
 
     return Layer(init, apply, name, inputs=one.inputs)
-
-
-def from_dict(layer: Layer) -> Layer:
-    """Makes a layer whose input is a dict of x and the side inputs of another layer.
-
-    So the side inputs of a network can come from the data: `make_step`, `make_epoch` and `evaluate`
-    of `funcnet.training` take dicts of arrays as inputs.
-
-    Args:
-      layer: The other layer. The new one has its params and state, and takes {"x": x, name: array,
-        ...}, where the names are side inputs.
-
-    Raises:
-      TypeError: If it is not a layer; in `init` and `apply`, if x is not a dict with an entry "x",
-        or has an entry that is no side input.
-
-    >>> add = Layer(lambda *_: ((), ()), lambda p, s, x, *, y=0, **_: (x + y, s), "add")
-    >>> from_dict(add).apply((), (), {"x": jnp.ones(2), "y": jnp.ones(2)})[0].tolist()
-    [2.0, 2.0]
-    """
-    if not isinstance(layer, Layer):
-        raise TypeError(f"from_dict: layer must be a layer, got {describe(layer)}")
-
-    def split(x):
-        if not (isinstance(x, Mapping) and "x" in x):
-            raise TypeError(f'from_dict: x must be a dict with an entry "x", got {kind(x)}')
-        return x["x"], {name: value for name, value in x.items() if name != "x"}
-
-    def init(key, x):
-        return layer.init(key, split(x)[0])
-
-    def apply(params, state, x, *, key=None, train=False, **inputs):
-        x, of_data = split(x)
-        return layer.apply(params, state, x, key=key, train=train, **inputs, **of_data)
-
-    return Layer(init, apply, f"from_dict({layer.name})", inputs=layer.inputs)
 
 
 def _init_in_a_row(
@@ -334,18 +324,30 @@ def _by_name(names: Sequence[str], entries: tuple[Any, ...]) -> Any:
     return dict(zip(names, entries, strict=True)) if names else entries
 
 
-def _parts(f: str, layers: Sequence[Any]) -> tuple[Layer, ...]:
-    if not layers:
+def _parts(
+    f: str, layers: Sequence[Any], named: Mapping[str, Any] | None = None, *, at_least: int = 0
+) -> tuple[tuple[Layer, ...], tuple[str, ...], str]:
+    """Returns the layers, their names if they have any, and what is printed of them."""
+    named = named or {}
+    if layers and named:
+        raise TypeError(
+            f"{f}: layers must all have a name or none, got {len(layers)} without and "
+            f"{', '.join(named)}"
+        )
+    parts = tuple(as_layer(f, layer) for layer in layers or named.values())
+    if len(parts) < at_least:
         raise ValueError(f"{f}: layers must be at least one, got none")
-    return tuple(as_layer(f, layer) for layer in layers)
+    titles = [f"{name}=" for name in named] or [""] * len(parts)
+    inner = ", ".join(title + part.name for title, part in zip(titles, parts, strict=True))
+    return parts, tuple(named), inner
 
 
-def _check_same(name: str, x: Any, y: Any) -> None:
-    for what, array in (("x must be", x), ("its layers must return", y)):
+def _check_same(name: str, x: Any, y: Any, of: str = "x") -> None:
+    for what, array in ((f"{of} must be", x), ("its layers must return", y)):
         if not hasattr(array, "shape"):
             raise TypeError(f"{name}: {what} an array, got {kind(array)}")
     if (x.shape, x.dtype) != (y.shape, y.dtype):
         raise ValueError(
-            f"{name}: its layers must keep shape and dtype of x, {x.shape} {x.dtype}, "
+            f"{name}: its layers must keep shape and dtype of {of}, {x.shape} {x.dtype}, "
             f"got {y.shape} {y.dtype}"
         )
