@@ -64,6 +64,7 @@ NETS = {  # networks with the shape of x
     "LSTM": (LSTM(3, reverse=True), SEQUENCE),
     "GRU last": (GRU(3, last=True), SEQUENCE),
     "attention": (MultiHeadAttention(4, kv_heads=2, rope_base=100.0, bias=True), (2, 5, 8)),
+    "attention cache": (MultiHeadAttention(2, causal=True, rope_base=9.0, cache=3), (2, 5, 8)),
     "block": (TransformerBlock(2, hidden=6, causal=True, dropout=0.5), SEQUENCE),
     "residual": (residual(Dense(4), ops.tanh), ROWS),
     "parallel": (parallel(Dense(2), ops.tanh), ROWS),
@@ -391,6 +392,22 @@ def test_keys_reach_every_layer():
         (
             lambda x: MultiHeadAttention(2, attend="flash"),
             "MultiHeadAttention: attend must be a function, got 'flash'",
+        ),
+        (
+            lambda x: MultiHeadAttention(2, cache=3),
+            "MultiHeadAttention: cache needs causal=True",
+        ),
+        (
+            lambda x: MultiHeadAttention(2, causal=True, cache=0),
+            "MultiHeadAttention: cache must be an integer of at least 1, got 0",
+        ),
+        (
+            lambda x: MultiHeadAttention(2, context_width=3, rope_base=9.0),
+            "MultiHeadAttention: a context excludes causal, cache and rope_base",
+        ),
+        (
+            lambda x: MultiHeadAttention(2, context_width="3"),
+            "MultiHeadAttention: context_width must be an integer of at least 1, got '3'",
         ),
         (lambda x: Flatten().apply((), (), (x, x)), "Flatten(): x must be an array, got tuple"),
         (

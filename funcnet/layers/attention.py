@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from funcnet import initializers, ops
-from funcnet._arguments import check_bool, check_function, check_int, check_number
+from funcnet._arguments import check_bool, check_function, check_int, check_number, check_tree
+from funcnet.layers._cache import append, empty
 from funcnet.layers._params import check_initializers, check_params, last_axis
-from funcnet.layers.base import Layer, stateless
+from funcnet.layers.base import Layer, shapes_only, stateless
 from funcnet.layers.dense import Dense
 
 
@@ -19,18 +20,37 @@ def MultiHeadAttention(
     causal: bool = False,
     rope_base: float | None = None,
     bias: bool = False,
+    context_width: int | None = None,
+    cache: int | None = None,
     w_init: initializers.Initializer = initializers.lecun_normal,
     attend: Callable[..., jax.Array] = ops.dot_product_attention,
 ) -> Layer:
-    """Multi-head self-attention over the positions of a sequence.
+    """Multi-head attention over the positions of a sequence, or from them to another sequence.
 
     Linear maps turn x (..., T, c) into queries, keys and values with c/heads features per head.
     `funcnet.ops.dot_product_attention` computes a weighted mean of the values for each query, and
     an output projection mixes the heads.
 
+    Side inputs: `mask`, booleans that broadcast to (..., heads, T, T), true where a position
+    attends to another, and `lengths`, integers (...), the number of positions of each example that
+    are attended to.
+
+    With `context_width` = e, keys and values are those of another sequence (cross-attention), the
+    side input `context` (..., U, e), which `apply` needs. The other side inputs are then called
+    `context_mask`, which broadcasts to (..., heads, T, U), and `context_lengths`, so that a network
+    may have both kinds of attention.
+
+    With `cache` = n, the state holds the keys and values of earlier calls. The positions of x
+    follow those of the calls before, and each attends to itself and to at most n − 1 positions
+    before it. So a sequence of up to n positions may be given in one call or in several, and the
+    outputs are those of the layer without a cache; of a longer sequence, the oldest positions are
+    forgotten. A call with one position takes time proportional to n. There are no side inputs.
+
     Params: {"q", "k", "v", "out"}, each {"w"} or {"w", "b"}: (c, c) for "q" and "out", and
-    (c, kv_heads · c/heads) for "k" and "v".
-    State: none.
+    (c, kv_heads · c/heads) for "k" and "v", or (e, kv_heads · c/heads) with a context. They are the
+    same with and without a cache.
+    State: none; with a cache {"k", "v": (..., n, kv_heads, c/heads), "length": ()}, in the dtype of
+    x and for its batch, where length is the number of positions so far, int32.
 
     Args:
       heads: The number of heads; it must divide c.
@@ -40,14 +60,19 @@ def MultiHeadAttention(
       rope_base: If given, queries and keys get rotary position embeddings with this base, usually
         10000; see `funcnet.ops.rope`.
       bias: Whether the linear maps have a bias.
+      context_width: e, if keys and values are those of a context.
+      cache: n, the number of positions that the state holds, if it holds any; needs causal.
       w_init: Initial weights of the linear maps. The default keeps the variance of x, even if
         kv_heads is smaller than heads.
-      attend: `(q, k, v, *, causal) -> y`, the implementation of attention.
+      attend: `(q, k, v, *, causal) -> y`, the implementation of attention. It also gets `mask` or
+        `lengths`, as `funcnet.ops.dot_product_attention` does, if these side inputs are given, or
+        if there is a cache.
 
     Raises:
       TypeError: If an option has the wrong type.
-      ValueError: If kv_heads does not divide heads; in `init`, if heads does not divide c, if
-        rope_base is given and c/heads is odd, or if x has no time axis.
+      ValueError: If kv_heads does not divide heads, or options exclude each other; in `init`, if
+        heads does not divide c, if rope_base is given and c/heads is odd, or if x has no time axis;
+        in `apply`, if a context is needed and not given, or the state is that of another batch.
 
     Reference: Vaswani et al., 2017, section 3.2.2, arXiv:1706.03762; grouped heads: Ainslie et al.,
     2023, arXiv:2305.13245.
@@ -66,10 +91,22 @@ def MultiHeadAttention(
         check_number(f, "rope_base", rope_base, above=0)
     check_initializers(f, w_init=w_init)
     check_function(f, "attend", attend, 3, causal=causal)
-    name = f"MultiHeadAttention({heads}{', causal=True' if causal else ''})"
+    name = f"{f}({heads}{', causal=True' if causal else ''}"
+    if context_width is not None:
+        context_width = check_int(f, "context_width", context_width, at_least=1)
+        name += f", context_width={context_width}"
+        if causal or cache is not None or rope_base is not None:
+            raise ValueError(f"{f}: a context excludes causal, cache and rope_base")
+    if cache is not None:
+        cache = check_int(f, "cache", cache, at_least=1)
+        name += f", cache={cache}"
+        if not causal:
+            raise ValueError(f"{f}: cache needs causal=True")
+    name += ")"
 
-    def widths(c: int) -> dict[str, int]:
-        return {"q": c, "k": c // heads * groups, "v": c // heads * groups, "out": c}
+    def shapes(c: int) -> dict[str, tuple[int, int]]:
+        kv = (context_width or c, c // heads * groups)
+        return {"q": (c, c), "k": kv, "v": kv, "out": (c, c)}
 
     def init(key, x):
         c = last_axis(name, x)
@@ -79,25 +116,63 @@ def MultiHeadAttention(
             raise ValueError(f"{name}: heads must divide the last axis of x, got x {x.shape}")
         if rope_base is not None and c // heads % 2:
             raise ValueError(f"{name}: rope_base needs heads of even width, got {c // heads}")
-        return {
-            part: Dense(width, bias=bias, w_init=w_init).init(jax.random.fold_in(key, i), x)[0]
-            for i, (part, width) in enumerate(widths(c).items())
-        }
+        params = {}
+        for i, (part, (wide, width)) in enumerate(shapes(c).items()):
+            of = jax.ShapeDtypeStruct((*x.shape[:-1], wide), x.dtype)
+            dense = Dense(width, bias=bias, w_init=w_init)
+            params[part], _ = dense.init(jax.random.fold_in(key, i), of)
+        return params
 
-    def of_params(params, x):
+    def linear(params, part, x):
+        return ops.affine(x, params[part]["w"], params[part].get("b"))
+
+    def by_head(params, x, source, start=None):
+        """Queries of x, and keys and values of source; the positions of x begin at start."""
         c = last_axis(name, x)
-        shapes = {
-            part: {"w": (c, width)} | ({"b": (width,)} if bias else {})
-            for part, width in widths(c).items()
+        expected = {
+            part: {"w": shape} | ({"b": shape[1:]} if bias else {})
+            for part, shape in shapes(c).items()
         }
-        check_params(name, params, shapes, x)
-        linear = lambda part, x: ops.affine(x, params[part]["w"], params[part].get("b"))
-        by_head = lambda part, n: linear(part, x).reshape(*x.shape[:-1], n, c // heads)
-        q, k, v = by_head("q", heads), by_head("k", groups), by_head("v", groups)
+        check_params(name, params, expected, x)
+        split = lambda part, x, n: linear(params, part, x).reshape(*x.shape[:-1], n, c // heads)
+        q, k, v = split("q", x, heads), split("k", source, groups), split("v", source, groups)
         if rope_base is not None:
             places = jnp.arange(x.shape[-2])
+            places = places if start is None else start + places.astype(start.dtype)
             q, k = (ops.rope(y, places, base=rope_base) for y in (q, k))
-        y = attend(q, k, v, causal=causal)
-        return linear("out", y.reshape(x.shape))
+        return q, k, v
 
-    return stateless(of_params, init, name)
+    def mixed(params, x, q, k, v, causal=causal, **seen):
+        """The output; `seen` are a mask or lengths, or None for each."""
+        seen = {what: array for what, array in seen.items() if array is not None}
+        if seen:
+            check_function(name, "attend", attend, 3, causal=causal, **seen)
+        return linear(params, "out", attend(q, k, v, causal=causal, **seen).reshape(x.shape))
+
+    def of_itself(params, x, *, mask=None, lengths=None):
+        return mixed(params, x, *by_head(params, x, x), mask=mask, lengths=lengths)
+
+    def of_context(params, x, *, context=None, context_mask=None, context_lengths=None):
+        if context is None and shapes_only.value:
+            return x
+        if context is None or last_axis(name, context) != context_width:
+            got = None if context is None else context.shape
+            raise ValueError(
+                f"{name}: apply needs the side input context (..., U, {context_width}), got {got}"
+            )
+        qkv = by_head(params, x, context)
+        return mixed(params, x, *qkv, mask=context_mask, lengths=context_lengths)
+
+    def nothing_of(x, n):
+        return empty(x.shape[:-2], n, groups, last_axis(name, x) // heads, x.dtype)
+
+    def of_past(params, state, x, *, key=None, train=False):
+        del key, train
+        check_tree(name, "state", state, "init", jax.eval_shape(lambda: nothing_of(x, cache)))
+        q, k, v = by_head(params, x, x, start=state["length"])
+        state, k, v, seen = append(state, k, v)
+        return mixed(params, x, q, k, v, causal=False, **seen), state
+
+    if cache is not None:
+        return Layer(lambda key, x: (init(key, x), nothing_of(x, cache)), of_past, name)
+    return stateless(of_itself if context_width is None else of_context, init, name)

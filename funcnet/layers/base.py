@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import jax
@@ -14,6 +14,10 @@ Params = Any  # a pytree of trainable arrays
 State = Any  # a pytree of arrays updated without gradients, such as running statistics
 Shaped = Any  # a jax.Array or a jax.ShapeDtypeStruct
 Input = jax.Array | np.ndarray | tuple[Any, ...] | dict[str, Any] | None  # a side input
+
+
+shapes_only = jax.make_user_context(default_value=False)
+"""Whether a layer is applied for the shape of its output alone; in the cache key of jit."""
 
 
 class Init(Protocol):
@@ -137,6 +141,17 @@ def inputs_of(f: Callable[..., Any]) -> frozenset[str]:
 def entries_of(names: Sequence[str], tree: Any) -> Sequence[Any]:
     """The entries of params or state for each part of a layer; `names` are those of the parts."""
     return [tree[name] for name in names] if names else tree
+
+
+def inputs_for(layer: Layer, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the side inputs that the layer takes."""
+    return {name: value for name, value in inputs.items() if name in layer.inputs}
+
+
+def output_of(layer: Layer, params: Params, state: State, x: Shaped) -> Shaped:
+    """The shape and dtype of a layer's output, found without side inputs."""
+    with shapes_only(True):
+        return jax.eval_shape(lambda *args: layer.apply(*args)[0], params, state, x)
 
 
 def _pair(name: str, function: str, what: str, result: Any) -> tuple[Any, Any]:

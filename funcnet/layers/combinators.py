@@ -16,7 +16,16 @@ from funcnet._arguments import (
     check_int,
     kind,
 )
-from funcnet.layers.base import Layer, Params, Shaped, State, as_layer, entries_of
+from funcnet.layers.base import (
+    Layer,
+    Params,
+    Shaped,
+    State,
+    as_layer,
+    entries_of,
+    inputs_for,
+    output_of,
+)
 from funcnet.sharding import pin
 
 
@@ -127,7 +136,7 @@ def _with_shortcut(branch: Layer, shortcut: Layer, inner: str) -> Layer:
 
     def init(key, x):
         params, state = both.init(key, x)
-        jax.eval_shape(both.apply, params, state, x)  # raises an error if the two do not fit
+        output_of(both, params, state, x)  # raises an error if the two do not fit
         return params, state
 
     return Layer(init, both.apply, name, inputs=both.inputs)
@@ -187,7 +196,7 @@ def parallel(
         entries = _entries("parallel", branches, params, state, names)
         outputs, states = [], []
         for branch, p, s, k in zip(branches, *entries, each(key), strict=True):
-            y, s = branch.apply(p, s, x, key=k, train=train, **_for(branch, inputs))
+            y, s = branch.apply(p, s, x, key=k, train=train, **inputs_for(branch, inputs))
             outputs.append(y)
             states.append(s)
         return merged(outputs), _by_name(names, tuple(states))
@@ -228,8 +237,8 @@ def repeat(
         return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(times))
 
     def init(key, x):
-        y = jax.eval_shape(lambda k, x: one.apply(*one.init(k, x), x)[0], key, x)
-        _check_same(name, x, y)
+        params, state = jax.eval_shape(one.init, key, x)
+        _check_same(name, x, output_of(one, params, state, x))
         return jax.vmap(lambda k: one.init(k, x))(keys_of(key))
 
     def apply(params, state, x, *, key=None, train=False, **inputs):
@@ -262,7 +271,7 @@ def _init_in_a_row(
     params, states = [], []
     for i, layer in enumerate(parts):
         p, s = layer.init(jax.random.fold_in(key, i), x)
-        x, _ = jax.eval_shape(layer.apply, p, s, x)  # no layer has to know its output shape
+        x = output_of(layer, p, s, x)  # no layer has to know its output shape
         params.append(p)
         states.append(s)
     return tuple(params), tuple(states), x
@@ -284,7 +293,7 @@ def _apply_in_a_row(
     states = []
     for i, (layer, p, s) in enumerate(zip(parts, params, state, strict=True)):
         k = None if key is None else jax.random.fold_in(key, i)
-        x, s = layer.apply(p, s, pin(x), key=k, train=train, **_for(layer, inputs))
+        x, s = layer.apply(p, s, pin(x), key=k, train=train, **inputs_for(layer, inputs))
         states.append(s)
     return x, tuple(states)
 
@@ -292,11 +301,6 @@ def _apply_in_a_row(
 def _inputs(layers: Sequence[Layer]) -> frozenset[str]:
     """The side inputs that at least one of the layers takes."""
     return frozenset().union(*(layer.inputs for layer in layers))
-
-
-def _for(layer: Layer, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the side inputs that the layer takes."""
-    return {name: value for name, value in inputs.items() if name in layer.inputs}
 
 
 def _entries(

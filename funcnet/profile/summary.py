@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from funcnet._arguments import describe
 from funcnet.layers import Layer
-from funcnet.layers.base import entries_of
+from funcnet.layers.base import entries_of, inputs_for
 from funcnet.profile._flops import flops
 from funcnet.profile.residuals import residuals, size_of
 from funcnet.rule import autodiff
@@ -78,7 +78,7 @@ def _shorten(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def summary(layer: Layer, x: Any, *, train: bool = True) -> Summary:
+def summary(layer: Layer, x: Any, *, train: bool = True, **inputs: Any) -> Summary:
     """What a network is made of, without computing anything.
 
     A layer that runs others in a row (`chain`, `residual`) has a row for each, indented. FLOPs are
@@ -93,6 +93,7 @@ def summary(layer: Layer, x: Any, *, train: bool = True) -> Summary:
       layer: The network.
       x: Its input: an array, or a `jax.ShapeDtypeStruct`.
       train: Whether in training, as `Layer.apply`.
+      **inputs: Side inputs of the network, such as a mask: arrays, or `jax.ShapeDtypeStruct`s.
 
     >>> from funcnet import layers, ops
     >>> net = layers.chain(layers.Dense(50), ops.relu, layers.Dense(10))
@@ -106,31 +107,33 @@ def summary(layer: Layer, x: Any, *, train: bool = True) -> Summary:
         raise TypeError(f"summary: layer must be a layer, got {describe(layer)}")
     if not (hasattr(x, "shape") and hasattr(x, "dtype")):
         raise TypeError(f"summary: x must be an array or its shape and dtype, got {describe(x)}")
+    if unknown := set(inputs) - layer.inputs:
+        raise TypeError(f"summary: layer takes no side input {min(unknown)!r}")
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, state = jax.eval_shape(layer.init, key, x)
-    rows = tuple(_rows(layer, params, state, key, x, train, indent=0))
-    return Summary(rows, _row("total", layer, params, state, key, x, train))
+    rows = tuple(_rows(layer, params, state, (key, inputs), x, train, indent=0))
+    return Summary(rows, _row("total", layer, params, state, (key, inputs), x, train))
 
 
 def _rows(
-    layer: Layer, params: Any, state: Any, key: Any, x: Any, train: bool, *, indent: int
+    layer: Layer, params: Any, state: Any, more: Any, x: Any, train: bool, *, indent: int
 ) -> Iterator[Row]:
     if not layer.parts:
-        yield _row("  " * indent + layer.name, layer, params, state, key, x, train)
+        yield _row("  " * indent + layer.name, layer, params, state, more, x, train)
         return
     titles = [f"{name}: " for name in layer.names] or [""] * len(layer.parts)
     entries = (entries_of(layer.names, tree) for tree in (params, state))
     for title, part, p, s in zip(titles, layer.parts, *entries, strict=True):
-        yield _row("  " * indent + title + part.name, part, p, s, key, x, train)
+        yield _row("  " * indent + title + part.name, part, p, s, more, x, train)
         if part.parts:
-            yield from _rows(part, p, s, key, x, train, indent=indent + 1)
-        x = jax.eval_shape(_applied(part, train), p, s, key, x)
+            yield from _rows(part, p, s, more, x, train, indent=indent + 1)
+        x = jax.eval_shape(_applied(part, train), p, s, more, x)
 
 
-def _row(name: str, layer: Layer, params: Any, state: Any, key: Any, x: Any, train: bool) -> Row:
+def _row(name: str, layer: Layer, params: Any, state: Any, more: Any, x: Any, train: bool) -> Row:
     f = _applied(layer, train)
-    y = jax.eval_shape(f, params, state, key, x)
-    count, exact = flops(f, params, state, key, x)
+    y = jax.eval_shape(f, params, state, more, x)
+    count, exact = flops(f, params, state, more, x)
     leaves = jax.tree.leaves(params)
     return Row(
         name,
@@ -138,22 +141,28 @@ def _row(name: str, layer: Layer, params: Any, state: Any, key: Any, x: Any, tra
         sum(math.prod(p.shape) for p in leaves),
         sum(map(size_of, leaves)),
         count,
-        _kept(f, params, state, key, x),
-        _kept(autodiff(f), params, state, key, x),
+        _kept(f, params, state, more, x),
+        _kept(autodiff(f), params, state, more, x),
         exact,
     )
 
 
 def _applied(layer: Layer, train: bool) -> Callable[..., Any]:
-    return lambda params, state, key, x: layer.apply(params, state, x, key=key, train=train)[0]
+    """`layer.apply` of params, state, more and x, where more are the key and all side inputs."""
+
+    def f(params, state, more, x):
+        key, inputs = more
+        return layer.apply(params, state, x, key=key, train=train, **inputs_for(layer, inputs))[0]
+
+    return f
 
 
-def _kept(f: Callable[..., Any], params: Any, state: Any, key: Any, x: Any) -> int:
+def _kept(f: Callable[..., Any], params: Any, state: Any, more: Any, x: Any) -> int:
     """Bytes of what `jax.vjp` saves, without params."""
     if jnp.issubdtype(x.dtype, jnp.inexact):
         of = lambda floats, others: f(floats[0], others[0], others[1], floats[1])
-        found = residuals(of, (params, x), (state, key))
+        found = residuals(of, (params, x), (state, more))
     else:
-        found = residuals(lambda params, others: f(params, *others), params, (state, key, x))
+        found = residuals(lambda params, others: f(params, *others), params, (state, more, x))
     own = len(jax.tree.leaves(params))
     return sum(r.nbytes for r in found if r.argument is None or r.argument >= own)
