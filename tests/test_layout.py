@@ -69,7 +69,7 @@ PUBLIC = {
     "dot_product_attention rope rnn lstm gru linear_recurrence",
     layers: "Layer stateless chain residual parallel repeat from_dict Flatten Dense Conv "
     "ConvTranspose DepthwiseConv MaxPool AvgPool GlobalMaxPool GlobalAvgPool BatchNorm "
-    "LayerNorm RMSNorm GroupNorm Dropout Embedding RNN LSTM GRU MultiHeadAttention "
+    "LayerNorm RMSNorm GroupNorm Dropout Embedding RNN LSTM GRU Positions MultiHeadAttention "
     "GatedMLP TransformerBlock mlp",
     models: "mlp cnn transformer",
     initializers: "zeros constant normal xavier he lecun_normal lecun_uniform glorot_normal "

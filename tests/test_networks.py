@@ -28,9 +28,11 @@ from funcnet.layers import (
     LayerNorm,
     MaxPool,
     MultiHeadAttention,
+    Positions,
     RMSNorm,
     TransformerBlock,
     chain,
+    mlp,
     parallel,
     repeat,
     residual,
@@ -66,6 +68,18 @@ NETS = {  # networks with the shape of x
     "attention": (MultiHeadAttention(4, kv_heads=2, rope_base=100.0, bias=True), (2, 5, 8)),
     "attention cache": (MultiHeadAttention(2, causal=True, rope_base=9.0, cache=3), (2, 5, 8)),
     "block": (TransformerBlock(2, hidden=6, causal=True, dropout=0.5), SEQUENCE),
+    "GPT-2 block": (
+        TransformerBlock(
+            2,
+            mlp=mlp(6, 4, activation=ops.gelu),
+            norm=LayerNorm,
+            bias=True,
+            causal=True,
+            rope_base=None,
+        ),
+        SEQUENCE,
+    ),
+    "Positions": (chain(Positions(7), RMSNorm()), SEQUENCE),
     "residual": (residual(Dense(4), ops.tanh), ROWS),
     "parallel": (parallel(Dense(2), ops.tanh), ROWS),
     "repeat": (repeat(chain(Dense(4), Dropout(0.5)), 2, checkpoint=True), ROWS),
@@ -410,6 +424,40 @@ def test_keys_reach_every_layer():
             "MultiHeadAttention: context_width must be an integer of at least 1, got '3'",
         ),
         (lambda x: Flatten().apply((), (), (x, x)), "Flatten(): x must be an array, got tuple"),
+        (lambda x: Positions(0), "Positions: length must be an integer of at least 1, got 0"),
+        (
+            lambda x: Positions(2).init(KEY, x),
+            "Positions(2): x must have shape (..., T, c) with T of at most 2, got (3, 4)",
+        ),
+        (
+            lambda x: Positions(3).init(KEY, x[0]),
+            "Positions(3): x must have shape (..., T, c) with T of at most 3, got (4,)",
+        ),
+        (
+            lambda x: Positions(3).init(KEY, x.astype(int)),
+            "Positions(3): x must be of a floating dtype, got int64",
+        ),
+        (
+            lambda x: Positions(3, cache=True).apply({"w": x}, (), x),
+            "Positions(3, cache=True): state must have the structure of init; state['length'] is "
+            "missing",
+        ),
+        (
+            lambda x: TransformerBlock(2),
+            "TransformerBlock: hidden or mlp must be given, and not both, got None and None",
+        ),
+        (
+            lambda x: TransformerBlock(2, hidden=3, mlp=ops.relu),
+            "TransformerBlock: hidden or mlp must be given, and not both, got 3 and function relu",
+        ),
+        (
+            lambda x: TransformerBlock(2, hidden=3, norm=RMSNorm()),
+            "TransformerBlock: norm must be a function, got RMSNorm()",
+        ),
+        (
+            lambda x: TransformerBlock(2, hidden=3, post_norm=1),
+            "TransformerBlock: post_norm must be True or False, got 1",
+        ),
         (
             lambda x: TransformerBlock(2, hidden="10"),
             "TransformerBlock: hidden must be an integer of at least 1, got '10'",
@@ -495,6 +543,57 @@ def test_embedding_takes_ids():
     net, ids = Embedding(7, 3), jnp.asarray([[0, 6], [2, 2]], jnp.int32)
     params, state = net.init(KEY, ids)
     close(net.apply(params, state, ids)[0], params["w"][ids], 0)
+
+
+def test_positions():
+    x, net = normal(*SEQUENCE), Positions(7)
+    params, state = net.init(KEY, x)
+    assert params["w"].shape == (7, 4)
+    close(net.apply(params, state, x)[0], x + params["w"][:5], 0)
+    net = Positions(7, cache=True)
+    y, state = net.apply(*net.init(KEY, x), x[:, :3])
+    close(y, x[:, :3] + params["w"][:3], 0)
+    y, state = jax.jit(net.apply)(params, state, x[:, :3])
+    close(y, x[:, :3] + params["w"][3:6], 0)
+    y, state = net.apply(params, state, x[:, :3])
+    close(y[:, 0], x[:, 0] + params["w"][6], 0)
+    assert np.isnan(y[:, 1:]).all()  # there are no positions 7 and 8
+    assert state["length"] == 9
+
+
+def test_blocks_are_these_chains():
+    x, context = normal(*SEQUENCE), normal(2, 3, 6, seed=2)
+    attend, drop, feed = MultiHeadAttention(2, bias=True), Dropout(0.5), mlp(6, 4)
+    cross = MultiHeadAttention(2, context_width=6, bias=True)
+    norm = LayerNorm()
+    options = {"mlp": feed, "norm": LayerNorm, "bias": True, "rope_base": None}
+    for block, same in (
+        (
+            TransformerBlock(2, dropout=0.5, **options),
+            chain(residual(norm, attend, drop), residual(norm, feed, drop)),
+        ),
+        (
+            TransformerBlock(2, post_norm=True, **options),
+            chain(residual(attend), norm, residual(feed), norm),
+        ),
+        (
+            TransformerBlock(2, context_width=6, **options),
+            chain(residual(norm, attend), residual(norm, cross), residual(norm, feed)),
+        ),
+        (
+            TransformerBlock(2, hidden=3, causal=True, cache=9),
+            chain(
+                residual(RMSNorm(), MultiHeadAttention(2, causal=True, rope_base=1e4, cache=9)),
+                residual(RMSNorm(), GatedMLP(3)),
+            ),
+        ),
+    ):
+        params, state = block.init(KEY, x)
+        close(same.init(KEY, x), (params, state), 0)
+        inputs = {"context": context} if "context" in same.inputs else {}
+        assert block.inputs == same.inputs
+        run = lambda net, *tree, **inputs: net.apply(*tree, x, key=KEY, train=True, **inputs)
+        close(run(block, params, state, **inputs), run(same, params, state, **inputs), 0)
 
 
 # Models ---------------------------------------------------------------------------------------

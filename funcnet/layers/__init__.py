@@ -13,6 +13,7 @@ from funcnet.layers.gated import GatedMLP
 from funcnet.layers.mlp import mlp
 from funcnet.layers.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from funcnet.layers.pooling import AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
+from funcnet.layers.positions import Positions
 from funcnet.layers.recurrent import GRU, LSTM, RNN
 from funcnet.layers.transformer import TransformerBlock
 
@@ -37,6 +38,7 @@ __all__ = [
     "LayerNorm",
     "MaxPool",
     "MultiHeadAttention",
+    "Positions",
     "RMSNorm",
     "TransformerBlock",
     "chain",
