@@ -6,6 +6,7 @@ from funcnet import (
     check,
     checkpoints,
     datasets,
+    generation,
     initializers,
     layers,
     models,
@@ -18,6 +19,7 @@ from funcnet import (
     weights,
 )
 from funcnet.check import check_model, check_rule
+from funcnet.generation import generate
 from funcnet.profile import assert_residuals, profile_rule, summary
 from funcnet.rule import RULES, Rule, autodiff, rule
 
@@ -32,6 +34,8 @@ __all__ = [
     "check_rule",
     "checkpoints",
     "datasets",
+    "generate",
+    "generation",
     "initializers",
     "layers",
     "models",

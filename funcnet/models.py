@@ -88,11 +88,12 @@ def transformer(
     dropout: float = 0.0,
     checkpoint: bool = False,
     head: bool = True,
+    cache: int | None = None,
 ) -> Layer:
     """A transformer for ids (..., T): embedding, repeated blocks, a final norm and the logits.
 
     The blocks are `funcnet.layers.TransformerBlock`s with rotary position embeddings, applied in
-    one `lax.scan`.
+    one `lax.scan`. Side inputs are those of `funcnet.layers.MultiHeadAttention`.
 
     Args:
       vocabulary: V, the number of ids.
@@ -108,6 +109,9 @@ def transformer(
       checkpoint: Whether the backward pass recomputes each block from its input.
       head: Whether the last layer maps to the V logits. If False, the output is (..., T, width),
         for `funcnet.ops.linear_cross_entropy`, which never materialises all logits.
+      cache: The number of positions that the state holds, if it holds any, for
+        `funcnet.generate`: as for `funcnet.layers.MultiHeadAttention`. The params are the same
+        without a cache.
 
     Raises:
       TypeError: If an argument has the wrong type.
@@ -130,6 +134,7 @@ def transformer(
         kv_heads=kv_heads,
         causal=causal,
         dropout=dropout,
+        cache=cache,
     )
     parts = [Embedding(vocabulary, width), repeat(block, depth, checkpoint=checkpoint), RMSNorm()]
     return chain(*parts, *([Dense(vocabulary, bias=False)] if head else []))

@@ -13,6 +13,7 @@ from funcnet import (
     RULES,
     check,
     checkpoints,
+    generation,
     initializers,
     layers,
     models,
@@ -48,6 +49,7 @@ MAY_IMPORT = {
     "book": {"ops"},
     "datasets": set(),
     "evaluation": {"layers", "sharding", "_arrays"},
+    "generation": {"layers"},
     "training": {"layers", "sharding", "evaluation"},
     "weights": {"_extras"},
     "checkpoints": {"weights", "_extras"},
@@ -77,11 +79,13 @@ PUBLIC = {
     optim: "sgd momentum nesterov adagrad rmsprop adam adamw l1 l2 elastic_net SGDState "
     "MomentumState AdaGradState RMSPropState AdamState averaged AveragedState",
     numerical: "gradient STENCILS Stencil",
+    generation: "generate",
     training: "TrainState make_step make_epoch evaluate",
     checkpoints: "Checkpoints",
     weights: "flatten unflatten save load",
     sharding: "Plan TENSOR data_parallel fsdp tensor_parallel pin",
-    funcnet: "rule RULES autodiff check_rule check_model profile_rule assert_residuals summary",
+    funcnet: "rule RULES autodiff check_rule check_model profile_rule assert_residuals summary "
+    "generate",
     check: "Report Finding Culprit KINDS CheckFailed",
     funcnet.datasets: "mnist read_idx xor sine Mnist SHA256",
 }
