@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import funcnet
 from funcnet import initializers, ops
 from funcnet.layers import LSTM, Dropout, Embedding, Layer, RMSNorm, chain, repeat
 
@@ -73,8 +74,14 @@ def predictor(body: Layer) -> Layer:
     Its parameters are in float64 if JAX_ENABLE_X64 is set.
     """
     net = chain(body, Output())
-    widest = lambda tree: jax.tree.map(lambda a: a.astype(float), tree)
-    return net._replace(init=lambda key, x: widest(net.init(key, x)))
+    wide = lambda a: a.astype(float) if jnp.issubdtype(a.dtype, jnp.floating) else a
+    return net._replace(init=lambda key, x: jax.tree.map(wide, net.init(key, x)))
+
+
+def logits(y: Features) -> jax.Array:
+    """The logits of each byte, for `funcnet.generate`: a layer after `predictor`."""
+    h, w = y
+    return h @ w
 
 
 def lstm(*, width: int, depth: int, dropout: float = 0.0, checkpoint: bool = False) -> Layer:
@@ -96,8 +103,30 @@ def loss(y: Features, labels: jax.Array) -> jax.Array:
     return ops.linear_cross_entropy(h, w, labels).mean(-1)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "context", "samples", "length"))
 def generate(
+    model: Layer, params: Any, prompt: jax.Array, key: Any, temperature: float, *, length: int
+) -> jax.Array:
+    """Samples continuations of a prompt, with a cache of what the model has seen.
+
+    Args:
+      model: A network made by `predictor` whose layers have a cache. It sees as many bytes.
+      params: The params of the model.
+      prompt: Bytes, int32 of shape (samples, p) with p ≥ 1.
+      key: A PRNG key.
+      temperature: Divides the logits.
+      length: The number of bytes generated per sample.
+
+    Returns:
+      int32 of shape (samples, length).
+    """
+    net = chain(model, logits)
+    state = jax.jit(lambda: net.init(key, prompt)[1])()
+    given = {"key": key, "temperature": temperature}
+    return funcnet.generate(net, (params, ()), state, prompt, length, **given)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("model", "context", "length"))
+def generate_again(
     model: Layer,
     params: Any,
     state: Any,
@@ -106,30 +135,13 @@ def generate(
     temperature: float,
     *,
     context: int,
-    samples: int,
     length: int,
 ) -> jax.Array:
-    """Samples continuations of a prompt.
-
-    The model sees the last `context` bytes and processes all of them again for each new byte.
-
-    Args:
-      model: A network made by `predictor`.
-      params: The params of the model.
-      state: The state of the model.
-      prompt: Bytes, int32 of shape (p,) with p ≥ 1.
-      key: A PRNG key.
-      temperature: Divides the logits; greater than 0.
-      context: The largest number of bytes that the model sees.
-      samples: The number of samples.
-      length: The number of bytes generated per sample.
-
-    Returns:
-      int32 of shape (samples, length).
-    """
-    prompt = prompt[-context:]
-    window = min(context, len(prompt) + length)
-    seen = jnp.zeros((samples, window), prompt.dtype).at[:, : len(prompt)].set(prompt)
+    """`generate` for a model without a cache, which gets the last `context` bytes for each byte."""
+    prompt = prompt[:, -context:]
+    samples, given = prompt.shape
+    window = min(context, given + length)
+    seen = jnp.zeros((samples, window), prompt.dtype).at[:, :given].set(prompt)
 
     def step(carry, key):
         seen, n = carry  # the first n of the window are valid; a causal model ignores the others
@@ -140,7 +152,7 @@ def generate(
         return (seen.at[:, n - 1].set(byte), n), byte
 
     keys = jax.random.split(key, length)
-    return jax.lax.scan(step, (seen, jnp.asarray(len(prompt))), keys)[1].T
+    return jax.lax.scan(step, (seen, jnp.asarray(given)), keys)[1].T
 
 
 def readable(text: Sequence[int]) -> str:

@@ -31,7 +31,17 @@ import numpy as np
 import optax
 import resumable
 from command_line import command, make_folder, parse, write
-from language_model import BYTES, cut, generate, loss, lstm, predictor, read_text, readable
+from language_model import (
+    BYTES,
+    cut,
+    generate,
+    generate_again,
+    loss,
+    lstm,
+    predictor,
+    read_text,
+    readable,
+)
 from lm_report import compare, describe, plot
 from process import leave
 from resumable import Job, Run, compile_
@@ -217,13 +227,13 @@ def divide(config: Config, text: np.ndarray) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(text[:rest]), jnp.asarray(text[rest:])
 
 
-def make_model(config: Config, *, checkpoint: bool = False) -> Layer:
-    """Makes the network with `language_model.predictor`."""
+def make_model(config: Config, *, checkpoint: bool = False, cache: int | None = None) -> Layer:
+    """Makes the network with `language_model.predictor`; an lstm has no cache."""
     width, depth, _ = sizes(config)
     how = {"width": width, "depth": depth, "dropout": config.dropout, "checkpoint": checkpoint}
     if config.model == "lstm":
         return predictor(lstm(**how))
-    return predictor(transformer(BYTES, heads=config.heads, head=False, **how))
+    return predictor(transformer(BYTES, heads=config.heads, head=False, cache=cache, **how))
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -298,19 +308,20 @@ def train(config: Config, text: jax.Array, held_out: jax.Array) -> Run:
 
 
 def write_on(config: Config, trained: TrainState) -> list[str]:
-    """Returns samples: the prompt and its continuation by the trained model."""
+    """Returns samples: the prompt and its continuation by the trained model.
+
+    A transformer sees the last `context` bytes through its caches, and so takes as long for each
+    byte; an lstm reads them all again.
+    """
     prompt = os.fsencode(config.prompt)
-    written = generate(
-        make_model(config),
-        trained.params,
-        trained.state,
-        jnp.array(list(prompt), jnp.int32),
-        jax.random.fold_in(trained.key, 2 * trained.step),  # key of the next step, which is not run
-        config.temperature,
-        context=config.context,
-        samples=config.samples,
-        length=config.sample_bytes,
-    )
+    ids = jnp.tile(jnp.array(list(prompt), jnp.int32), (config.samples, 1))
+    key = jax.random.fold_in(trained.key, 2 * trained.step)  # of the next step, which is not run
+    how = {"key": key, "temperature": config.temperature, "length": config.sample_bytes}
+    if config.model == "transformer":
+        written = generate(make_model(config, cache=config.context), trained.params, ids, **how)
+    else:
+        model, how = make_model(config), how | {"context": config.context}
+        written = generate_again(model, trained.params, trained.state, ids, **how)
     return [readable(prompt + bytes(row)) for row in written.tolist()]
 
 

@@ -1,6 +1,7 @@
 """Tests of training a language model on a small text that repeats a sentence."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import math
@@ -129,14 +130,13 @@ def test_it_learns(trained):
 def test_it_writes_what_it_has_learned(trained):
     """This includes text beyond the context, and prompts that are longer than the context."""
     _, out, config = trained
-    model, params, state = reload(out, config)
+    _, params, state = reload(out, config)
+    last = TrainState(params, state, (), jax.random.key(0), jnp.zeros((), jnp.int32))
     for known in (5, 30):
-        prompt = jnp.array(list((2 * SENTENCE)[:known]), jnp.int32)
-        written = language_model.generate(
-            model, params, state, prompt, jax.random.key(0), 0.1, context=16, samples=2, length=50
-        )
-        for row in written.tolist():
-            assert bytes(row) == (4 * SENTENCE)[known : known + 50]
+        prompt = (2 * SENTENCE)[:known]
+        write = dataclasses.replace(config, prompt=prompt.decode(), samples=2, sample_bytes=50)
+        for text in train_lm.write_on(write, last):
+            assert text.encode() == (4 * SENTENCE)[: known + 50]
 
 
 @pytest.mark.parametrize("model", train_lm.SIZES)
