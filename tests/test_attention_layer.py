@@ -66,11 +66,11 @@ def test_lengths_reach_every_block():
     """What is behind the length of an example changes nothing before it."""
     block = residual(LayerNorm(), MultiHeadAttention(2, rope_base=10.0))
     net, x = chain(Dense(4), repeat(block, 2), Dense(3)), normal(2, 5, 4)
-    params, state = net.init(KEY, x)
-    apply = jax.jit(lambda x, n: net.apply(params, state, x, lengths=n)[0])
-    y = apply(x, jnp.array([3, 5]))
-    close(y[:1, :3], apply(x[:1, :3], jnp.array([3])))
-    close(y[1], net.apply(params, state, x)[0][1])
+    params, state = jax.jit(net.init)(KEY, x)
+    apply = jax.jit(lambda x, **n: net.apply(params, state, x, **n)[0])
+    y = apply(x, lengths=jnp.array([3, 5]))
+    close(y[:1, :3], apply(x[:1, :3]))
+    close(y[1], apply(x)[1])
 
 
 def test_an_implementation_without_masks():
@@ -100,6 +100,7 @@ def test_cross_attention():
     close(apply(x, context, context_lengths=lengths), expected(within))
 
 
+@pytest.mark.slow
 def test_both_kinds_of_attention_in_one_network():
     """`init` needs no context; the gradient with respect to it is autodiff's."""
     cross = residual(MultiHeadAttention(2, context_width=6))
@@ -145,7 +146,7 @@ def test_summary_with_a_context():
 # The cache ------------------------------------------------------------------------------------
 
 OPTIONS = {"kv_heads": 2, "causal": True, "bias": True}
-PIECES = [(7,), (1,) * 7, (3, 1, 2, 1), (1, 5, 1), (2, 2, 3)]
+PIECES = [(3, 1, 1, 2), (7,), (1,) * 7, (1, 5, 1), (2, 2, 3)]
 
 
 def in_pieces(net, params, state, x, pieces):
@@ -159,33 +160,37 @@ def in_pieces(net, params, state, x, pieces):
     return jnp.concatenate(ys, -2), state
 
 
-@pytest.mark.parametrize("rope_base", [100.0, *slow(None)])
+@pytest.mark.few
+@pytest.mark.parametrize("rope_base", [100.0, None])
 @pytest.mark.parametrize("n", [7, 9])
 @pytest.mark.parametrize("pieces", PIECES, ids=str)
 def test_pieces_give_what_the_whole_gives(pieces, n, rope_base):
     options = OPTIONS | {"rope_base": rope_base}
     x, net = normal(2, 7, 8), MultiHeadAttention(4, cache=n, **options)
-    params, state = net.init(KEY, x[:, :1])
-    close(params, MultiHeadAttention(4, **options).init(KEY, x)[0], 0)
+    params, state = jax.jit(net.init)(KEY, x[:, :1])
+    plain = MultiHeadAttention(4, **options)
+    close(params, jax.jit(plain.init)(KEY, x)[0], 0)
     y, new = in_pieces(net, params, state, x, pieces)
-    close(y, MultiHeadAttention(4, **options).apply(params, (), x)[0])
+    close(y, jax.jit(plain.apply)(params, (), x)[0])
     assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, state)
     assert new["length"] == 7
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, *slow(4, 5, 6)])
+@pytest.mark.few
+@pytest.mark.parametrize("n", [3, 1, 2, 4, 5, 6])
 @pytest.mark.parametrize("pieces", PIECES, ids=str)
 def test_a_full_cache_forgets_the_oldest(pieces, n):
     """Each position sees itself and the n − 1 before it, in however many calls."""
     options = OPTIONS | {"rope_base": 100.0}
     x, net = normal(2, 7, 8), MultiHeadAttention(4, cache=n, **options)
-    params, state = net.init(KEY, x)
+    params, state = jax.jit(net.init)(KEY, x)
     y, _ = in_pieces(net, params, state, x, pieces)
     i, j = np.arange(7)[:, None], np.arange(7)
     near = {"mask": (j <= i) & (j > i - n)}
-    close(y, MultiHeadAttention(4, **options).apply(params, (), x, **near)[0])
+    close(y, jax.jit(MultiHeadAttention(4, **options).apply)(params, (), x, **near)[0])
 
 
+@pytest.mark.slow
 def test_a_network_of_cached_layers():
     """chain, residual and repeat thread the caches; vmap and bfloat16 change nothing else."""
     make = lambda **how: residual(
@@ -213,7 +218,7 @@ def test_what_a_cache_has_not_seen_does_not_matter():
     x, net = normal(2, 3, 8), MultiHeadAttention(2, causal=True, cache=5)
     params, state = net.init(KEY, x)
     dirty = state | {name: state[name] + jnp.nan for name in "kv"}
-    for pieces in ((3,), (1, 1, 1)):
+    for pieces in ((2, 1), (1, 2)):
         a, b = (in_pieces(net, params, s, x, pieces)[0] for s in (state, dirty))
         close(a, b, 0)
 

@@ -38,14 +38,25 @@ def ids(*shape):
     return jnp.asarray(np.random.default_rng(0).integers(0, V, shape), jnp.int32)
 
 
-@pytest.mark.parametrize("pieces", [(9,), (1,) * 9, (5, 1, 3)], ids=str)
+def started(make, x, n):
+    """The network with a cache of n positions, its params and state."""
+    net = make(cache=n)
+    return net, *jax.jit(net.init)(KEY, x)
+
+
+def without(make, x):
+    """The logits of the network without a cache."""
+    return jax.jit(lambda: make().apply(*make().init(KEY, x), x)[0])()
+
+
+@pytest.mark.few
+@pytest.mark.parametrize("pieces", [(4, 1), (5,), (1,) * 5, (2, 1, 2)], ids=str)
 @pytest.mark.parametrize("make", [rotary, learned])
 def test_logits_with_a_cache_are_those_without(make, pieces):
-    x = ids(2, 9)
-    params, nothing = make().init(KEY, x)
-    expected, _ = make().apply(params, nothing, x)
-    net = make(cache=12)
-    state, found, start = net.init(KEY, x)[1], [], 0
+    x = ids(2, 5)
+    expected = without(make, x)
+    net, params, state = started(make, x, 7)
+    found, start = [], 0
     apply = jax.jit(net.apply)
     for n in pieces:
         logits, state = apply(params, state, x[:, start : start + n])
@@ -55,22 +66,22 @@ def test_logits_with_a_cache_are_those_without(make, pieces):
     np.testing.assert_allclose(jnp.concatenate(found, 1), expected, rtol, rtol)
 
 
-@pytest.mark.parametrize("make", [rotary, learned])
+@pytest.mark.few
+@pytest.mark.parametrize("make", [learned, rotary])
 def test_it_goes_on_with_the_likeliest_id(make):
     """At temperature 0: as if all that is there were given to the network again for each id."""
-    prompt, net = ids(3, 4), make(cache=20)
-    params, state = net.init(KEY, prompt)
-    found, state = generate(net, params, state, prompt, 6, key=KEY, temperature=0.0)
-    seen, plain = prompt, make()
-    nothing = plain.init(KEY, prompt)[1]
-    for _ in range(6):
-        logits, _ = plain.apply(params, nothing, seen)
-        seen = jnp.concatenate([seen, logits[:, -1:].argmax(-1).astype(seen.dtype)], 1)
+    prompt = ids(3, 4)
+    net, params, state = started(make, prompt, 12)
+    apply = jax.jit(lambda x: make().apply(*make().init(KEY, x), x)[0])
+    seen = jnp.zeros((3, 12), prompt.dtype).at[:, :4].set(prompt)
+    for n in range(4, 11):  # a causal network ignores what is behind n
+        seen = seen.at[:, n].set(apply(seen)[:, n - 1].argmax(-1).astype(seen.dtype))
+    write = lambda state, x, n: generate(net, params, state, x, n, key=KEY, temperature=0.0)
+    found, state = write(state, prompt, 5)
     assert found.dtype == prompt.dtype
-    np.testing.assert_array_equal(found, seen[:, 4:])
-    more, _ = generate(net, params, state, found[:, -1:], 2, key=KEY, temperature=0.0)
-    logits, _ = plain.apply(params, nothing, seen)
-    np.testing.assert_array_equal(more[:, 0], logits[:, -1].argmax(-1))
+    np.testing.assert_array_equal(found, seen[:, 4:9])
+    more, _ = write(state, found[:, -1:], 2)
+    np.testing.assert_array_equal(more, seen[:, 9:11])
 
 
 def test_it_samples_from_the_softmax():
@@ -90,6 +101,7 @@ def test_it_samples_from_the_softmax():
         assert len({tuple(row) for row in found.tolist()}) == len(found)
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_temperatures():
     prompt, net = ids(4), rotary(cache=10)
     params, state = net.init(KEY, prompt)
@@ -98,9 +110,10 @@ def test_an_ensemble_of_temperatures():
     np.testing.assert_array_equal(each, [write(0.0), write(1.0)])
 
 
+@pytest.mark.slow
 def test_behind_the_last_learned_position_the_id_is_none():
-    prompt, net = ids(2, 15), learned(cache=30)
-    params, state = net.init(KEY, prompt)
+    prompt = ids(2, 15)
+    net, params, state = started(learned, prompt, 30)
     found, _ = generate(net, params, state, prompt, 10, key=KEY)
     assert (found[:, :6] < V).all()
     assert (found[:, 6:] == V).all()
@@ -140,7 +153,8 @@ def test_an_id_takes_operations_proportional_to_the_cache():
 )
 def test_what_is_refused(change, message):
     net, prompt = rotary(cache=4), ids(1, 2)
-    params, state = net.init(KEY, prompt)
+    shapes = jax.eval_shape(net.init, KEY, prompt)
+    params, state = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     given = {"net": net, "params": params, "state": state, "prompt": prompt, "steps": 2}
     with pytest.raises((TypeError, ValueError), match=f"^generate: {message}") as e:
         generate(**given | {"key": KEY} | change)

@@ -225,10 +225,10 @@ def test_gpt2_with_its_public_names():
     like, nothing = jax.eval_shape(net.init, KEY, ids)
     params = from_public(theirs, like, 3)
     assert sum(a.size for a in theirs.values()) == sum(p.size for p in jax.tree.leaves(params))
-    logits, _ = net.apply(params, nothing, jnp.asarray(ids))
+    logits = jax.jit(lambda: net.apply(params, nothing, jnp.asarray(ids))[0])()
     expected = by_definition(theirs, ids, 3, 2)
     np.testing.assert_allclose(logits, expected, 1e-4, 1e-4)
-    state = cached.init(KEY, ids)[1]
+    state = jax.jit(lambda: cached.init(KEY, ids)[1])()
     found, _ = generate(cached, params, state, ids, 5, key=KEY, temperature=0.0)
     for _ in range(5):
         following = by_definition(theirs, ids, 3, 2)[:, -1:].argmax(-1)
@@ -236,12 +236,18 @@ def test_gpt2_with_its_public_names():
     np.testing.assert_array_equal(found, ids[:, 7:])
 
 
+@pytest.mark.slow
 def test_a_tied_embedding_gets_both_gradients():
     sizes = {"vocabulary": 19, "width": 8, "depth": 1, "heads": 2, "positions": 12}
     net, ids = gpt2(**sizes), jnp.array([[1, 2, 3]])
-    params, state = net.init(KEY, ids)
-    loss = lambda p: ops.softmax_cross_entropy(net.apply(p, state, ids)[0], ids + 1).mean()
-    rows = jax.grad(loss)(params)["wte"]["w"]
+
+    @jax.jit
+    def gradient():
+        params, state = net.init(KEY, ids)
+        loss = lambda p: ops.softmax_cross_entropy(net.apply(p, state, ids)[0], ids + 1).mean()
+        return jax.grad(loss)(params)
+
+    rows = gradient()["wte"]["w"]
     assert (abs(rows).max(-1) > 0).all()  # also of ids that are not in the text
     assert abs(rows[jnp.array([1, 2, 3])]).min() > 0
 
@@ -290,9 +296,10 @@ def pairs(n, length=6, vocabulary=12):
     return jax.tree.map(jnp.asarray, (x, backwards))
 
 
+@pytest.mark.slow
 def test_a_translator_ignores_padding():
     (x, _), net = pairs(4), translator(12, 8)
-    params, state = net.init(KEY, x)
+    params, state = jax.jit(net.init)(KEY, x)
     apply = jax.jit(lambda x: net.apply(params, state, x)[0])
     other = x | {"source": jnp.where(x["source"] == 0, 7, x["source"])}
     np.testing.assert_array_equal(apply(x), apply(other))
