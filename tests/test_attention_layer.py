@@ -44,11 +44,45 @@ def reference(params, heads, x, source, sees):
 # Side inputs ----------------------------------------------------------------------------------
 
 
+def test_options_are_those_of_the_op():
+    """Window, soft cap, bias and dropout reach the op; dropout in training only."""
+    options = {"window": (2, 1), "softcap": 0.5}
+    plain, x = MultiHeadAttention(2), normal(2, 5, 4)
+    net = MultiHeadAttention(2, **options, dropout=0.4)
+    params, state = net.init(KEY, x)
+    bias = normal(2, 5, 5, seed=3)
+
+    def by_op(**more):
+        attend = lambda *qkv, causal, bias=None: ops.dot_product_attention(
+            *qkv, None, None, bias, *more.values(), **options, dropout_rate=0.4 if more else 0.0
+        )
+        net = MultiHeadAttention(2, attend=attend)
+        return net.apply(params, state, x, scores_bias=bias)[0]
+
+    close(net.apply(params, state, x, scores_bias=bias)[0], by_op())
+    close(net.apply(params, state, x, scores_bias=bias, key=KEY, train=True)[0], by_op(key=KEY))
+    assert not np.allclose(by_op(), plain.apply(params, state, x)[0])
+    with pytest.raises(ValueError, match="apply needs a key when train=True"):
+        net.apply(params, state, x, train=True)
+    with pytest.raises(ValueError, match="a cache of n positions is a window of n − 1"):
+        MultiHeadAttention(2, causal=True, cache=3, window=1)
+    with pytest.raises(ValueError, match="dropout must be a number in"):
+        MultiHeadAttention(2, dropout=1.0)
+
+
+def test_a_cache_is_a_window():
+    x = normal(1, 7, 4)
+    net = MultiHeadAttention(2, causal=True, window=2, softcap=0.3)
+    cached = MultiHeadAttention(2, causal=True, cache=3, softcap=0.3)
+    params, state = cached.init(KEY, x)
+    close(cached.apply(params, state, x)[0], net.apply(params, (), x)[0])
+
+
 @pytest.mark.parametrize("causal", [False, *slow(True)])
 def test_mask_and_lengths(causal):
     net, x = MultiHeadAttention(4, kv_heads=2, causal=causal, bias=True), normal(2, 5, 8)
     params, state = net.init(KEY, x)
-    assert net.inputs == {"mask", "lengths"}
+    assert net.inputs == {"mask", "lengths", "scores_bias"}
     mask, lengths = np.arange(5 * 5).reshape(5, 5) % 3 > 0, jnp.array([3, 5])
     apply = jax.jit(lambda **seen: net.apply(params, state, x, **seen)[0])
     after = np.tri(5, dtype=bool) if causal else True

@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from funcnet import initializers, ops
 from funcnet._arguments import check_bool, check_function, check_int, check_number, check_tree
 from funcnet.layers._cache import append, empty
 from funcnet.layers._params import check_initializers, check_params, last_axis
-from funcnet.layers.base import Layer, shapes_only, stateless
+from funcnet.layers.base import Layer, check_none, inputs_of, shapes_only
 from funcnet.layers.dense import Dense
 
 
@@ -22,6 +23,9 @@ def MultiHeadAttention(
     bias: bool = False,
     context_width: int | None = None,
     cache: int | None = None,
+    window: int | tuple[int, int] | None = None,
+    softcap: float | None = None,
+    dropout: float | jax.Array = 0.0,
     w_init: initializers.Initializer = initializers.lecun_normal,
     attend: Callable[..., jax.Array] = ops.dot_product_attention,
 ) -> Layer:
@@ -32,8 +36,9 @@ def MultiHeadAttention(
     an output projection mixes the heads.
 
     Side inputs: `mask`, booleans that broadcast to (..., heads, T, T), true where a position
-    attends to another, and `lengths`, integers (...), the number of positions of each example that
-    are attended to.
+    attends to another; `lengths`, integers (...), the number of positions of each example that are
+    attended to; and `scores_bias`, numbers that broadcast like the mask and are added to the
+    scores, such as a bias of relative positions, with a gradient.
 
     With `context_width` = e, keys and values are those of another sequence (cross-attention), the
     side input `context` (..., U, e), which `apply` needs. The other side inputs are then called
@@ -62,17 +67,21 @@ def MultiHeadAttention(
       bias: Whether the linear maps have a bias.
       context_width: e, if keys and values are those of a context.
       cache: n, the number of positions that the state holds, if it holds any; needs causal.
+      window: As for `funcnet.ops.dot_product_attention`. With a cache, n − 1 is the window.
+      softcap: As for `funcnet.ops.dot_product_attention`.
+      dropout: The probability of dropping a weight in training, in [0, 1). It may be traced.
       w_init: Initial weights of the linear maps. The default keeps the variance of x, even if
         kv_heads is smaller than heads.
-      attend: `(q, k, v, *, causal) -> y`, the implementation of attention. It also gets `mask` or
-        `lengths`, as `funcnet.ops.dot_product_attention` does, if these side inputs are given, or
-        if there is a cache.
+      attend: `(q, k, v, *, causal) -> y`, the implementation of attention. Where it is needed, it
+        also gets `mask`, `lengths`, `bias`, `window`, `softcap`, `dropout_rate` and `dropout_key`,
+        as `funcnet.ops.dot_product_attention` does.
 
     Raises:
       TypeError: If an option has the wrong type.
       ValueError: If kv_heads does not divide heads, or options exclude each other; in `init`, if
         heads does not divide c, if rope_base is given and c/heads is odd, or if x has no time axis;
-        in `apply`, if a context is needed and not given, or the state is that of another batch.
+        in `apply`, if a context is needed and not given, the state is that of another batch, or
+        there is dropout and no key.
 
     Reference: Vaswani et al., 2017, section 3.2.2, arXiv:1706.03762; grouped heads: Ainslie et al.,
     2023, arXiv:2305.13245.
@@ -102,7 +111,16 @@ def MultiHeadAttention(
         name += f", cache={cache}"
         if not causal:
             raise ValueError(f"{f}: cache needs causal=True")
+        if window is not None:
+            raise ValueError(
+                f"{f}: a cache of n positions is a window of n − 1 and excludes window"
+            )
     name += ")"
+    check_number(f, "dropout", dropout, at_least=0, below=1)
+    options = {"window": window, "softcap": softcap}
+    options = {what: value for what, value in options.items() if value is not None}
+    if options:
+        check_function(f, "attend", attend, 3, causal=causal, **options)
 
     def shapes(c: int) -> dict[str, tuple[int, int]]:
         kv = (context_width or c, c // heads * groups)
@@ -143,16 +161,25 @@ def MultiHeadAttention(
         return q, k, v
 
     def mixed(params, x, q, k, v, causal=causal, **seen):
-        """The output; `seen` are a mask or lengths, or None for each."""
-        seen = {what: array for what, array in seen.items() if array is not None}
+        """The output; `seen` are arguments of attend, such as a mask, or None for each."""
+        seen = options | {what: array for what, array in seen.items() if array is not None}
         if seen:
             check_function(name, "attend", attend, 3, causal=causal, **seen)
         return linear(params, "out", attend(q, k, v, causal=causal, **seen).reshape(x.shape))
 
-    def of_itself(params, x, *, mask=None, lengths=None):
-        return mixed(params, x, *by_head(params, x, x), mask=mask, lengths=lengths)
+    def dropping(key, train):
+        """The arguments of attend for dropout."""
+        if not train or not (isinstance(dropout, Tracer) or dropout):
+            return {}
+        if key is None:
+            raise ValueError(f"{name}: apply needs a key when train=True")
+        return {"dropout_rate": dropout, "dropout_key": key}
 
-    def of_context(params, x, *, context=None, context_mask=None, context_lengths=None):
+    def of_itself(params, x, drop, *, mask=None, lengths=None, scores_bias=None):
+        seen = {"mask": mask, "lengths": lengths, "bias": scores_bias} | drop
+        return mixed(params, x, *by_head(params, x, x), **seen)
+
+    def of_context(params, x, drop, *, context=None, context_mask=None, context_lengths=None):
         if context is None and shapes_only.value:
             return x
         if context is None or last_axis(name, context) != context_width:
@@ -161,18 +188,23 @@ def MultiHeadAttention(
                 f"{name}: apply needs the side input context (..., U, {context_width}), got {got}"
             )
         qkv = by_head(params, x, context)
-        return mixed(params, x, *qkv, mask=context_mask, lengths=context_lengths)
+        return mixed(params, x, *qkv, mask=context_mask, lengths=context_lengths, **drop)
 
     def nothing_of(x, n):
         return empty(x.shape[:-2], n, groups, last_axis(name, x) // heads, x.dtype)
 
     def of_past(params, state, x, *, key=None, train=False):
-        del key, train
         check_tree(name, "state", state, "init", jax.eval_shape(lambda: nothing_of(x, cache)))
         q, k, v = by_head(params, x, x, start=state["length"])
         state, k, v, seen = append(state, k, v)
-        return mixed(params, x, q, k, v, causal=False, **seen), state
+        return mixed(params, x, q, k, v, causal=False, **seen, **dropping(key, train)), state
 
     if cache is not None:
         return Layer(lambda key, x: (init(key, x), nothing_of(x, cache)), of_past, name)
-    return stateless(of_itself if context_width is None else of_context, init, name)
+    function = of_itself if context_width is None else of_context
+
+    def apply(params, state, x, *, key=None, train=False, **inputs):
+        check_none(name, "state", state)
+        return function(params, x, dropping(key, train), **inputs), state
+
+    return Layer(lambda key, x: (init(key, x), ()), apply, name, inputs=inputs_of(function))
