@@ -1,5 +1,6 @@
 """JAX configuration and command-line options of the tests."""
 
+import collections
 import os
 import subprocess
 import zlib
@@ -7,6 +8,13 @@ from pathlib import Path
 
 import jax
 import pytest
+
+# The tests compile thousands of small programs that run once or twice. XLA optimizes them as
+# always, but LLVM does not, and XLA generates code in its former way, which is quicker for small
+# programs. XLA_FLAGS="" gives the usual code.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -48,16 +56,19 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects slow tests
 def pytest_collection_modifyitems(config, items):
-    """Marks tests slow that `few` and `by_family` leave out; deselects those not in the sample."""
-    tried = set()
+    """Marks slow what `few`, `third` and `by_family` leave out; deselects all but a sample."""
+    tried = collections.Counter()
     for item in items:
-        test = item.path, item.function if hasattr(item, "function") else item.name
+        test = item.path, getattr(item, "originalname", item.name)
         is_slow = item.get_closest_marker("slow") is not None
-        if item.get_closest_marker("few") and not is_slow:
-            is_slow = test in tried
-            tried.add(test)
         if item.get_closest_marker("by_family"):
             is_slow |= item.callspec.params["name"] not in FIRST_OF_FAMILY
+        if not is_slow:
+            number = tried[test]  # of the set of parameters
+            tried[test] += 1
+            is_slow |= item.get_closest_marker("few") is not None and number > 0
+            if item.get_closest_marker("third"):
+                is_slow |= (number + zlib.crc32(test[1].encode())) % 3 > 0
         if is_slow:
             item.add_marker("slow")
     if not config.option.sample:

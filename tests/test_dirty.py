@@ -48,6 +48,7 @@ def pulled(g):
     return run
 
 
+@pytest.mark.third
 @pytest.mark.parametrize(("name", "case"), EVERY)
 def test_nan_in_gives_nan_out(name, case):
     g, values = call_of(name, case)
@@ -57,6 +58,7 @@ def test_nan_in_gives_nan_out(name, case):
             assert any(np.isnan(y).any() for y in at(jnp.full_like(v, jnp.nan))), f"argument {i}"
 
 
+@pytest.mark.third
 @pytest.mark.parametrize(("name", "case"), EVERY)
 def test_no_implicit_rank_promotion(name, case):
     g, values = call_of(name, case)
@@ -64,6 +66,7 @@ def test_no_implicit_rank_promotion(name, case):
         jax.make_jaxpr(pulled(g))(values, cotangents(g, values))
 
 
+@pytest.mark.third
 @pytest.mark.by_family
 @pytest.mark.parametrize(("name", "case"), EVERY)
 def test_nothing_to_debug_in_a_finite_case(name, case):
@@ -80,6 +83,7 @@ def test_nothing_to_debug_in_a_finite_case(name, case):
                 jax.vjp(alone, values[i])[1](dout)
 
 
+@pytest.mark.third
 @pytest.mark.parametrize(("name", "case"), EVERY)
 def test_without_64_bits(name, case):
     """Without x64, as most users run, there is no warning and no dtype wider than float32."""
@@ -150,6 +154,7 @@ def test_keys_hold_no_numbers(name, case):
         assert "\n" not in message
 
 
+@pytest.mark.third
 @pytest.mark.by_family
 @pytest.mark.parametrize("kind", ["uint8", *slow("int32", "bool")])
 @pytest.mark.parametrize(("name", "case"), EVERY)
@@ -187,6 +192,7 @@ def without_integers(g, values, dout):
     return pulled(of_floats)(tuple(values[i] for i in floats), dout)
 
 
+@pytest.mark.third
 @pytest.mark.by_family
 @pytest.mark.parametrize(("name", "case"), EVERY)
 def test_complex_numbers(name, case):
@@ -207,6 +213,7 @@ def test_complex_numbers(name, case):
         equal(jax.tree.map(part, hand), jax.tree.map(part, auto))
 
 
+@pytest.mark.third
 @pytest.mark.by_family
 @pytest.mark.parametrize(("name", "case"), WITH_A_BATCH)
 def test_an_empty_batch(name, case):
@@ -221,6 +228,7 @@ def test_an_empty_batch(name, case):
         assert not np.any(h)
 
 
+@pytest.mark.third
 @pytest.mark.by_family
 @pytest.mark.parametrize("dtype", ["float16", *slow("float32", "bfloat16")])
 @pytest.mark.parametrize(("name", "case"), [p for p in EVERY if not p.marks[1:]])

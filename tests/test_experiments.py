@@ -353,6 +353,7 @@ def test_the_gallery_is_written_only_on_request(folder):
     assert "\nold\n" in (folder / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_no_gallery_of_a_false_claim(folder, monkeypatch):
     m = module("optimizer_paths")
     monkeypatch.setattr(m, "Config", functools.partial(m.Config, sgd=0.3))

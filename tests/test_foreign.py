@@ -18,6 +18,7 @@ def halved(f):
     return lambda x: f(x) / 2
 
 
+@pytest.mark.third
 @pytest.mark.parametrize(
     ("entry", "verdict", "status"),
     [

@@ -62,6 +62,7 @@ def test_every_rule_with_a_mask_has_a_case():
     assert with_mask == {param.values[0] for param in MASKED}
 
 
+@pytest.mark.third
 @pytest.mark.parametrize("dirt", [DIRT[0], *slow(*DIRT[1:])])
 @pytest.mark.parametrize(("name", "case"), MASKED)
 def test_what_is_hidden_has_no_influence(name, case, dirt):
@@ -117,6 +118,7 @@ def test_a_mask_that_does_not_fit(name):
         assert str(e.value).replace(", ", ",") == f"{name}: where must {message}".replace(", ", ",")
 
 
+@pytest.mark.third
 @pytest.mark.parametrize("name", WITH_WHERE)
 def test_a_mask_that_hides_nothing(name):
     """It changes nothing but rounding."""

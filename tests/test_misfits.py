@@ -59,6 +59,7 @@ def refused(f, error=(TypeError, ValueError)):
     return str(e.value)
 
 
+@pytest.mark.third
 @pytest.mark.parametrize(("layer", "x"), LAYERS, ids=[layer.name for layer, _ in LAYERS])
 def test_parameters_that_do_not_fit(layer, x):
     """Parameters with a wrong width, a missing, an extra or no entry, or of a wrong type."""

@@ -126,6 +126,7 @@ def test_rules_and_autodiff_agree(net, shape):
     close(hand(params, x), autodiff(hand)(params, x))
 
 
+@pytest.mark.third
 @nets
 def test_layers_compute_by_rules(net, shape):
     """A custom_vjp refuses forward mode, so a layer that allows it would bypass the rules."""

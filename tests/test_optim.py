@@ -619,6 +619,7 @@ def loss_after_training(optimizer, params, noise):
     return sum(jax.tree.leaves(losses))
 
 
+@pytest.mark.slow
 @pytest.mark.few
 @pytest.mark.parametrize("name", [n if n in ("adam", "rmsprop") else slow(n)[0] for n in CASES])
 def test_gradients_through_an_optimizer_are_those_of_differences(name):

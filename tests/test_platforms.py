@@ -24,6 +24,7 @@ ALL = [
 ]
 
 
+@pytest.mark.third
 @pytest.mark.parametrize("name", list(CASES))
 def test_dependent_rules_are_tested(name):
     """A rule whose program asks for the platform is in the list above."""
@@ -39,6 +40,7 @@ def test_dependent_rules_are_tested(name):
     assert not found or name in DEPENDENT
 
 
+@pytest.mark.third
 @pytest.mark.parametrize(("name", "index", "on"), ALL)
 def test_value_and_gradient(name, index, on):
     """The form on another platform has the oracle's value, and the gradient is autodiff's."""
@@ -54,6 +56,7 @@ def test_value_and_gradient(name, index, on):
     equal(value, jax.tree.map(lambda v, e: jnp.asarray(e, v.dtype), value, expected))
 
 
+@pytest.mark.third
 @pytest.mark.parametrize(("name", "index", "on"), ALL)
 def test_accuracy_in_bfloat16(name, index, on):
     """The error is that of rounding, or at most that of autodiff, or of 2 ulps of the largest.

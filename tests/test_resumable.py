@@ -105,6 +105,7 @@ def saved(out):
     return sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("unit", range(1, COUNT + 1))
 def test_a_run_that_was_killed_ends_as_one_that_was_not(unit, whole, tmp_path):
     config = Config(tmp_path)
@@ -117,6 +118,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(unit, whole, tmp_path):
     assert os.listdir(tmp_path) == ["checkpoints"]
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_a_run_after_what_is_saved(number, whole, tmp_path):
     """It comes when one of the two walks has done its part of stretch 3."""
@@ -179,6 +181,7 @@ OTHER = {
 }
 
 
+@pytest.mark.third
 @pytest.mark.parametrize(("changed", "message"), OTHER.values(), ids=OTHER)
 def test_another_run_is_refused_in_one_line(changed, message, whole, tmp_path):
     config = Config(tmp_path)

@@ -123,6 +123,7 @@ def test_gradient_in_float64(name, index):
     equal(m.hand, m.auto)
 
 
+@pytest.mark.third
 @pytest.mark.parametrize(("name", "index"), ALL)
 def test_a_rule_wrong_by_a_thousandth_is_refuted(name, index):
     """Tests the test above: it must fail if any cotangent is multiplied by 1.001."""
@@ -135,6 +136,7 @@ def test_a_rule_wrong_by_a_thousandth_is_refuted(name, index):
             equal(wrong, m.auto)
 
 
+@pytest.mark.third
 @pytest.mark.by_family
 @pytest.mark.parametrize(("name", "index", "dtype"), NARROW)
 def test_gradient_in_narrow_dtypes(name, index, dtype):
@@ -146,6 +148,7 @@ def test_gradient_in_narrow_dtypes(name, index, dtype):
     assert ratio <= 1 or ratio <= error_ratio(g, values, dout, dtype, by_autodiff(values, dout))
 
 
+@pytest.mark.third
 @pytest.mark.by_family
 @pytest.mark.parametrize(("name", "case"), FIRST)
 def test_not_less_accurate_than_autodiff(name, case):
@@ -218,6 +221,7 @@ def in_vmap(pullback):
     return run
 
 
+@pytest.mark.third
 @pytest.mark.by_family
 @pytest.mark.parametrize(("name", "case"), FIRST)
 def test_gradient_inside_a_transformation(name, case):

@@ -21,6 +21,7 @@ from funcnet._options import may_be_traced
 SWEEPS = {
     "eps": [1e-3, 0.25, 2.0],
     "rate": [0.0, 0.25, 0.9],
+    "dropout_rate": [0.0, 0.25, 0.9],
     "delta": [0.25, 1.0, 2.5],
     "label_smoothing": [0.0, 0.1, 0.75],
 }
@@ -31,19 +32,31 @@ TRACED = [
     for p in inspect.signature(RULES[name].primal).parameters.values()
     if p.kind == p.KEYWORD_ONLY and may_be_traced(hints[p.name])
 ]
+
+
+def cases_of(name, option):
+    """The cases of a rule; dropout of attention needs those with a key."""
+    return [case for case in CASES[name] if option != "dropout_rate" or option in case.static]
+
+
 PARAMS = [
     pytest.param(
         name, option, case, id=f"{name}-{case.id}", marks=[pytest.mark.slow] if i > 0 else []
     )
     for name, option in TRACED
-    for i, case in enumerate(CASES[name])
+    for i, case in enumerate(cases_of(name, option))
 ]
 
 
 def test_these_rules_take_traced_numbers():
     assert {option for _, option in TRACED} == set(SWEEPS)
     norms = {"layer_norm", "rms_norm", "group_norm", "batch_norm", "batch_norm_inference"}
-    assert {name for name, _ in TRACED} == norms | {"dropout", "huber", "softmax_cross_entropy"}
+    assert {name for name, _ in TRACED} == norms | {
+        "dot_product_attention",
+        "dropout",
+        "huber",
+        "softmax_cross_entropy",
+    }
 
 
 def pulled(name, option, case, dtype):
@@ -60,6 +73,7 @@ def pulled(name, option, case, dtype):
     return run, values, cotangents(g, values)
 
 
+@pytest.mark.third
 @pytest.mark.parametrize("dtype", [jnp.float64, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "option", "case"), PARAMS)
 def test_vmap_over_a_number_is_a_loop(name, option, case, dtype):
@@ -71,10 +85,11 @@ def test_vmap_over_a_number_is_a_loop(name, option, case, dtype):
     equal(flat(over), flat(jax.tree.map(lambda *ys: jnp.stack(ys), *each)))
 
 
+@pytest.mark.third
 @pytest.mark.parametrize(("name", "option"), TRACED)
 def test_a_traced_number(name, option):
     """Its derivative is an error by the rule, and that of JAX without."""
-    case, number = CASES[name][0], SWEEPS[option][1]
+    case, number = cases_of(name, option)[0], SWEEPS[option][1]
     run, values, dout = pulled(name, option, case, jnp.float64)
     total = lambda n: sum(
         jnp.vdot(y, d)
@@ -88,7 +103,7 @@ def test_a_traced_number(name, option):
     )
     h = 1e-5
     slope = jax.grad(autodiff(total))(number)
-    if option != "rate":  # the mask is not differentiable
+    if option not in ("rate", "dropout_rate"):  # the mask is not differentiable
         difference = (total(number + h) - total(number - h)) / (2 * h)
         np.testing.assert_allclose(slope, difference, rtol=1e-5, atol=1e-8)
 
@@ -96,7 +111,7 @@ def test_a_traced_number(name, option):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "option"), TRACED)
 def test_second_derivatives(name, option):
-    run, values, dout = pulled(name, option, CASES[name][0], jnp.float64)
+    run, values, dout = pulled(name, option, cases_of(name, option)[0], jnp.float64)
     square = lambda values, n: sum((y**2).sum() for y in jax.tree.leaves(run(n, values, dout)[0]))
     number = SWEEPS[option][1]
     actual = jax.jit(jax.hessian(square))(values, number)
@@ -106,7 +121,7 @@ def test_second_derivatives(name, option):
 @pytest.mark.parametrize("number", [jnp.ones(2), jnp.array(True), jnp.array(1j)])
 @pytest.mark.parametrize(("name", "option"), TRACED)
 def test_what_is_no_number(name, option, number):
-    case = CASES[name][0]
+    case = cases_of(name, option)[0]
     f = lambda n: getattr(ops, name)(*case.args, **{**case.static, option: n})
     with pytest.raises(TypeError, match=rf"^{name}: {option} must be a number, got a traced "):
         jax.jit(f)(number)

@@ -139,6 +139,7 @@ def accepts(name, case, args):
     return True
 
 
+@pytest.mark.third
 @pytest.mark.parametrize(("name", "case"), params(slow=lambda i: i > 0))
 def test_the_signature_tells_which_dtypes_the_rule_accepts(name, case):
     """Each argument in turn, and then all floating-point ones, get another dtype."""

@@ -63,7 +63,7 @@ CASES = {
         ),
         Case(
             "dropout, log-sum-exp",
-            (*_qkv((2,), 3, 4, 2, 2), None, ints(4, 0), None, jax.random.key(0)),
+            (*_qkv((2,), 3, 4, 2, 2), None, ints(4, 2), None, jax.random.key(0)),
             {"dropout_rate": 0.4, "return_lse": True},
         ),
         Case(

@@ -59,6 +59,7 @@ DELIBERATE = {
 }
 
 
+@pytest.mark.third
 @pytest.mark.parametrize("words", DELIBERATE)
 def test_a_deliberate_gradient_is_recognized_and_declared(words):
     f, args, declared, line = DELIBERATE[words]

@@ -160,15 +160,15 @@ PROGRAMS = {
 }  # fmt: skip
 
 
-def alike(actual, expected, scale=0.0):
+def alike(actual, expected, scale=0.0, ulps=32):
     """Asserts equal shapes, dtypes, integers, nan and infinities, and nearly equal numbers.
 
-    They may differ by 32 ulps, of the number or of `scale`.
+    They may differ by a few ulps, of the number or of `scale`.
     """
     chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         if jnp.issubdtype(e.dtype, jnp.inexact):
-            allowed = 32 * float(jnp.finfo(e.dtype).eps)
+            allowed = ulps * float(jnp.finfo(e.dtype).eps)
             wide = np.complex128 if jnp.iscomplexobj(e) else np.float64
             a, e = np.asarray(a, wide), np.asarray(e, wide)
             np.testing.assert_allclose(a, e, rtol=allowed, atol=allowed * scale)
@@ -183,9 +183,11 @@ def test_operations(name):
         traced = jax.jit(f).trace(*args)
         got = evaluate(traced.jaxpr, jax.tree.leaves(args)) if "nothing" not in name else None
         got = quick(f)(*args) if got is None else jax.tree.unflatten(traced.out_tree, got)
-        alike(got, jax.jit(f)(*args))
+        # XLA's cube root is exp(log(x) / 3); |log(x)| / 3 is up to 230 here.
+        alike(got, jax.jit(f)(*args), ulps=256 if name == "cbrt" else 32)
 
 
+@pytest.mark.third
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in FIRST_OF_FAMILY)) for n in CASES]
 )

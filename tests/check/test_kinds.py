@@ -18,6 +18,7 @@ def test_each_kind_has_an_entry():
     assert len(EXAMPLES) == len(NAMES)
 
 
+@pytest.mark.third
 @pytest.mark.parametrize(("kind", "code"), [*zip(NAMES, EXAMPLES, strict=True)], ids=NAMES)
 def test_the_example_has_this_kind(kind, code):
     scope = {}

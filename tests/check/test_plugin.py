@@ -395,6 +395,7 @@ def test_stopped_tests(suite):
     assert (jax.custom_vjp.__call__, jax.custom_jvp.__call__) == before
 
 
+@pytest.mark.slow
 def test_workers_check_and_the_controller_reports(suite, pytester):
     test = """
     import pytest

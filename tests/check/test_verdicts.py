@@ -311,6 +311,7 @@ def test_a_wrong_rule_is_refuted(case):
     assert report.verdict == "refuted", report
 
 
+@pytest.mark.third
 @pytest.mark.parametrize("case", KINDS.values(), ids=KINDS)
 def test_a_finding_is_of_the_right_kind(case):
     kind, words, *call = case
@@ -319,6 +320,7 @@ def test_a_finding_is_of_the_right_kind(case):
     assert words in report.findings[0].message
 
 
+@pytest.mark.slow
 def test_an_error_of_a_solver_may_be_allowed():
     _, _, *call = KINDS["an iterative solver"]
     assert check_rule(*call, tolerance=1e-3, **QUICK).ok
@@ -371,6 +373,7 @@ def test_a_truth_of_another_kind(truth, message):
         check_rule(square, X, truth=truth)
 
 
+@pytest.mark.slow
 def test_what_is_nothing_but_rounding_is_no_finding():
     """Where softmin has no rival, its derivative by the temperature is a sum that rounds to 0."""
 
