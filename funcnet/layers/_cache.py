@@ -31,7 +31,7 @@ def append(cache: Cache, k: jax.Array, v: jax.Array) -> tuple[Cache, jax.Array, 
 
     Returns:
       The new cache; the keys and values to attend to; and which of them the new positions see, as
-      arguments `lengths` or `mask` of `funcnet.ops.dot_product_attention`.
+      arguments `lengths`, or `mask` and `window`, of `funcnet.ops.dot_product_attention`.
     """
     n, t, length = cache["k"].shape[-3], k.shape[-3], cache["length"]
     if t == 1:  # it takes the place of one that it does not see
@@ -42,8 +42,7 @@ def append(cache: Cache, k: jax.Array, v: jax.Array) -> tuple[Cache, jax.Array, 
         return {"k": k, "v": v, "length": length + 1}, k, v, {"lengths": lengths}
     in_order = lambda old, new: jnp.concatenate([jnp.roll(old, -length % n, -3), new], -3)
     k, v = in_order(cache["k"], k), in_order(cache["v"], v)
-    key = jnp.arange(n + t, dtype=jnp.int32)  # key u has the position length − n + u
-    query = n + jnp.arange(t, dtype=jnp.int32)[:, None]
-    mask = (key >= n - length) & (key > query - n) & (key <= query)
+    filled = jnp.arange(n + t, dtype=jnp.int32) >= n - length  # key u is at length − n + u
     last = lambda x: jnp.roll(x[..., t:, :, :], (length + t) % n, -3)
-    return {"k": last(k), "v": last(v), "length": length + t}, k, v, {"mask": mask}
+    seen = {"mask": filled, "window": (n - 1, 0)}
+    return {"k": last(k), "v": last(v), "length": length + t}, k, v, seen
