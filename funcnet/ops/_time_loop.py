@@ -44,13 +44,14 @@ def check_weights(
     h0: jax.Array,
     w_x: jax.Array,
     w_h: jax.Array,
-    **biases: jax.Array,
+    **biases: jax.Array | None,
 ) -> None:
     """Checks the shapes for g concatenated gates: w_x (I, gH), w_h (H, gH), biases (gH,)."""
-    _check_real(f, w_x=w_x, w_h=w_h, **biases)
+    arrays = {"w_x": w_x, "w_h": w_h} | {k: b for k, b in biases.items() if b is not None}
+    _check_real(f, **arrays)
     rows, columns = h0.shape[-1], gates * h0.shape[-1]
     expected = {"w_x": (x.shape[-1], columns), "w_h": (rows, columns)}
-    for name, array in {"w_x": w_x, "w_h": w_h, **biases}.items():
+    for name, array in arrays.items():
         shape = expected.get(name, (columns,))
         if array.shape != shape:
             raise ValueError(
@@ -65,12 +66,21 @@ def _check_real(f: str, **arrays: jax.Array) -> None:
             raise TypeError(f"{f}: {name} must be real, got {array.dtype}")
 
 
-def widen_alike(*arrays: jax.Array) -> tuple[Any, list[jax.Array]]:
-    """The floating dtype all arrays promote to, and the arrays cast to it, at least to float32."""
-    dtype = jnp.result_type(*arrays)
+def widen_alike(*arrays: Any) -> tuple[Any, list[Any]]:
+    """The floating dtype all arrays promote to, and the arrays cast to it, at least to float32.
+
+    An array may be None, a bias that is not there.
+    """
+    dtype = jnp.result_type(*(a for a in arrays if a is not None))
     if not jnp.issubdtype(dtype, jnp.inexact):
         dtype = jnp.result_type(float)
-    return dtype, [a.astype(wide_dtype(dtype)) for a in arrays]
+    return dtype, [None if a is None else a.astype(wide_dtype(dtype)) for a in arrays]
+
+
+def cast_each(cotangents: tuple[jax.Array, ...], args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Casts each cotangent to the dtype of its argument; None for an argument that is None."""
+    pairs = zip(cotangents, args, strict=True)
+    return tuple(None if a is None else d.astype(a.dtype) for d, a in pairs)
 
 
 def valid_steps(x: jax.Array, lengths: jax.Array | None) -> jax.Array | None:
@@ -92,9 +102,14 @@ def time_first(x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
     return zero_unless(valid, jnp.moveaxis(x, -2, 0))
 
 
-def as_row(b: jax.Array, h0: jax.Array) -> jax.Array:
+def as_row(b: jax.Array | None, h0: jax.Array) -> jax.Array | None:
     """Reshapes a bias (n,) to the number of axes of a state (..., H)."""
-    return jnp.expand_dims(b, tuple(range(h0.ndim - 1)))
+    return None if b is None else jnp.expand_dims(b, tuple(range(h0.ndim - 1)))
+
+
+def plus(a: jax.Array, b: jax.Array | None) -> jax.Array:
+    """Adds a bias, if there is one."""
+    return a if b is None else a + b
 
 
 def time_last(x: jax.Array) -> jax.Array:

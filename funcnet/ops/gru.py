@@ -10,8 +10,10 @@ from jaxtyping import Float, Integer
 from funcnet._arrays import batch_like
 from funcnet.ops._time_loop import (
     as_row,
+    cast_each,
     check_sequence,
     check_weights,
+    plus,
     scan_time,
     sigmoid_and_slope,
     states_before,
@@ -29,7 +31,7 @@ from funcnet.rule import rule
 
 def _gates(x, h, w_x, w_h, b, b_h):
     """One step: (z, n) and the pre-activations, those of r and z concatenated."""
-    p, q = x @ w_x + b, h @ w_h + b_h
+    p, q = plus(x @ w_x, b), plus(h @ w_h, b_h)
     side = 2 * h.shape[-1]
     a_rz, q_n = p[..., :side] + q[..., :side], q[..., side:]
     r, z = jnp.split(lax.logistic(a_rz), 2, -1)
@@ -62,8 +64,8 @@ def gru(
     h0: Real[AnyArray, "*batch H"],
     w_x: Real[AnyArray, "I 3*H"],
     w_h: Real[AnyArray, "H 3*H"],
-    b: Real[AnyArray, "3*H"],
-    b_h: Real[AnyArray, "3*H"],
+    b: Real[AnyArray, "3*H"] | None = None,
+    b_h: Real[AnyArray, "3*H"] | None = None,
     lengths: Integer[ArrayLike, "*batch"] | None = None,
     *,
     reverse: bool = False,
@@ -87,8 +89,8 @@ def gru(
       h0: h_0, shape (..., H).
       w_x: W_x, shape (I, 3H): the columns of r, z and n, concatenated.
       w_h: W_h, shape (H, 3H).
-      b: b, shape (3H,).
-      b_h: b_h, shape (3H,): the bias inside the recurrent product.
+      b: b, shape (3H,); None for no bias.
+      b_h: b_h, shape (3H,): the bias inside the recurrent product; None for no such bias.
       lengths: L, integers from 0 to T, shape (...); None if all sequences have T steps. Values
         below 0 count as 0, and values above T as T.
       reverse: Whether to run from the last step to the first. Static.
@@ -181,7 +183,7 @@ def gru_bwd(residuals, douts, *, reverse, recompute):
     dw_x = sum_of_products(xs, dps, w_x)  # (5)
     dw_h = sum_of_products(before, dqs, w_h)
     cotangents = (dx, dh0, dw_x, dw_h, sum_of_steps(dps), sum_of_steps(dqs))
-    return *(d.astype(a.dtype) for d, a in zip(cotangents, args, strict=True)), None
+    return *cast_each(cotangents, args), None
 
 
 gru.defvjp(gru_fwd, gru_bwd)

@@ -10,8 +10,10 @@ from jaxtyping import Float, Integer
 from funcnet._arrays import batch_like
 from funcnet.ops._time_loop import (
     as_row,
+    cast_each,
     check_sequence,
     check_weights,
+    plus,
     scan_time,
     sigmoid_and_slope,
     states_before,
@@ -38,7 +40,7 @@ def _run(args, lengths, *, reverse, save):
 
     def step(state, x_t):
         h, c = state
-        z = x_t @ w_x + h @ w_h + b
+        z = plus(x_t @ w_x + h @ w_h, b)
         z_i, z_f, z_g, z_o = jnp.split(z, 4, -1)
         saved = save(c, z)
         c = lax.logistic(z_f) * c + lax.logistic(z_i) * jnp.tanh(z_g)
@@ -57,7 +59,7 @@ def lstm(
     c0: Real[AnyArray, "*batch H"],
     w_x: Real[AnyArray, "I 4*H"],
     w_h: Real[AnyArray, "H 4*H"],
-    b: Real[AnyArray, "4*H"],
+    b: Real[AnyArray, "4*H"] | None = None,
     lengths: Integer[ArrayLike, "*batch"] | None = None,
     *,
     reverse: bool = False,
@@ -79,7 +81,7 @@ def lstm(
       c0: c_0, shape (..., H).
       w_x: W_x, shape (I, 4H): the columns of gates i, f, g and o, concatenated.
       w_h: W_h, shape (H, 4H).
-      b: b, shape (4H,).
+      b: b, shape (4H,); None for no bias.
       lengths: L, integers from 0 to T, shape (...); None if all sequences have T steps. Values
         below 0 count as 0, and values above T as T.
       reverse: Whether to run from the last step to the first. Static.
@@ -153,7 +155,7 @@ def lstm_bwd(residuals, douts, *, reverse, recompute):
         (dh, dc), (dy, c, z) = cotangents, inputs
         if recompute:
             x_t, h = z
-            z = x_t @ w_x + h @ w_h + b
+            z = plus(x_t @ w_x + h @ w_h, b)
         z_i, z_f, z_g, z_o = jnp.split(z, 4, -1)
         (i, s_i), (f, s_f), (o, s_o) = (sigmoid_and_slope(z) for z in (z_i, z_f, z_o))
         g, s_g = tanh_and_slope(z_g)
@@ -170,7 +172,7 @@ def lstm_bwd(residuals, douts, *, reverse, recompute):
     dw_x = sum_of_products(xs, dzs, w_x)  # (5)
     dw_h = sum_of_products(before, dzs, w_h)
     cotangents = (dx, dh0, dc0, dw_x, dw_h, sum_of_steps(dzs))
-    return *(d.astype(a.dtype) for d, a in zip(cotangents, args, strict=True)), None
+    return *cast_each(cotangents, args), None
 
 
 lstm.defvjp(lstm_fwd, lstm_bwd)

@@ -10,8 +10,10 @@ from jaxtyping import Float, Integer
 from funcnet._arrays import batch_like
 from funcnet.ops._time_loop import (
     as_row,
+    cast_each,
     check_sequence,
     check_weights,
+    plus,
     scan_time,
     states_before,
     sum_of_products,
@@ -35,7 +37,7 @@ def _run(args, lengths, *, reverse, save):
     valid, h0, b = valid_steps(x, lengths), batch_like(h0, x), as_row(b, h0)
 
     def step(h, x_t):
-        a = x_t @ w_x + h @ w_h + b
+        a = plus(x_t @ w_x + h @ w_h, b)
         h = jnp.tanh(a)
         return h, (h, save(a))
 
@@ -50,7 +52,7 @@ def rnn(
     h0: Real[AnyArray, "*batch H"],
     w_x: Real[AnyArray, "I H"],
     w_h: Real[AnyArray, "H H"],
-    b: Real[AnyArray, "H"],
+    b: Real[AnyArray, "H"] | None = None,
     lengths: Integer[ArrayLike, "*batch"] | None = None,
     *,
     reverse: bool = False,
@@ -68,7 +70,7 @@ def rnn(
       h0: h_0, shape (..., H).
       w_x: W_x, shape (I, H).
       w_h: W_h, shape (H, H).
-      b: b, shape (H,).
+      b: b, shape (H,); None for no bias.
       lengths: L, integers from 0 to T, shape (...); None if all sequences have T steps. Values
         below 0 count as 0, and values above T as T.
       reverse: Whether to run from the last step to the first. Static.
@@ -140,7 +142,7 @@ def rnn_bwd(residuals, douts, *, reverse):
     before = states_before(hs, h0, valid, reverse=reverse)
     dw_h = sum_of_products(before, das, w_h)
     cotangents = (dx, dh0, dw_x, dw_h, sum_of_steps(das))
-    return *(d.astype(a.dtype) for d, a in zip(cotangents, args, strict=True)), None
+    return *cast_each(cotangents, args), None
 
 
 rnn.defvjp(rnn_fwd, rnn_bwd)

@@ -11,7 +11,7 @@ from cases.case import Case, ints, normal
 from cases.measured import Measured, Target, weights
 
 
-def _args(*batch, gates, steps=3, inputs=2, states=2, scale=1.0, lengths=None):
+def _args(*batch, gates, steps=3, inputs=2, states=2, scale=1.0, lengths=None, bias=True):
     """x, initial states, weights, biases and lengths of a network with `gates` gates."""
     columns = gates * states
     hidden = [normal(*batch, states, seed=s) for s in ((1, 2) if gates == 4 else (1,))]
@@ -21,7 +21,7 @@ def _args(*batch, gates, steps=3, inputs=2, states=2, scale=1.0, lengths=None):
         *hidden,
         scale * normal(inputs, columns, seed=3),
         normal(states, columns, seed=4),
-        *biases,
+        *(biases if bias else [None] * len(biases)),
         None if lengths is None else ints(*lengths),
     )
 
@@ -33,6 +33,7 @@ def _cases(gates, *more):
     return [
         Case("batch", first, shard=shard),
         Case("lengths", args(4, lengths=(3, 2, 1, 0))),
+        Case("no bias", args(2, bias=False)),
         Case("reverse", args(2, inputs=3), {"reverse": True}),
         Case("reverse lengths", args(3, steps=4, lengths=(4, 2, 0)), {"reverse": True}),
         *more,
@@ -48,6 +49,7 @@ def _cases(gates, *more):
 def _recompute(gates):
     return (
         Case("recompute", _args(2, gates=gates), {"recompute": True}),
+        Case("recompute, no bias", _args(2, gates=gates, bias=False), {"recompute": True}),
         Case(
             "recompute reverse lengths",
             _args(2, gates=gates, lengths=(3, 1)),
@@ -56,10 +58,15 @@ def _recompute(gates):
     )
 
 
+def _one_bias():
+    *rest, b, b_h, lengths = _args(2, gates=3)
+    return Case("b alone", (*rest, b, None, lengths)), Case("b_h alone", (*rest, None, b_h))
+
+
 CASES = {
     "rnn": _cases(1),
     "lstm": _cases(4, *_recompute(4)),
-    "gru": _cases(3, *_recompute(3)),
+    "gru": _cases(3, *_recompute(3), *_one_bias()),
 }
 
 
@@ -83,11 +90,14 @@ def _loop(cell, x, states, lengths, reverse):
 
 
 def _rnn(x, h0, w_x, w_h, b, lengths=None, *, reverse=False):
+    b = 0 if b is None else b
     cell = lambda x, h: (np.tanh(x @ w_x + h @ w_h + b),)
     return _loop(cell, x, (h0,), lengths, reverse)
 
 
 def _lstm(x, h0, c0, w_x, w_h, b, lengths=None, *, reverse=False, recompute=False):
+    b = 0 if b is None else b
+
     def cell(x, h, c):
         i, f, g, o = np.split(x @ w_x + h @ w_h + b, 4)
         c = _sigmoid(f) * c + _sigmoid(i) * np.tanh(g)
@@ -97,6 +107,8 @@ def _lstm(x, h0, c0, w_x, w_h, b, lengths=None, *, reverse=False, recompute=Fals
 
 
 def _gru(x, h0, w_x, w_h, b, b_h, lengths=None, *, reverse=False, recompute=False):
+    b, b_h = (0 if v is None else v for v in (b, b_h))
+
     def cell(x, h):
         (p_r, p_z, p_n), (q_r, q_z, q_n) = np.split(x @ w_x + b, 3), np.split(h @ w_h + b_h, 3)
         r, z = _sigmoid(p_r + q_r), _sigmoid(p_z + q_z)
