@@ -26,6 +26,12 @@ def cast_cotangent(d: jax.Array, like: jax.Array) -> jax.Array:
     return (d if jnp.iscomplexobj(like) else jnp.real(d)).astype(like.dtype)
 
 
+def cast_each(ds: tuple[jax.Array, ...], like: tuple[jax.Array | None, ...]) -> tuple[Any, ...]:
+    """Casts each cotangent to the dtype of its argument; None for an argument that is None."""
+    pairs = zip(ds, like, strict=True)
+    return tuple(None if a is None else d.astype(a.dtype) for d, a in pairs)
+
+
 def sum_products(a: jax.Array, b: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """Σ a b over the given axes of two arrays of the same shape.
 

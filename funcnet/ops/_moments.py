@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcnet._arguments import check_number
+from funcnet._arrays import widen
 
 
 def moments(
@@ -30,16 +31,27 @@ def moments(
     return center, delta, var
 
 
-def check_norm(f: str, x: jax.Array, eps: float, **vectors: jax.Array) -> None:
+def check_norm(f: str, x: jax.Array, eps: float, **vectors: jax.Array | None) -> None:
     """Checks that each vector has one number per feature (the last axis of x), and that ε ≥ 0."""
     for name, vector in vectors.items():
-        if vector.shape != x.shape[-1:]:
+        if vector is not None and vector.shape != x.shape[-1:]:
             raise ValueError(
                 f"{f}: {name} must have shape {x.shape[-1:]} for x {x.shape}, got {vector.shape}"
             )
     check_number(f, "eps", eps, at_least=0)
 
 
+def or_ones(scale: jax.Array | None, x: jax.Array) -> jax.Array:
+    """The scale in float32 at least; if it is None, one 1 per feature of x."""
+    return jnp.ones(x.shape[-1:], widen(x).dtype) if scale is None else widen(scale)
+
+
 def row(vector: jax.Array, ndim: int) -> jax.Array:
     """Reshapes a vector to `ndim` axes, along the last one."""
     return jnp.expand_dims(vector, range(ndim - 1))
+
+
+def scaled(z: jax.Array, scale: jax.Array | None, bias: jax.Array | None) -> jax.Array:
+    """γ ⊙ z + β, without the parts that are None."""
+    y = z if scale is None else row(widen(scale), z.ndim) * z
+    return y if bias is None else y + row(widen(bias), z.ndim)

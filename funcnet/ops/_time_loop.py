@@ -77,12 +77,6 @@ def widen_alike(*arrays: Any) -> tuple[Any, list[Any]]:
     return dtype, [None if a is None else a.astype(wide_dtype(dtype)) for a in arrays]
 
 
-def cast_each(cotangents: tuple[jax.Array, ...], args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Casts each cotangent to the dtype of its argument; None for an argument that is None."""
-    pairs = zip(cotangents, args, strict=True)
-    return tuple(None if a is None else d.astype(a.dtype) for d, a in pairs)
-
-
 def valid_steps(x: jax.Array, lengths: jax.Array | None) -> jax.Array | None:
     """Mask of the steps within each sequence's length, shape (T, ..., 1); None without lengths."""
     if lengths is None:

@@ -10,14 +10,14 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
-from funcnet._arrays import widen
+from funcnet._arrays import cast_each, widen
 from funcnet.ops._masks import keep, mask_of, mean_of, or_one, share
-from funcnet.ops._moments import check_norm, moments, row
+from funcnet.ops._moments import check_norm, moments, or_ones, row, scaled
 from funcnet.ops._types import AnyArray, Number, Real
 from funcnet.rule import rule
 
 
-def _check_columns(f: str, x: Array, eps: float, **vectors: Array) -> None:
+def _check_columns(f: str, x: Array, eps: float, **vectors: Array | None) -> None:
     if x.ndim < 2:
         raise ValueError(f"{f}: x must have shape (..., c) with a batch axis, got {x.shape}")
     check_norm(f, x, eps, **vectors)
@@ -26,8 +26,8 @@ def _check_columns(f: str, x: Array, eps: float, **vectors: Array) -> None:
 @rule(real=("x", "scale", "bias"))
 def batch_norm(
     x: Real[AnyArray, "*batch c"],
-    scale: Real[AnyArray, "c"],
-    bias: Real[AnyArray, "c"],
+    scale: Real[AnyArray, "c"] | None = None,
+    bias: Real[AnyArray, "c"] | None = None,
     where: Bool[ArrayLike, "..."] | None = None,
     *,
     eps: Number = 1e-5,
@@ -43,8 +43,8 @@ def batch_norm(
 
     Args:
       x: X, shape (..., c) with at least one batch axis.
-      scale: γ, shape (c,).
-      bias: β, shape (c,).
+      scale: γ, shape (c,); None for no scale.
+      bias: β, shape (c,); None for no bias.
       where: Booleans that broadcast to the shape of x, true for what counts. The means are over
         what counts. Nothing depends on the other elements, even if they are nan, and y = 0 there.
       eps: ε ≥ 0, keeps z finite where a column is constant. It may be traced.
@@ -76,7 +76,7 @@ def batch_norm_fwd(x, scale, bias, where=None, *, eps):
     wide = keep(mask, widen(x))
     mean, delta, var = moments(wide, mean_of(mask, wide, columns))
     s = jnp.sqrt(or_one(mask, wide, columns, var + eps))
-    gamma, beta = row(widen(scale), x.ndim), row(widen(bias), x.ndim)
+    gamma, beta = row(or_ones(scale, x), x.ndim), 0 if bias is None else row(widen(bias), x.ndim)
     # The division comes last: XLA computes it once per column, but a product once per element.
     a, k = gamma / s, (beta * s - gamma * delta) / s
     y = keep(mask, a * (wide - mean) + k).astype(x.dtype)
@@ -105,7 +105,7 @@ def batch_norm_bwd(residuals, douts, *, eps):
     If only y is used, this is the last equation of the source, dx = (γ/s)(dy − (z dγ + dβ)/B), in
     which σ is the standard deviation; in some places the source prints σ for σ².
 
-    What a mask excludes is not in B, and has u = dy = 0.
+    What a mask excludes is not in B, and has u = dy = 0. Without a scale, γ = 1.
 
     Reference: Source A 4.2.1.2.
     """
@@ -114,7 +114,7 @@ def batch_norm_bwd(residuals, douts, *, eps):
         return *jax.tree.map(jnp.zeros_like, (x, scale, bias)), None
     (dy, dmean, dvar), mask = douts, mask_of("batch_norm", where, x)
     batch = tuple(range(x.ndim - 1))
-    gamma, dmean, dvar = (row(v, x.ndim) for v in (widen(scale), dmean, dvar))
+    gamma, dmean, dvar = (row(v, x.ndim) for v in (or_ones(scale, x), dmean, dvar))
     a, g = gamma / s, keep(mask, widen(dy))
     count = math.prod(x.shape[:-1]) * share(mask, g, lambda a: a.mean(batch, keepdims=True))
     dbias, u = g.sum(batch, keepdims=True), keep(mask, widen(x) - mean)
@@ -126,8 +126,8 @@ def batch_norm_bwd(residuals, douts, *, eps):
     b = p / (count * s)  # (2)
     c = (s * dmean - gamma * dbias - p * delta) / (count * s)
     dx = keep(mask, a * g + (b * u + c))  # (3)
-    dscale, dbias = dscale.squeeze(batch), dbias.squeeze(batch)
-    return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype), None
+    cotangents = dx, dscale.squeeze(batch), dbias.squeeze(batch)
+    return *cast_each(cotangents, (x, scale, bias)), None
 
 
 batch_norm.defvjp(batch_norm_fwd, batch_norm_bwd)
@@ -136,8 +136,8 @@ batch_norm.defvjp(batch_norm_fwd, batch_norm_bwd)
 @rule(real=("x", "scale", "bias", "mean", "var"))
 def batch_norm_inference(
     x: Real[AnyArray, "*batch c"],
-    scale: Real[AnyArray, "c"],
-    bias: Real[AnyArray, "c"],
+    scale: Real[AnyArray, "c"] | None,
+    bias: Real[AnyArray, "c"] | None,
     mean: Real[AnyArray, "c"],
     var: Real[AnyArray, "c"],
     *,
@@ -149,8 +149,8 @@ def batch_norm_inference(
 
     Args:
       x: X, shape (..., c) with at least one batch axis.
-      scale: γ, shape (c,).
-      bias: β, shape (c,).
+      scale: γ, shape (c,); None for no scale.
+      bias: β, shape (c,); None for no bias.
       mean: μ, shape (c,): the running mean of training.
       var: σ² ≥ 0, shape (c,): the running variance.
       eps: ε ≥ 0, the same as in training. It may be traced.
@@ -174,9 +174,9 @@ def batch_norm_inference_fwd(x, scale, bias, mean, var, *, eps):
     """Saves the arguments."""
     _check_columns("batch_norm_inference", x, eps, scale=scale, bias=bias, mean=mean, var=var)
     arguments = x, scale, bias, mean, var
-    gamma, beta, mean, var = (row(widen(v), x.ndim) for v in arguments[1:])
+    mean, var = (row(widen(v), x.ndim) for v in (mean, var))
     z = (widen(x) - mean) * jax.lax.rsqrt(var + eps)
-    return (gamma * z + beta).astype(x.dtype), arguments
+    return scaled(z, scale, bias).astype(x.dtype), arguments
 
 
 def batch_norm_inference_bwd(residuals, dy, *, eps):
@@ -187,10 +187,12 @@ def batch_norm_inference_bwd(residuals, dy, *, eps):
 
         dx = γ r dy,   dγ = Σ dy ⊙ z,   dβ = Σ dy,                                            (1)
         dμ = −γ r Σ dy = −γ r dβ,   dσ² = −(r²/2) γ Σ dy ⊙ z = −(r²/2) γ dγ.                  (2)
+
+    Without a scale, γ = 1.
     """
     x, scale, _, mean, var = residuals
     batch = tuple(range(x.ndim - 1))
-    g, gamma = widen(dy), widen(scale)
+    g, gamma = widen(dy), or_ones(scale, x)
     r = jax.lax.rsqrt(widen(var) + eps)
     z = (widen(x) - row(widen(mean), x.ndim)) * row(r, x.ndim)
     dx = row(gamma * r, x.ndim) * g  # (1)
@@ -198,8 +200,7 @@ def batch_norm_inference_bwd(residuals, dy, *, eps):
     dbias = g.sum(batch)
     dmean = -gamma * r * dbias  # (2)
     dvar = -(r**2) / 2 * gamma * dscale
-    cotangents = (dx, dscale, dbias, dmean, dvar)
-    return tuple(d.astype(a.dtype) for d, a in zip(cotangents, residuals, strict=True))
+    return cast_each((dx, dscale, dbias, dmean, dvar), residuals)
 
 
 batch_norm_inference.defvjp(batch_norm_inference_fwd, batch_norm_inference_bwd)

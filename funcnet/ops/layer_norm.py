@@ -10,15 +10,15 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
-from funcnet._arrays import explicit_sharding, sum_products, widen
+from funcnet._arrays import cast_each, explicit_sharding, sum_products, widen
 from funcnet._barrier import CPU_AND_GPU, barrier
 from funcnet.ops._masks import keep, mask_of, mean_of, or_one, share
-from funcnet.ops._moments import check_norm, moments, row
+from funcnet.ops._moments import check_norm, moments, or_ones, row, scaled
 from funcnet.ops._types import AnyArray, Number, Real
 from funcnet.rule import rule
 
 
-def _check(f: str, x: Array, eps: float, **vectors: Array) -> None:
+def _check(f: str, x: Array, eps: float, **vectors: Array | None) -> None:
     if x.ndim < 1 or x.shape[-1] == 0:
         raise ValueError(f"{f}: x must have shape (..., c) with c of at least 1, got {x.shape}")
     check_norm(f, x, eps, **vectors)
@@ -40,8 +40,8 @@ def _products(rows: Array, vector: Array, like: Array) -> Array:
 @rule(real=("x", "scale", "bias"))
 def layer_norm(
     x: Real[AnyArray, "*batch c"],
-    scale: Real[AnyArray, "c"],
-    bias: Real[AnyArray, "c"],
+    scale: Real[AnyArray, "c"] | None = None,
+    bias: Real[AnyArray, "c"] | None = None,
     where: Bool[ArrayLike, "..."] | None = None,
     *,
     eps: Number = 1e-5,
@@ -55,8 +55,8 @@ def layer_norm(
 
     Args:
       x: Shape (..., c).
-      scale: γ, shape (c,).
-      bias: β, shape (c,).
+      scale: γ, shape (c,); None for no scale.
+      bias: β, shape (c,); None for no bias.
       where: Booleans that broadcast to the shape of x, true for what counts. The means are over
         what counts. Nothing depends on the other elements, even if they are nan, and y = 0 there.
       eps: ε ≥ 0, keeps z finite where a row is constant. It may be traced.
@@ -84,7 +84,7 @@ def layer_norm_fwd(x, scale, bias, where=None, *, eps):
     mean, delta, var = moments(wide, mean_of(mask, wide, _mean))
     r = jax.lax.rsqrt(or_one(mask, wide, _mean, var + eps))
     z = (wide - mean - delta) * r
-    y = row(widen(scale), x.ndim) * z + row(widen(bias), x.ndim)
+    y = scaled(z, scale, bias)
     return keep(mask, y).astype(x.dtype), (x, mean, delta, r, scale, bias, where)
 
 
@@ -107,12 +107,12 @@ def layer_norm_bwd(residuals, dy, *, eps):
 
     Both means come from one pass over the data. Autodiff computes ⟨dz⟩ in a separate pass after
     the rest: that rounds a little less for a few features, and reads all rows again. What a mask
-    excludes is not in c, and has z = dy = 0.
+    excludes is not in c, and has z = dy = 0. Without a scale, γ = 1.
     """
     # Without a barrier XLA would reuse x − μ from fwd, and keep it in memory as well as x.
     x, mean, delta, r, scale, bias, where = barrier(residuals, on=CPU_AND_GPU)
     rows, mask = tuple(range(x.ndim - 1)), mask_of("layer_norm", where, x)
-    g, gamma = keep(mask, widen(dy)), widen(scale)
+    g, gamma = keep(mask, widen(dy)), or_ones(scale, x)
     c = x.shape[-1] * share(mask, g, _mean)
     z = keep(mask, (widen(x) - mean - delta) * r)
     gz = g * z
@@ -121,7 +121,7 @@ def layer_norm_bwd(residuals, dy, *, eps):
     mean_dz = _products(g, gamma, r) / c  # (2)
     mean_dz_z = _products(gz, gamma, r) / c
     dx = keep(mask, r * (row(gamma, x.ndim) * g - mean_dz - z * mean_dz_z))  # (3)
-    return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype), None
+    return *cast_each((dx, dscale, dbias), (x, scale, bias)), None
 
 
 layer_norm.defvjp(layer_norm_fwd, layer_norm_bwd)
@@ -130,7 +130,7 @@ layer_norm.defvjp(layer_norm_fwd, layer_norm_bwd)
 @rule(real=("x", "scale"))
 def rms_norm(
     x: Real[AnyArray, "*batch c"],
-    scale: Real[AnyArray, "c"],
+    scale: Real[AnyArray, "c"] | None = None,
     where: Bool[ArrayLike, "..."] | None = None,
     *,
     eps: Number = 1e-6,
@@ -141,7 +141,7 @@ def rms_norm(
 
     Args:
       x: Shape (..., c).
-      scale: γ, shape (c,).
+      scale: γ, shape (c,); None for no scale.
       where: Booleans that broadcast to the shape of x, true for what counts. The means are over
         what counts. Nothing depends on the other elements, even if they are nan, and y = 0 there.
       eps: ε ≥ 0, keeps z finite where a row is 0. It may be traced.
@@ -169,7 +169,7 @@ def rms_norm_fwd(x, scale, where=None, *, eps):
     wide = keep(mask, widen(x))
     square = mean_of(mask, wide, _mean)(wide**2)
     r = jax.lax.rsqrt(or_one(mask, wide, _mean, square + eps))
-    y = (row(widen(scale), x.ndim) * (wide * r)).astype(x.dtype)
+    y = scaled(wide * r, scale, None).astype(x.dtype)
     return keep(mask, y), (x, r, scale, where)
 
 
@@ -182,18 +182,18 @@ def rms_norm_bwd(residuals, dy, *, eps):
         ⟨dz ⊙ z⟩ = (dy ⊙ z) · γ / c,                                                          (2)
         dx = r dz − x r³ ⟨dz ⊙ x⟩ = r (dz − z ⟨dz ⊙ z⟩).                                      (3)
 
-    What a mask excludes is not in c, and has z = dy = 0.
+    What a mask excludes is not in c, and has z = dy = 0. Without a scale, γ = 1.
     """
     x, r, scale, where = barrier(residuals)  # see layer_norm_bwd
     mask = mask_of("rms_norm", where, x)
-    g, gamma = keep(mask, widen(dy)), widen(scale)
+    g, gamma = keep(mask, widen(dy)), or_ones(scale, x)
     c = x.shape[-1] * share(mask, g, _mean)
     z = keep(mask, widen(x)) * r
     gz = g * z
     dscale = gz.sum(tuple(range(x.ndim - 1)))  # (1)
     mean_dz_z = _products(gz, gamma, r) / c  # (2)
     dx = keep(mask, r * (row(gamma, x.ndim) * g - z * mean_dz_z))  # (3)
-    return dx.astype(x.dtype), dscale.astype(scale.dtype), None
+    return *cast_each((dx, dscale), (x, scale)), None
 
 
 rms_norm.defvjp(rms_norm_fwd, rms_norm_bwd)
@@ -202,8 +202,8 @@ rms_norm.defvjp(rms_norm_fwd, rms_norm_bwd)
 @rule(real=("x", "scale", "bias"))
 def group_norm(
     x: Real[AnyArray, "n *spatial c"],
-    scale: Real[AnyArray, "c"],
-    bias: Real[AnyArray, "c"],
+    scale: Real[AnyArray, "c"] | None = None,
+    bias: Real[AnyArray, "c"] | None = None,
     where: Bool[ArrayLike, "..."] | None = None,
     *,
     groups: int,
@@ -219,8 +219,8 @@ def group_norm(
 
     Args:
       x: Shape (n, ..., c): n examples, any number of spatial axes, c channels.
-      scale: γ, shape (c,).
-      bias: β, shape (c,).
+      scale: γ, shape (c,); None for no scale.
+      bias: β, shape (c,); None for no bias.
       where: Booleans that broadcast to the shape of x, true for what counts. The means are over
         what counts. Nothing depends on the other elements, even if they are nan, and y = 0 there.
       groups: G, which must divide c. Static.
@@ -276,7 +276,7 @@ def group_norm_fwd(x, scale, bias, where=None, *, groups, eps):
     mean, delta, var = moments(wide, mean_of(mask, wide, average))
     r = jax.lax.rsqrt(or_one(mask, wide, average, var + eps))
     z = (wide - mean - delta) * r
-    y = row(widen(scale), x.ndim) * z + row(widen(bias), x.ndim)
+    y = scaled(z, scale, bias)
     saved = (a[..., :: x.shape[-1] // groups] for a in (mean, delta, r))
     return keep(mask, y).astype(x.dtype), (x, *saved, scale, bias, where)
 
@@ -298,25 +298,25 @@ def group_norm_bwd(residuals, dy, *, groups, eps):
         ⟨dz⟩ = Σ γ S / m,   ⟨dz ⊙ z⟩ = Σ γ T / m,                                             (3)
         dx = r (dz − ⟨dz⟩ − z ⟨dz ⊙ z⟩).                                                      (4)
 
-    What a mask excludes is not in m, and has z = dy = 0.
+    What a mask excludes is not in m, and has z = dy = 0. Without a scale, γ = 1.
     """
     # See layer_norm_bwd.
     x, *saved, scale, bias, where = barrier(residuals, on=CPU_AND_GPU)
     mean, delta, r = (_of_channels(a, x) for a in saved)
     places, mask = tuple(range(1, x.ndim - 1)), mask_of("group_norm", where, x)
-    g, gamma = keep(mask, widen(dy)), row(widen(scale), x.ndim)
+    g, gamma = keep(mask, widen(dy)), row(or_ones(scale, x), x.ndim)
     z = keep(mask, (widen(x) - mean - delta) * r)
     s = g.sum(places, keepdims=True)  # (1)
     t = jnp.expand_dims(sum_products(g, z, places), places)
     others = tuple(range(x.ndim - 1))
-    dscale = t.sum(others).reshape(scale.shape)  # (2)
-    dbias = s.sum(others).reshape(bias.shape)
+    dscale = t.sum(others).reshape(x.shape[-1:])  # (2)
+    dbias = s.sum(others).reshape(x.shape[-1:])
     # m is this times the channels of a group.
     count = math.prod(x.shape[1:-1]) * share(mask, g, lambda a: _average(a, groups))
     mean_dz = _over_groups(gamma * s, groups) / count  # (3)
     mean_dz_z = _over_groups(gamma * t, groups) / count
     dx = keep(mask, r * (gamma * g - mean_dz - z * mean_dz_z))  # (4)
-    return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype), None
+    return *cast_each((dx, dscale, dbias), (x, scale, bias)), None
 
 
 group_norm.defvjp(group_norm_fwd, group_norm_bwd)

@@ -7,10 +7,9 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Integer
 
-from funcnet._arrays import batch_like
+from funcnet._arrays import batch_like, cast_each
 from funcnet.ops._time_loop import (
     as_row,
-    cast_each,
     check_sequence,
     check_weights,
     plus,

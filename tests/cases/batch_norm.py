@@ -28,6 +28,9 @@ CASES = {
         Case("where, no eps", (np.where(ROWS, X, np.inf), *AFFINE, ROWS), {"eps": 0.0}),
         Case("where, large mean", (np.where(ROWS, X + 1e4, np.nan), *AFFINE, ROWS)),
         Case("where of rank3", (X.reshape(2, 3, 3), *AFFINE, ROWS.reshape(2, 3, 1))),
+        Case("no scale", (X, None, AFFINE[1])),
+        Case("no bias, where", (X + 1e4, AFFINE[0], None, SOME)),
+        Case("neither", (X.reshape(2, 3, 3),), {"eps": 0.5}),
     ],
     "batch_norm_inference": [
         Case(
@@ -44,24 +47,31 @@ CASES = {
             "no variance",
             (normal(4, 3), normal(3), normal(3, seed=1), normal(3, seed=2), np.zeros(3)),
         ),
+        Case("no scale", (X, None, AFFINE[1], normal(3, seed=2), probabilities(3))),
+        Case("no bias", (X, AFFINE[0], None, normal(3, seed=2), probabilities(3))),
     ],
 }
 
 
-def _batch_norm(x, scale, bias, where=None, *, eps=1e-5):
+def scaled(z, scale, bias):
+    return z * (1 if scale is None else scale) + (0 if bias is None else bias)
+
+
+def _batch_norm(x, scale=None, bias=None, where=None, *, eps=1e-5):
     x = np.asarray(x, np.longdouble)  # float64 loses digits for a large mean
     counts = np.broadcast_to(True if where is None else where, x.shape)
     mean, var = np.zeros((2, x.shape[-1]), np.longdouble)
     for j in range(x.shape[-1]):
         if (column := x[..., j][counts[..., j]]).size:
             mean[j], var[j] = column.mean(), column.var()
-    return np.where(counts, (x - mean) / np.sqrt(var + eps) * scale + bias, 0), mean, var
+    z = (x - mean) / np.sqrt(var + eps)
+    return np.where(counts, scaled(z, scale, bias), 0), mean, var
 
 
 ORACLES = {
     "batch_norm": _batch_norm,
-    "batch_norm_inference": lambda x, scale, bias, mean, var, *, eps=1e-5: (
-        (x - mean) / np.sqrt(var + eps) * scale + bias
+    "batch_norm_inference": lambda x, scale, bias, mean, var, *, eps=1e-5: scaled(
+        (x - mean) / np.sqrt(var + eps), scale, bias
     ),
 }
 

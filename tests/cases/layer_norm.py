@@ -3,7 +3,7 @@
 import numpy as np
 from jax import lax
 
-from cases.batch_norm import two_pass
+from cases.batch_norm import scaled, two_pass
 from cases.case import Case, normal
 from cases.measured import EPS, Measured, Target, columns, flax, tokamax
 
@@ -32,6 +32,9 @@ CASES = {
         Case("where, large mean", (HIDDEN + 1e4, *AFFINE, SOME)),
         Case("where of rows", (np.where(ROWS, X, np.inf), *AFFINE, ROWS), {"eps": 0.0}),
         Case("where for all", (X, *AFFINE, np.array([True, False, True, True, False]))),
+        Case("no scale", (X, None, AFFINE[1])),
+        Case("no bias, where", (HIDDEN, AFFINE[0], None, SOME)),
+        Case("neither", (normal(2, 1, 4, 5),), {"eps": 0.5}),
     ],
     "rms_norm": [
         Case("rank2", (normal(4, 5), normal(5)), shard=(True, False)),
@@ -45,6 +48,8 @@ CASES = {
         Case("where", (HIDDEN, AFFINE[0], SOME)),
         Case("where of rows", (np.where(ROWS, X, np.inf), AFFINE[0], ROWS), {"eps": 0.0}),
         Case("where for all", (X, AFFINE[0], np.array([True, False, True, True, False]))),
+        Case("no scale", (normal(2, 1, 4, 5),)),
+        Case("no scale, where", (HIDDEN, None, SOME)),
     ],
     "group_norm": [
         Case(
@@ -79,6 +84,9 @@ CASES = {
             (normal(2, 6, 4), normal(4), normal(4, seed=1), CHANNELS),
             {"groups": 4},
         ),
+        Case("no scale", (normal(2, 3, 4), None, normal(4)), {"groups": 2}),
+        Case("no bias", (normal(2, 6, 4), normal(4), None), {"groups": 4}),
+        Case("neither", (normal(2, 2, 3, 4),), {"groups": 2, "eps": 0.5}),
     ],
 }
 
@@ -99,21 +107,22 @@ def _all(where, x):
     return np.broadcast_to(True if where is None else where, np.shape(x))
 
 
-def _layer_norm(x, scale, bias, where=None, *, eps=1e-5):
+def _layer_norm(x, scale=None, bias=None, where=None, *, eps=1e-5):
     where = _all(where, x)
-    return np.where(where, _standardised(x, where, -1, eps) * scale + bias, 0)
+    return np.where(where, scaled(_standardised(x, where, -1, eps), scale, bias), 0)
 
 
-def _rms_norm(x, scale, where=None, *, eps=1e-6):
+def _rms_norm(x, scale=None, where=None, *, eps=1e-6):
     where = _all(where, x)
-    return np.where(where, x / np.sqrt(_mean(np.square(x), where, -1) + eps) * scale, 0)
+    z = x / np.sqrt(_mean(np.square(x), where, -1) + eps)
+    return np.where(where, scaled(z, scale, None), 0)
 
 
-def _group_norm(x, scale, bias, where=None, *, groups, eps=1e-5):
+def _group_norm(x, scale=None, bias=None, where=None, *, groups, eps=1e-5):
     z, where = np.empty(x.shape, np.longdouble), _all(where, x)
     for g in np.split(np.arange(x.shape[-1]), groups):
         z[..., g] = _standardised(x[..., g], where[..., g], tuple(range(1, x.ndim)), eps)
-    return np.where(where, z * scale + bias, 0)
+    return np.where(where, scaled(z, scale, bias), 0)
 
 
 ORACLES = {"layer_norm": _layer_norm, "rms_norm": _rms_norm, "group_norm": _group_norm}
