@@ -48,6 +48,7 @@ LAYERS = [  # layers with an input
     (LayerNorm(), X),
     (RMSNorm(), X),
     (GroupNorm(2), X),
+    (GroupNorm(2, bias=False), X),
     (MultiHeadAttention(4, kv_heads=2, bias=True), SEQUENCE),
 ]
 

@@ -59,6 +59,7 @@ NETS = {  # networks with the shape of x
     "GlobalAvgPool": (GlobalAvgPool(), IMAGE),
     "LayerNorm": (LayerNorm(), ROWS),
     "RMSNorm": (RMSNorm(), ROWS),
+    "norm alone": (LayerNorm(scale=False, bias=False), ROWS),
     "GroupNorm": (GroupNorm(2), IMAGE),
     "GatedMLP": (GatedMLP(3), ROWS),
     "no bias": (Dense(3, bias=False), ROWS),

@@ -1,4 +1,4 @@
-"""Tests of recurrent layers: state kept between calls, biases."""
+"""Tests of recurrent layers: state kept between calls, lengths, both directions, biases."""
 
 import functools
 
@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases.case import normal
+from cases.case import ints, normal
 from criterion import equal
 from marks import slow
 
-from funcnet.layers import GRU, LSTM, RNN
+from funcnet.layers import GRU, LSTM, RNN, chain, parallel
 
 KEY = jax.random.key(0)
 X = jnp.asarray(normal(2, 5, 3))  # two sequences of five steps
@@ -85,6 +85,32 @@ def test_the_final_state_of_one_starts_another(kind):
     equal(y, expected)
     shared = jax.tree.map(jnp.add, *back(jnp.cos(y)))
     equal(shared, back_of_joined(jnp.cos(y))[0], ulps=256)
+
+
+@every_kind
+def test_lengths_reach_each_layer(kind):
+    """In both directions and two layers, a padded batch gives what each sequence gives alone."""
+    both = lambda **options: parallel(kind(4, **options), kind(4, reverse=True, **options))
+    net, lengths = chain(both(), both(last=True)), ints(2, 5)
+    params, state = net.init(KEY, X)
+    padded = X.at[0, 2:].set(jnp.nan)
+    gradient = jax.grad(lambda p, x, n: jnp.sin(net.apply(p, state, x, lengths=n)[0]).sum())
+    summed = jax.tree.map(jnp.add, gradient(params, X[:1, :2], None), gradient(params, X[1:], None))
+    equal(gradient(params, padded, lengths), summed, ulps=256)
+    y, _ = net.apply(params, state, padded, lengths=lengths)
+    for n, length in enumerate(lengths):
+        equal(y[n], net.apply(params, state, X[n, :length])[0])
+
+
+@every_kind
+def test_lengths_and_a_state(kind):
+    """The state after a padded piece is that after the last valid step."""
+    layer = kind(4, stateful=True)
+    params, state = layer.init(KEY, X)
+    state = jax.tree.map(lambda s: s - 0.5, state)
+    _, after = layer.apply(params, state, X, lengths=ints(3, 0))
+    _, expected = layer.apply(params, state, X[:, :3])
+    equal(after, jax.tree.map(lambda e, s: e.at[1].set(s[1]), expected, state))
 
 
 @every_kind
