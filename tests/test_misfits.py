@@ -43,6 +43,7 @@ LAYERS = [  # layers with an input
     (Conv(3, (3,)), SEQUENCE),
     (Conv(4, (3,), groups=2, bias=False), SEQUENCE),
     (ConvTranspose(3, (3,)), SEQUENCE),
+    (ConvTranspose(4, (3,), groups=2), SEQUENCE),
     (DepthwiseConv((3,)), SEQUENCE),
     (BatchNorm(), X),
     (LayerNorm(), X),
@@ -143,6 +144,10 @@ def test_a_table_that_does_not_fit():
         ),
         (lambda: Conv(8, 3, bias="no"), "Conv: bias must be True or False, got 'no'"),
         (lambda: Conv(8, 3, groups=2.0), "Conv: groups must be an integer of at least 1, got 2.0"),
+        (
+            lambda: ConvTranspose(8, 3, groups=3),
+            "ConvTranspose: groups must divide the 8 channels, got 3",
+        ),
         (
             lambda: ConvTranspose(8, 3, w_init="he"),
             "ConvTranspose: w_init must be a function, got 'he'",
@@ -259,6 +264,11 @@ def test_a_table_that_does_not_fit():
             lambda: stateless(lambda params, x: x, None, "mine"),
             "stateless: init must be a function, got None",
         ),
+        (
+            lambda: Embedding(5, 3, padding=5),
+            "Embedding: padding must be from -5 to 4, got 5",
+        ),
+        (lambda: Embedding(5, 3, padding="0"), "Embedding: padding must be an integer, got '0'"),
         (lambda: Embedding(5, 2.5), "Embedding: width must be an integer of at least 1, got 2.5"),
         (
             lambda: Embedding(5, 3, dtype=jnp.int32),

@@ -51,6 +51,7 @@ NETS = {  # networks with the shape of x
     "Conv": (Conv(3, (3, 3), strides=2), IMAGE),
     "Conv groups": (Conv(4, (3,), groups=2, bias=False), SEQUENCE),
     "ConvTranspose": (ConvTranspose(3, (3, 3), strides=2), IMAGE),
+    "ConvTranspose groups": (ConvTranspose(4, (3,), strides=2, groups=2), SEQUENCE),
     "DepthwiseConv": (DepthwiseConv((3, 3)), IMAGE),
     "Conv of an int": (Conv(3, 2, strides=[1, 2]), IMAGE),
     "MaxPool": (MaxPool(2), IMAGE),
@@ -141,6 +142,15 @@ def test_layers_compute_by_rules(net, shape):
     jax.jit(autodiff(forward)).lower(params, state, x)
     with pytest.raises(TypeError, match="custom_vjp"):
         jax.jit(forward).lower(params, state, x)
+
+
+def test_the_padding_of_an_embedding():
+    """Its vector is 0 at first, and has no gradient."""
+    plain, layer, ids = Embedding(5, 3), Embedding(5, 3, padding=-1), jnp.array([4, 1])
+    (params, state), (whole, _) = layer.init(KEY, ids), plain.init(KEY, ids)
+    close(params, {"w": whole["w"].at[4].set(0)}, 0)
+    gradient = jax.grad(lambda p: layer.apply(p, state, ids)[0].sum())(params)
+    assert gradient["w"].sum(1).tolist() == [0, 3, 0, 0, 0]
 
 
 # Combinators ----------------------------------------------------------------------------------

@@ -53,15 +53,8 @@ def Conv(
     """
     channels = check_int("Conv", "channels", channels, at_least=1)
     kernel = _kernel("Conv", kernel, strides, padding, dilation)
-    groups = check_int("Conv", "groups", groups, at_least=1)
-    if channels % groups:
-        raise ValueError(f"Conv: groups must divide the {channels} channels, got {groups}")
     name = f"Conv({channels}, {kernel}{f', strides={strides}' if strides != 1 else ''})"
-
-    def shape(c: int) -> tuple[int, ...]:
-        if c % groups:
-            raise ValueError(f"{name}: groups must divide the channels of x, {c}, got {groups}")
-        return (*kernel, c // groups, channels)
+    shape = _grouped(name, kernel, channels, groups)
 
     def f(x, w, b):
         return ops.conv(x, w, b, strides=strides, padding=padding, dilation=dilation, groups=groups)
@@ -75,14 +68,15 @@ def ConvTranspose(
     *,
     strides: Ints = 1,
     padding: Padding = "SAME",
+    groups: int = 1,
     bias: bool = True,
     w_init: initializers.Initializer = initializers.he,
     b_init: initializers.Initializer = initializers.zeros,
 ) -> Layer:
     """A transposed convolution, which upsamples by the strides: `funcnet.ops.conv_transpose`.
 
-    Params: {"w": (*kernel, c, channels), "b": (channels,)} in the dtype of x. There is no "b" if
-    bias is False.
+    Params: {"w": (*kernel, c/groups, channels), "b": (channels,)} in the dtype of x. There is no
+    "b" if bias is False.
     State: none.
 
     Args:
@@ -90,6 +84,7 @@ def ConvTranspose(
       kernel: As for `Conv`.
       strides: As for `funcnet.ops.conv_transpose`.
       padding: As for `funcnet.ops.conv_transpose`.
+      groups: As for `Conv`.
       bias: As for `Conv`.
       w_init: As for `Conv`.
       b_init: As for `Conv`.
@@ -101,8 +96,11 @@ def ConvTranspose(
     channels = check_int("ConvTranspose", "channels", channels, at_least=1)
     kernel = _kernel("ConvTranspose", kernel, strides, padding)
     name = f"ConvTranspose({channels}, {kernel})"
-    shape = lambda c: (*kernel, c, channels)
-    f = lambda x, w, b: ops.conv_transpose(x, w, b, strides=strides, padding=padding)
+    shape = _grouped(name, kernel, channels, groups)
+
+    def f(x, w, b):
+        return ops.conv_transpose(x, w, b, strides=strides, padding=padding, groups=groups)
+
     return _convolution(name, kernel, shape, f, bias, w_init, b_init)
 
 
@@ -153,6 +151,23 @@ def _kernel(
     per_axis(f, "dilation", dilation, len(sizes))
     paddings(f, padding, len(sizes))
     return sizes
+
+
+def _grouped(
+    name: str, kernel: tuple[int, ...], channels: int, groups: int
+) -> Callable[[int], tuple[int, ...]]:
+    """Returns the function that maps the channels of x to the shape of w."""
+    kind = name.partition("(")[0]
+    groups = check_int(kind, "groups", groups, at_least=1)
+    if channels % groups:
+        raise ValueError(f"{kind}: groups must divide the {channels} channels, got {groups}")
+
+    def shape(c: int) -> tuple[int, ...]:
+        if c % groups:
+            raise ValueError(f"{name}: groups must divide the channels of x, {c}, got {groups}")
+        return (*kernel, c // groups, channels)
+
+    return shape
 
 
 def _convolution(

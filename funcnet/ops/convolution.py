@@ -266,12 +266,13 @@ conv.defvjp(conv_fwd, conv_bwd)
 @rule
 def conv_transpose(
     x: Num[AnyArray, "... c_in"],
-    w: Num[AnyArray, "*kernel c_in c_out"],
+    w: Num[AnyArray, "*kernel c_in//{groups} c_out"],
     b: Num[AnyArray, "c_out"] | None = None,
     *,
     strides: Ints = 1,
     padding: Padding = "SAME",
     dilation: Ints = 1,
+    groups: int = 1,
 ) -> Num[Array, "... c_out"]:
     """Transposed convolution: a stride of s makes an axis about s times as long.
 
@@ -288,11 +289,13 @@ def conv_transpose(
 
     Args:
       x: Shape (..., *spatial, c_in), with any number of leading batch axes.
-      w: Shape (*kernel, c_in, c_out); the number of kernel axes is the number of spatial axes of x.
+      w: Shape (*kernel, c_in / groups, c_out); the number of kernel axes is the number of spatial
+        axes of x.
       b: Shape (c_out,), or None for no bias.
       strides: s ≥ 1, one int for all axes or one per axis. Static.
       padding: "SAME", "VALID" or a pair (low, high) for each spatial axis. Static.
       dilation: d ≥ 1, one int for all axes or one per axis. Static.
+      groups: Number of groups, as in `conv`. Static.
 
     Returns:
       y, shape (..., *out, c_out), of the dtype that x, w and b promote to.
@@ -307,13 +310,13 @@ def conv_transpose(
     [1.0, 10.0, 2.0, 20.0]
     """
     x, w = jnp.asarray(x), jnp.asarray(w)
-    c = _of_transpose(x, w, b, strides, padding, dilation)
+    c = _of_transpose(x, w, b, strides, padding, dilation, groups)
     return shifted(unfold(correlate(fold(x, w.ndim - 2), w, c), x), b)
 
 
-def _of_transpose(x, w, b, strides, padding, dilation) -> Correlation:
+def _of_transpose(x, w, b, strides, padding, dilation, groups) -> Correlation:
     f = "conv_transpose"
-    _check_kernel(f, x, w, b, 1)
+    _check_kernel(f, x, w, b, groups)
     axes = w.ndim - 2
     strides, dilation = (
         per_axis(f, "strides", strides, axes),
@@ -337,16 +340,16 @@ def _of_transpose(x, w, b, strides, padding, dilation) -> Correlation:
             f"{f}: x must have spatial axes long enough for a window of {tuple(extent)} and "
             f"padding {padding!r}, got {x.shape}"
         )
-    return Correlation((1,) * axes, pairs, strides, dilation)
+    return Correlation((1,) * axes, pairs, strides, dilation, groups)
 
 
-def conv_transpose_fwd(x, w, b, *, strides, padding, dilation):
+def conv_transpose_fwd(x, w, b, *, strides, padding, dilation, groups):
     """Saves the arguments: nothing is copied."""
-    options = {"strides": strides, "padding": padding, "dilation": dilation}
+    options = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
     return conv_transpose.__wrapped__(x, w, b, **options), (x, w, b)
 
 
-def conv_transpose_bwd(residuals, dy, *, strides, padding, dilation):
+def conv_transpose_bwd(residuals, dy, *, strides, padding, dilation, groups):
     """The cotangents of x, w and b.
 
     x_p is multiplied by w_t in the output o = p·s − t·d + low. So, as in `conv` but with s on the
@@ -362,9 +365,8 @@ def conv_transpose_bwd(residuals, dy, *, strides, padding, dilation):
     Reference: Dumoulin & Visin, 2016, section 4, arXiv:1603.07285.
     """
     x, w, b = residuals
-    return _backward(
-        x, w, b, dy, _of_transpose(x, w, b, strides, padding, dilation)
-    )  # (1), (2), (3)
+    c = _of_transpose(x, w, b, strides, padding, dilation, groups)
+    return _backward(x, w, b, dy, c)  # (1), (2), (3)
 
 
 conv_transpose.defvjp(conv_transpose_fwd, conv_transpose_bwd)

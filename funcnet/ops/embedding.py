@@ -20,6 +20,8 @@ from funcnet.rule import rule
 def embedding(
     ids: Integer[ArrayLike, "*batch"],
     w: Num[AnyArray, "V d"],
+    *,
+    padding: int | None = None,
 ) -> Inexact[Array, "*batch d"]:
     """Looks up one row of a table per id.
 
@@ -31,13 +33,15 @@ def embedding(
     Args:
       ids: Integers of any shape (...), from −V to V − 1.
       w: The table, shape (V, d).
+      padding: An id from −V to V − 1 that only fills gaps, or None. Its row has no gradient, so
+        training does not change it. Static.
 
     Returns:
       y, shape (..., d), with the dtype of w; integers are converted to floats, because an integer
       cannot be nan.
 
     Raises:
-      ValueError: If ids are not integers, or w is not a matrix with rows.
+      ValueError: If ids are not integers, w is not a matrix with rows, or padding is out of range.
 
     Reference: Bengio et al., 2003, A neural probabilistic language model, section 2, the mapping C.
 
@@ -50,7 +54,20 @@ def embedding(
     if w.ndim != 2 or w.shape[0] == 0:
         raise ValueError(f"embedding: w must have shape (V, d) with V > 0, got {w.shape}")
     rows = w.at[_wide(ids)]
-    return rows.get(mode="fill", fill_value=jnp.nan, out_sharding=_of_rows(ids, w))
+    y = rows.get(mode="fill", fill_value=jnp.nan, out_sharding=_of_rows(ids, w))
+    if padding is None:
+        return y
+    return jnp.where(_is_padding(ids, w, padding)[..., None], jax.lax.stop_gradient(y), y)
+
+
+def _is_padding(ids: AnyArray, w: AnyArray, padding: int) -> Array:
+    classes = len(w)
+    if not -classes <= padding < classes:
+        raise ValueError(
+            f"embedding: padding must be from {-classes} to {classes - 1} for w {w.shape}, "
+            f"got {padding}"
+        )
+    return _wide(ids) % classes == padding % classes
 
 
 def _wide(ids: AnyArray) -> Array:
@@ -69,12 +86,12 @@ def _of_rows(ids: Array, w: Array) -> NamedSharding | None:
     return NamedSharding(of_w.mesh, PartitionSpec(*of_ids.spec, of_w.spec[1]))
 
 
-def embedding_fwd(ids, w):
+def embedding_fwd(ids, w, *, padding):
     """Saves the arguments, without a copy."""
-    return embedding.__wrapped__(ids, w), (ids, w)
+    return embedding.__wrapped__(ids, w, padding=padding), (ids, w)
 
 
-def embedding_bwd(residuals, dy):
+def embedding_bwd(residuals, dy, *, padding):
     """The cotangent of w.
 
     y_ij = w_kj for k = ids_i, so ∂y_ij/∂w_kj is 1 for k = ids_i and 0 otherwise:
@@ -82,9 +99,12 @@ def embedding_bwd(residuals, dy):
         dw_kj = Σ_(i: ids_i = k) dy_ij.                                                       (1)
 
     The cotangents of a repeated id are summed. Narrow dtypes are summed in float32, because one id
-    may occur thousands of times, and a sum in bfloat16 stops growing after 256 equal terms.
+    may occur thousands of times, and a sum in bfloat16 stops growing after 256 equal terms. The
+    padding becomes an id out of range, which is dropped.
     """
     ids, w = residuals
+    if padding is not None:
+        ids = jnp.where(_is_padding(ids, w, padding), len(w), _wide(ids))
     is_narrow, placed = widen(w).dtype != w.dtype, explicit_sharding(w, ids, dy)
     if not is_narrow or placed is not None or math.prod(ids.shape) >= len(w):
         return None, _sums_in_a_table(ids, w, dy)  # (1)

@@ -56,6 +56,12 @@ CASES = {
             (normal(2, 1, 2, 1, 2, 2), normal(2, 1, 2, 2, 1), normal(1)),
             {"strides": 2, "padding": ((1, 0), (0, 2), (1, 1))},
         ),
+        Case("groups", (normal(2, 3, 4), normal(3, 2, 6), normal(6)), {"strides": 2, "groups": 2}),
+        Case(
+            "groups, 2d",
+            (normal(1, 2, 3, 3), normal(2, 3, 1, 3)),
+            {"strides": (1, 3), "dilation": (2, 1), "padding": "VALID", "groups": 3},
+        ),
         Case("empty", (np.zeros((0, 4, 2)), normal(3, 2, 3), normal(3)), {"strides": 2}),
     ],
 }
@@ -101,7 +107,7 @@ def conv_loop(x, w, b=None, *, strides=1, padding="SAME", dilation=1, groups=1):
     return y.reshape(*lead, *y.shape[1:]) + (0 if b is None else b)
 
 
-def conv_transpose_loop(x, w, b=None, *, strides=1, padding="SAME", dilation=1):
+def conv_transpose_loop(x, w, b=None, *, strides=1, padding="SAME", dilation=1, groups=1):
     """Adds the contribution of each input to the outputs that it reaches."""
     x, w = np.asarray(x, float), np.asarray(w, float)
     kernel, axes = w.shape[:-2], w.ndim - 2
@@ -115,7 +121,12 @@ def conv_transpose_loop(x, w, b=None, *, strides=1, padding="SAME", dilation=1):
         for t in itertools.product(*map(range, kernel)):
             at = zip(p, strides, kernel, t, dilation, strict=True)
             o = tuple(i * s + (k - 1 - j) * d for i, s, k, j, d in at)
-            y[(slice(None), *o)] += flat[(slice(None), *p)] @ w[t]
+            blocks = zip(
+                np.split(flat[(slice(None), *p)], groups, -1),
+                np.split(w[t], groups, -1),
+                strict=True,
+            )
+            y[(slice(None), *o)] += np.concatenate([a @ v for a, v in blocks], -1)
     for axis, (n, s, e) in enumerate(zip(sizes, strides, extent, strict=True), 1):
         if padding == "SAME":  # n·s outputs: the full output cropped on both sides
             low = e - 1 if s >= e else math.ceil((e + s - 2) / 2)

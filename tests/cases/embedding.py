@@ -13,12 +13,14 @@ CASES = {
         Case("one row", (ints(0, 0, 0), normal(1, 2))),
         Case("from the end", (ints(-1, -5, 4, 0), normal(5, 3))),
         Case("out of range", (ints(1, 5, -6, 2), normal(5, 3))),
+        Case("padding", (ints(0, 7, 2, -1, 2, 9), normal(8, 3)), {"padding": 7}),
+        Case("padding from the end", (np.arange(6, dtype=np.uint8), normal(5, 3)), {"padding": -5}),
         Case("empty", (np.zeros((0, 3), np.int32), normal(5, 2))),
     ],
 }
 
 
-def _embedding(ids, w):
+def _embedding(ids, w, *, padding=None):
     ids, rows = np.asarray(ids, int), len(w)
     wrapped = np.where(ids < 0, ids + rows, ids)
     inside = (wrapped >= 0) & (wrapped < rows)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from marks import slow
 
 from funcnet import ops
 
@@ -35,6 +36,17 @@ def test_any_integers(dtype):
     assert ops.embedding(ids, w).ravel().tolist() == expected
     dw = jax.grad(lambda w: ops.embedding(ids, w).sum())(w)
     assert np.flatnonzero(dw).tolist() == expected
+    dw = jax.grad(lambda w: ops.embedding(ids, w, padding=-200).sum())(w)
+    assert np.flatnonzero(dw).tolist() == [0, *expected[2:]]
+
+
+def test_padding_has_a_value_and_no_gradient():
+    """As in PyTorch; by both names of the id, and in the narrow sum of a long table."""
+    ids, w = jnp.array([1, -4, 0, 4]), jnp.asarray(W, jnp.bfloat16)
+    for padding in (1, -4):
+        y, back = jax.vjp(lambda w, p=padding: ops.embedding(ids, w, padding=p), w)
+        assert (y == w[ids]).all()
+        assert back(jnp.ones_like(y))[0][:, 0].tolist() == [1, 0, 0, 0, 1]
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -46,14 +58,15 @@ def test_narrow_sums_are_float32(dtype):
 
 
 @pytest.mark.few
+@pytest.mark.parametrize("padding", [None, *slow(3)])
 @pytest.mark.parametrize(
     ("of_ids", "of_w"),
     [(P(), P()), (P(), P("d")), (P(), P(None, "d")), (P("d"), P()), (P("d"), P("d"))],
 )
-def test_explicit_meshes(of_ids, of_w):
+def test_explicit_meshes(of_ids, of_w, padding):
     """The output rows are sharded like ids, and the gradient like w."""
     ids, w = np.array([[0, 1], [3, 3]]), W[:4, :2]
-    loss = lambda ids, w: (ops.embedding(ids, w) ** 2).sum()
+    loss = lambda ids, w: (ops.embedding(ids, w, padding=padding) ** 2).sum()
     expected = jax.grad(loss, 1)(ids, w)
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh):
@@ -77,3 +90,11 @@ def test_arguments_that_do_not_fit(ids, w, message):
     with pytest.raises(ValueError) as e:
         ops.embedding(jnp.asarray(ids), jnp.ones(w))
     assert str(e.value) == f"embedding: {message}"
+
+
+@pytest.mark.parametrize("padding", [5, -6])
+def test_padding_out_of_range(padding):
+    with pytest.raises(ValueError) as e:
+        ops.embedding(jnp.array([1]), W, padding=padding)
+    message = f"embedding: padding must be from -5 to 4 for w (5, 3), got {padding}"
+    assert str(e.value) == message
