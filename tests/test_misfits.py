@@ -9,6 +9,7 @@ from funcnet.layers import (
     GRU,
     LSTM,
     RNN,
+    AdaptiveAvgPool,
     AvgPool,
     BatchNorm,
     Conv,
@@ -155,6 +156,15 @@ def test_a_table_that_does_not_fit():
         (
             lambda: MaxPool(0),
             "MaxPool: window must be 1 to 3 ints of at least 1, or one int for two axes, got 0",
+        ),
+        (
+            lambda: AdaptiveAvgPool((2, 0)),
+            "AdaptiveAvgPool: sizes must be 1 to 3 ints of at least 1, or one int for two axes, "
+            "got (2, 0)",
+        ),
+        (
+            lambda: AdaptiveAvgPool(2).apply((), (), X),
+            "AdaptiveAvgPool((2, 2)): x must have 2 spatial axes and one of channels, got (2, 8)",
         ),
         (
             lambda: AvgPool(2, count_include_pad="no"),

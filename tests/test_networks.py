@@ -1,5 +1,7 @@
 """Tests of layers for sequences and images, of combinators, of models, and of summaries."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from funcnet.layers import (
     GRU,
     LSTM,
     RNN,
+    AdaptiveAvgPool,
     AvgPool,
     BatchNorm,
     Conv,
@@ -56,6 +59,7 @@ NETS = {  # networks with the shape of x
     "Conv of an int": (Conv(3, 2, strides=[1, 2]), IMAGE),
     "MaxPool": (MaxPool(2), IMAGE),
     "AvgPool": (AvgPool((2, 2)), IMAGE),
+    "AdaptiveAvgPool": (AdaptiveAvgPool((4, 3)), IMAGE),
     "GlobalMaxPool": (GlobalMaxPool(), IMAGE),
     "GlobalAvgPool": (GlobalAvgPool(), IMAGE),
     "LayerNorm": (LayerNorm(), ROWS),
@@ -142,6 +146,19 @@ def test_layers_compute_by_rules(net, shape):
     jax.jit(autodiff(forward)).lower(params, state, x)
     with pytest.raises(TypeError, match="custom_vjp"):
         jax.jit(forward).lower(params, state, x)
+
+
+@pytest.mark.parametrize("sizes", [(3, 2), (4, 5), (1, 7), (6, 3)])
+def test_adaptive_windows(sizes):
+    """The definition in a loop; with (6, 3), each window divides its axis."""
+    x = np.asarray(normal(2, 6, 6, 3))
+    y, _ = AdaptiveAvgPool(sizes).apply((), (), x)
+    at = lambda i, m: slice(math.floor(i * 6 / m), math.ceil((i + 1) * 6 / m))
+    expected = [
+        [x[:, at(i, sizes[0]), at(j, sizes[1])].mean((1, 2)) for j in range(sizes[1])]
+        for i in range(sizes[0])
+    ]
+    np.testing.assert_allclose(y, np.moveaxis(expected, 2, 0), rtol=1e-13)
 
 
 def test_the_padding_of_an_embedding():

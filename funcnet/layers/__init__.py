@@ -12,7 +12,7 @@ from funcnet.layers.from_dict import from_dict
 from funcnet.layers.gated import GatedMLP
 from funcnet.layers.mlp import mlp
 from funcnet.layers.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
-from funcnet.layers.pooling import AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
+from funcnet.layers.pooling import AdaptiveAvgPool, AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
 from funcnet.layers.positions import Positions
 from funcnet.layers.recurrent import GRU, LSTM, RNN
 from funcnet.layers.transformer import TransformerBlock
@@ -21,6 +21,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "AdaptiveAvgPool",
     "AvgPool",
     "BatchNorm",
     "Conv",

@@ -80,17 +80,20 @@ def _integers(value: Any, axes: int) -> tuple[int, ...] | None:
     return None if None in several else tuple(n for n in several if n is not None)
 
 
-def paddings(f: str, padding: Padding, axes: int) -> tuple[tuple[int, int], ...] | None:
-    """One pair (low, high) per spatial axis; None for 'SAME' and 'VALID'."""
-    if isinstance(padding, str) and padding in ("SAME", "VALID"):
+def paddings(
+    f: str, padding: Padding, axes: int, *, ceil: bool = False
+) -> tuple[tuple[int, int], ...] | None:
+    """One pair (low, high) per spatial axis; None for 'SAME', 'VALID' and, with `ceil`, 'CEIL'."""
+    names = ("SAME", "VALID", "CEIL") if ceil else ("SAME", "VALID")
+    if isinstance(padding, str) and padding in names:
         return None
     several = isinstance(padding, Sequence)
     found = [_integers(pair, 1) for pair in padding] if several else []
     pairs = [(pair[0], pair[1]) for pair in found if pair and len(pair) == 2 and min(pair) >= 0]
     if not len(pairs) == len(found) == axes:
         raise (ValueError if several else TypeError)(
-            f"{f}: padding must be 'SAME', 'VALID' or {axes} pair(s) (low, high) of ints of at "
-            f"least 0, got {describe(padding)}"
+            f"{f}: padding must be {', '.join(map(repr, names))} or {axes} pair(s) (low, high) of "
+            f"ints of at least 0, got {describe(padding)}"
         )
     return tuple(pairs)
 
@@ -103,12 +106,16 @@ def slide(
     strides: Ints,
     padding: Padding,
     dilation: Ints = 1,
+    ceil: bool = False,
 ) -> Windows:
-    """The windows over x, shape (..., *spatial, c); raises a ValueError if they do not fit."""
+    """The windows over x, shape (..., *spatial, c); raises a ValueError if they do not fit.
+
+    With `ceil`, the padding may be "CEIL": a last window that reaches beyond the end of x.
+    """
     axes = len(window)
     strides = per_axis(f, "strides", strides, axes)
     dilation = per_axis(f, "dilation", dilation, axes)
-    pairs, sizes = paddings(f, padding, axes), x.shape[-1 - axes : -1]
+    pairs, sizes = paddings(f, padding, axes, ceil=ceil), x.shape[-1 - axes : -1]
     none = ((0, 0),) * axes
     w = Windows(sizes, tuple(window), strides, dilation, pairs or none)
     if padding == "SAME":
@@ -117,6 +124,8 @@ def slide(
             for size, s, e in zip(sizes, strides, w.extent, strict=True)
         ]
         w = w._replace(padding=tuple((m // 2, m - m // 2) for m in missing))
+    elif padding == "CEIL":
+        w = w._replace(padding=tuple(map(_beyond, sizes, strides, w.extent)))
     least = tuple(max(e - sum(p), 1) for e, p in zip(w.extent, w.padding, strict=True))
     if any(size < n for size, n in zip(sizes, least, strict=True)):
         raise ValueError(
@@ -124,6 +133,13 @@ def slide(
             f"padding {padding!r}, got {x.shape}"
         )
     return w
+
+
+def _beyond(size: int, stride: int, extent: int) -> tuple[int, int]:
+    """The padding for windows that cover an axis, all of which start inside it."""
+    last = max(math.ceil((size - extent) / stride), 0)
+    last = min(last, math.ceil(size / stride) - 1)
+    return 0, max(last * stride + extent - size, 0)
 
 
 def fold(x: jax.Array, axes: int) -> jax.Array:

@@ -40,7 +40,8 @@ def _windows(f, x, window, strides, padding) -> Windows:
             f"{f}: x must have shape (..., *spatial, c) with {len(window)} spatial axes, "
             f"got {x.shape}"
         )
-    at = slide(f, x, window, strides=window if strides is None else strides, padding=padding)
+    strides = window if strides is None else strides
+    at = slide(f, x, window, strides=strides, padding=padding, ceil=True)
     if any(max(pair) >= k for pair, k in zip(at.padding, at.window, strict=True)):
         raise ValueError(f"{f}: padding must be less than the window {window}, got {padding!r}")
     return at
@@ -74,7 +75,8 @@ def max_pool(
       window: Window size on each of 1 to 3 spatial axes; an int k means (k, k). Static.
       strides: s ≥ 1, one int for all axes or one per axis; None for the window size. Static.
       padding: "VALID" (no padding), "SAME" (⌈n / s⌉ windows on an axis of length n; if the padding
-        is odd, the extra element goes at the end) or one pair (low, high) per spatial axis, less
+        is odd, the extra element goes at the end), "CEIL" (as "VALID", and if a rest is left at the
+        end, a last window for it, which is cut off) or one pair (low, high) per spatial axis, less
         than the window. Static.
 
     Returns:
@@ -187,15 +189,16 @@ def avg_pool(
 
         y_oc = (1/n_o) Σ_t x_(o·s + t − low, c),   t ∈ window
 
-    The padding is 0. n_o is the window size or, if padding is not counted, the number of positions
-    in window o that are not padding.
+    The padding is 0. n_o is the window size or, if padding is not counted or the window is cut off,
+    the number of positions in window o that are not padding.
 
     Args:
       x: Shape (..., *spatial, c), with any number of leading batch axes.
       window: Window size on each of 1 to 3 spatial axes; an int k means (k, k). Static.
       strides: s ≥ 1, one int for all axes or one per axis; None for the window size. Static.
       padding: "VALID" (no padding), "SAME" (⌈n / s⌉ windows on an axis of length n; if the padding
-        is odd, the extra element goes at the end) or one pair (low, high) per spatial axis, less
+        is odd, the extra element goes at the end), "CEIL" (as "VALID", and if a rest is left at the
+        end, a last window for it, which is cut off) or one pair (low, high) per spatial axis, less
         than the window. Static.
       count_include_pad: Whether n_o counts padding. Static.
 
@@ -215,7 +218,8 @@ def avg_pool(
     by_stage = functools.partial(_sums_by_stage, at)
     at_once = functools.partial(_reduced_sums, at=at)  # a TPU has an instruction for it
     total = jax.lax.platform_dependent(widen(fold(x, len(at.sizes))), tpu=at_once, default=by_stage)
-    return unfold(total / _counts(at, count_include_pad, total.dtype), x).astype(x.dtype)
+    count = _counts(at, count_include_pad and padding != "CEIL", total.dtype)
+    return unfold(total / count, x).astype(x.dtype)
 
 
 def _sums_by_stage(at: Windows, x: Array) -> Array:
@@ -266,7 +270,7 @@ def avg_pool_bwd(empty, dy, *, window, strides, padding, count_include_pad):
     """
     at = _windows("avg_pool", empty, window, strides, padding)
     g = widen(fold(dy, len(at.sizes)))
-    g = g / _counts(at, count_include_pad, g.dtype)
+    g = g / _counts(at, count_include_pad and padding != "CEIL", g.dtype)
     by_stage, at_once = (functools.partial(f, at) for f in (_spread_by_stage, _spread_at_once))
     dx = jax.lax.platform_dependent(g, tpu=at_once, default=by_stage)  # (1)
     return (unfold(dx, empty).astype(dy.dtype),)

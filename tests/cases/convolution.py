@@ -79,9 +79,19 @@ def same(sizes, extent, strides):
     return [(m // 2, m - m // 2) for m in missing]
 
 
+def ceil(size, extent, stride):
+    """As many windows as start inside the axis, up to the first that reaches its end."""
+    start = 0
+    while start + extent < size and start + stride < size:
+        start += stride
+    return 0, max(start + extent - size, 0)
+
+
 def pads_of(padding, sizes, extent, strides):
     if padding == "SAME":
         return same(sizes, extent, strides)
+    if padding == "CEIL":
+        return [*map(ceil, sizes, extent, strides)]
     return [(0, 0)] * len(sizes) if padding == "VALID" else padding
 
 

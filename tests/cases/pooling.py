@@ -27,6 +27,9 @@ WINDOWS = [
     Case("one column", (normal(6, 3, 2),), {"window": (5, 1)}),
     Case("one place", (normal(4, 2),), {"window": (1,)}),
     Case("empty", (np.zeros((0, 4, 2)),), {"window": (2,)}),
+    Case("ceil", (normal(2, 6, 7, 2),), {"window": (3, 2), "strides": 2, "padding": "CEIL"}),
+    Case("ceil, gaps", (normal(2, 6, 7, 1),), {"window": (2, 2), "strides": 3, "padding": "CEIL"}),
+    Case("ceil, one window", (normal(2, 2, 1, 1),), {"window": (3, 5), "padding": "CEIL"}),
 ]
 GLOBAL = [
     Case("2d", (normal(4, 3, 2, 2),), shard=(True,)),
@@ -89,6 +92,7 @@ def _over(f):
 
 
 def _avg_pool(x, *, count_include_pad=True, **static):
+    count_include_pad &= static.get("padding") != "CEIL"
     mean = _pool(_over(np.mean), 0.0)(x, **static)
     return (
         mean if count_include_pad else mean / _pool(_over(np.mean), 0.0)(np.ones_like(x), **static)

@@ -131,8 +131,8 @@ SPATIAL = "x must have shape (..., *spatial, c) with"
         ),
         (
             {"window": (2,), "padding": "same"},
-            "padding must be 'SAME', 'VALID' or 1 pair(s) (low, high) of ints of at least 0, "
-            "got 'same'",
+            "padding must be 'SAME', 'VALID', 'CEIL' or 1 pair(s) (low, high) of ints of at least "
+            "0, got 'same'",
         ),
         (
             {"window": (2,), "padding": ((2, 0),)},
