@@ -68,6 +68,11 @@ def momentum(p, g, state, t, lr, momentum):
     p += state["v"]
 
 
+def damped(p, g, state, t, lr, momentum, dampening):
+    state["v"] = momentum * state["v"] - lr * (g if t == 0 else (1 - dampening) * g)
+    p += state["v"]
+
+
 def nesterov(p, g, state, t, lr, momentum):
     p += momentum**2 * state["v"] - (1 + momentum) * lr * g
     state["v"] = momentum * state["v"] - lr * g
@@ -81,6 +86,11 @@ def adagrad(p, g, state, t, lr, initial_accumulator_value, eps):
 def rmsprop(p, g, state, t, lr, decay, eps):
     state["h"] = decay * state["h"] + (1 - decay) * g * g
     p -= lr * g / (np.sqrt(state["h"]) + eps)
+
+
+def centered(p, g, state, t, lr, decay, eps):
+    m, v = averages(g, state, decay, decay)
+    p -= lr * g / (np.sqrt(v - m * m) + eps)
 
 
 def averages(g, state, b1, b2):
@@ -102,6 +112,13 @@ def adam_of_source_d(p, g, state, t, lr, b1=0.9, b2=0.999, eps=0.5):
 def adam_of_the_book(p, g, state, t, lr, b1=0.9, b2=0.999, eps=0.5):
     m, v = averages(g, state, b1, b2)
     p -= lr * np.sqrt(1 - b2 ** (t + 1)) / (1 - b1 ** (t + 1)) * m / (np.sqrt(v) + eps)
+
+
+def amsgrad(p, g, state, t, lr, b1=0.9, b2=0.999, eps=0.5, hat=False):
+    m, v = averages(g, state, b1, b2)
+    state["h"] = np.maximum(state["h"], v / (1 - b2 ** (t + 1)))
+    eps = eps / np.sqrt(1 - b2 ** (t + 1)) if hat else eps
+    p -= lr * m / (1 - b1 ** (t + 1)) / (np.sqrt(state["h"]) + eps)
 
 
 def with_decay(adam):
@@ -129,6 +146,12 @@ CASES = {
         optax.sgd,
         momentum,
         [{"momentum": 0.9}, {"momentum": 0.0}, {"momentum": 0.5}],
+    ),
+    "momentum, damped": (
+        optim.momentum,
+        None,
+        damped,
+        [{"momentum": 0.9, "dampening": 0.3}, {"momentum": 0.5, "dampening": 1.0}],
     ),
     "nesterov": (
         optim.nesterov,
@@ -172,6 +195,18 @@ CASES = {
         None,
         [{"decay": 0.9, "eps": 1e-8}, {"decay": 0.99, "eps": 0.5}],
     ),
+    "rmsprop, centered": (
+        partial(optim.rmsprop, centered=True),
+        partial(optax.rmsprop, eps_in_sqrt=False, centered=True),
+        centered,
+        [{"decay": 0.99, "eps": 1e-7}, {"decay": 0.9, "eps": 0.5}],
+    ),
+    "rmsprop, centered, inside": (
+        partial(optim.rmsprop, eps_placement="inside", centered=True),
+        partial(optax.rmsprop, centered=True),
+        None,
+        [{"decay": 0.9, "eps": 1e-8}],
+    ),
     "adam": (
         optim.adam,
         optax.adam,
@@ -206,6 +241,36 @@ CASES = {
         None,
         adam_of_source_d,
         [{"eps": 0.5}],
+    ),
+    "adam, amsgrad": (
+        partial(optim.adam, amsgrad=True),
+        optax.amsgrad,
+        amsgrad,
+        [{"b1": 0.9, "b2": 0.999, "eps": 1e-8}, {"b1": 0.8, "b2": 0.9, "eps": 0.5}],
+    ),
+    "adam, amsgrad, inside": (
+        partial(optim.adam, eps_placement="inside", amsgrad=True),
+        lambda lr, eps, **o: optax.amsgrad(lr, eps=0, eps_root=eps, **o),
+        None,
+        [{"b1": 0.8, "b2": 0.9, "eps": 0.5}],
+    ),
+    "adam, amsgrad, eps_hat": (
+        partial(optim.adam, eps_placement="eps_hat", amsgrad=True),
+        None,
+        partial(amsgrad, hat=True),
+        [{"b1": 0.8, "b2": 0.9, "eps": 0.5}],
+    ),
+    "adam, amsgrad, no bias correction": (
+        partial(optim.adam, bias_correction=False, amsgrad=True),
+        partial(optax.amsgrad, bias_correction_mu=False, bias_correction_nu=False),
+        None,
+        [{"b1": 0.8, "b2": 0.9, "eps": 0.5}],
+    ),
+    "adamw, amsgrad": (
+        partial(optim.adamw, amsgrad=True),
+        None,
+        with_decay(amsgrad),
+        [{"weight_decay": 0.3, "eps": 0.5, "b2": 0.9}],
     ),
     "adamw": (
         optim.adamw,
@@ -331,12 +396,14 @@ def test_defaults():
     default = lambda f: {
         k: p.default for k, p in inspect.signature(f).parameters.items() if k != "learning_rate"
     }
-    assert default(optim.momentum) == default(optim.nesterov) == {"momentum": 0.9}
+    assert default(optim.nesterov) == {"momentum": 0.9, "accumulator_dtype": None}
+    assert default(optim.momentum) == {**default(optim.nesterov), "dampening": 0.0}
     outside = {"eps": 1e-7, "eps_placement": "outside"}
     assert default(optim.adagrad) == {"initial_accumulator_value": 0.0, **outside}
-    assert default(optim.rmsprop) == {"decay": 0.99, **outside}
+    assert default(optim.rmsprop) == {"decay": 0.99, **outside, "centered": False}
     adam = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "eps_placement": "outside"}
-    assert default(optim.adam) == {**adam, "bias_correction": True}
+    options = {"bias_correction": True, "amsgrad": False, "mu_dtype": None}
+    assert default(optim.adam) == {**adam, **options}
     assert default(optim.adamw) == {**default(optim.adam), "weight_decay": 1e-4, "mask": None}
 
 
@@ -356,6 +423,91 @@ def test_an_average_of_the_parameters():
     weights = (1 - decay) * decay ** np.arange(n - 1, -1, -1)
     mean = lambda p, a: decay**n * p + np.tensordot(weights, np.asarray(a), 1)
     assert distance(state.average, jax.tree.map(mean, PARAMS, path)) < ALLOWED
+
+
+# As OPTIMIZERS below, but with what Optax has of the same form.
+COMPLEX = {
+    "sgd": (optim.sgd(0.1), optax.sgd(0.1)),
+    "momentum": (optim.momentum(0.1), optax.sgd(0.1, 0.9)),
+    "nesterov": (optim.nesterov(0.1), optax.sgd(0.1, 0.9, nesterov=True)),
+    "adagrad": (optim.adagrad(0.1, eps_placement="inside"), optax.adagrad(0.1, 0.0)),
+    "rmsprop": (
+        optim.rmsprop(0.1, decay=0.9, eps=1e-8, eps_placement="inside"),
+        optax.rmsprop(0.1),
+    ),
+    "rmsprop, centered": (
+        optim.rmsprop(0.1, decay=0.9, eps=0.01, centered=True),
+        optax.rmsprop(0.1, eps=0.01, eps_in_sqrt=False, centered=True),
+    ),
+    "adam": (optim.adam(0.1), optax.adam(0.1)),
+    "adam, amsgrad": (optim.adam(0.1, amsgrad=True), optax.amsgrad(0.1)),
+    "adamw": (optim.adamw(0.1, weight_decay=0.1), optax.adamw(0.1, weight_decay=0.1)),
+}
+
+
+@pytest.mark.parametrize("name", [n if n == "adam" else slow(n)[0] for n in COMPLEX])
+def test_complex_parameters_are_updated_as_by_optax(name):
+    """Beside real ones, which stay real; squares and their sums are real."""
+    ours, theirs = COMPLEX[name]
+    turn = lambda tree: {**tree, "dense": jax.tree.map(lambda x: (1 + 0.5j) * x, tree["dense"])}
+    params, noise = turn(PARAMS), turn(jax.tree.map(lambda e: e[:30] * (1 - 0.3j), NOISE))
+    noise["conv"] = jax.tree.map(np.real, noise["conv"])
+    found = jax.jit(lambda: run(ours, params, noise))()
+    with jax.numpy_dtype_promotion("standard"):
+        assert distance(found, jax.jit(lambda: run(theirs, params, noise))()) <= ALLOWED
+    state = ours.init(jax.tree.map(lambda p: p.astype(p.dtype.name.replace("128", "64")), params))
+    for tree, leaves in state._asdict().items():
+        if tree != "count":
+            real = "float32" if tree in ("G", "h", "G_max") else "complex64"
+            assert leaves["dense"]["b"].dtype == real
+            assert leaves["conv"][0].dtype == "float64"
+
+
+def test_an_average_of_complex_parameters():
+    optimizer = optim.averaged(optim.sgd(1.0), decay=0.75)
+    params = jnp.array([1 + 2j], jnp.complex64)
+    updates, state = optimizer.update(jnp.conj(params), optimizer.init(params), params)
+    assert updates.tolist() == [-1 + 2j]
+    assert state.average.tolist() == [0.75 + 2.5j]
+    assert state.average.dtype == params.dtype
+
+
+def kept_in_float32(name, formula):
+    """The formula, with one array of the state rounded after it made the step."""
+
+    def kept(p, g, state, t, lr):
+        formula(p, g, state, t, lr)
+        state[name] = np.float64(np.float32(state[name]))
+
+    return kept
+
+
+def nesterov_of_new_velocity(p, g, state, t, lr):
+    state["v"] = 0.9 * state["v"] - lr * g
+    p += 0.9 * state["v"] - lr * g
+
+
+NARROWED = {  # an optimizer, the option, and the formula
+    "adam": ("mu_dtype", "m", partial(adam_of_source_a, eps=1e-8)),
+    "adamw": ("mu_dtype", "m", partial(with_decay(adam_of_source_a), eps=1e-8, weight_decay=1e-4)),
+    "momentum": ("accumulator_dtype", "v", partial(momentum, momentum=0.9)),
+    "nesterov": ("accumulator_dtype", "v", nesterov_of_new_velocity),
+}
+
+
+@pytest.mark.parametrize("name", NARROWED)
+def test_a_state_of_another_dtype(name):
+    """It is rounded after each step, but the step is not."""
+    option, array, formula = NARROWED[name]
+    make = getattr(optim, name)
+    optimizer = make(0.02, **{option: jnp.float32})
+    state = optimizer.init(PARAMS | {"complex": jnp.ones(2, jnp.complex64)})
+    first, *rest = ({str(x.dtype) for x in jax.tree.leaves(tree)} for tree in state[1:])
+    assert first == {"complex64", "float32"}
+    assert all(dtypes == {"float64", "float32"} for dtypes in rest)
+    results = jax.jit(lambda: run(optimizer))()
+    assert distance(results, run_formula(kept_in_float32(array, formula), 0.02)) <= ALLOWED
+    assert distance(results, jax.jit(lambda: run(make(0.02)))()) > 1e-9
 
 
 def test_an_average_of_narrow_parameters_is_in_float32():
@@ -496,6 +648,9 @@ OPTIMIZERS = {
     "adam": optim.adam(0.1),
     "adamw": optim.adamw(0.1, weight_decay=0.1),
     "adam, schedule": optim.adam(SCHEDULE),
+    "adam, amsgrad": optim.adam(0.1, amsgrad=True),
+    "rmsprop, centered": optim.rmsprop(0.1, centered=True),
+    "momentum, damped": optim.momentum(0.1, dampening=0.5),
 }
 
 
@@ -664,7 +819,9 @@ SLOPES = {  # of the first step at a gradient of 0, with learning rate 1 and ε 
     "adagrad, started": (optim.adagrad(1.0, initial_accumulator_value=0.25, eps=0), -2.0),
     "rmsprop": (optim.rmsprop(1.0, eps=1e-8), -1e8),
     "rmsprop, inside": (optim.rmsprop(1.0, eps=1e-8, eps_placement="inside"), -1e4),
+    "rmsprop, centered": (optim.rmsprop(1.0, eps=1e-8, centered=True), -1e8),
     "adam": (optim.adam(1.0), -1e8),
+    "adam, amsgrad": (optim.adam(1.0, amsgrad=True), -1e8),
     "adam, inside": (optim.adam(1.0, eps_placement="inside"), -1e4),
     "adam, eps_hat": (optim.adam(1.0, eps_placement="eps_hat"), -1e8 * np.sqrt(0.001)),
     "adam, no bias correction": (optim.adam(1.0, bias_correction=False), -1e7),
@@ -943,7 +1100,7 @@ ERRORS = {
         0.1
     ).update(PARAMS, optax.scale_by_adam().init(PARAMS)),
     "sgd: state must be that of sgd, SGDState, got None": lambda: optim.sgd(0.1).update(1.0, None),
-    "sgd: params['w'] must be of a real floating dtype, got int64": lambda: update(
+    "sgd: params['w'] must be of a floating dtype, got int64": lambda: update(
         optim.sgd(0.1), {"w": np.ones(2)}, {"w": np.ones(2, np.int64)}
     ),
     "sgd: what the schedule returns must be a number, got None": lambda: update(
@@ -983,11 +1140,29 @@ ERRORS = {
     "adamw: mask['w'] must be boolean, got 'yes'": lambda: update(
         optim.adamw(0.1, mask={"w": "yes"}), {"w": np.ones(2)}, {"w": np.ones(2)}
     ),
-    "sgd: grads[0] must be of a real floating dtype, got int32": lambda: update(
+    "sgd: grads[0] must be of a floating dtype, got int32": lambda: update(
         optim.sgd(0.1), [np.ones(2, np.int32)]
     ),
-    "adam: grads[0] must be of a real floating dtype, got complex128": lambda: update(
-        optim.adam(0.1), [np.ones(2, np.complex128)], [np.ones(2, np.complex128)]
+    "l2: grads[0] must be of a real floating dtype, got complex128": lambda: update(
+        optim.l2(0.1), [np.ones(2, np.complex128)], [np.ones(2, np.complex128)]
+    ),
+    "sgd: grads[0] must be real, as params and state are, got complex128": lambda: update(
+        optim.sgd(0.1), [np.ones(2, np.complex128)], [np.ones(2)]
+    ),
+    "momentum: grads must be real, as params and state are, got complex128": lambda: optim.momentum(
+        0.1
+    ).update(1j * np.ones(2), optim.momentum(0.1).init(np.ones(2))),
+    "adam: amsgrad must be True or False, got 1": lambda: optim.adam(0.1, amsgrad=1),
+    "rmsprop: centered must be True or False, got None": lambda: optim.rmsprop(0.1, centered=None),
+    "adam: mu_dtype must be a floating dtype, got int32": lambda: optim.adam(0.1, mu_dtype="int32"),
+    "nesterov: accumulator_dtype must be a real floating dtype, got complex64": lambda: (
+        optim.nesterov(0.1, accumulator_dtype=jnp.complex64)
+    ),
+    "momentum: dampening must be a number in [0, 1], got 1.5": lambda: optim.momentum(
+        0.1, dampening=1.5
+    ),
+    "rmsprop: state must be that of rmsprop, CenteredRMSPropState, got RMSPropState": lambda: (
+        optim.rmsprop(0.1, centered=True).update(PARAMS, optim.rmsprop(0.1).init(PARAMS))
     ),
 }
 
@@ -1003,6 +1178,7 @@ NUMBERS = {  # numeric arguments: how to pass them, and their ranges
         f"{name}: learning_rate": (getattr(optim, name), "a finite number of at least 0")
         for name in ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
     },
+    "momentum: dampening": (lambda x: optim.momentum(0.1, dampening=x), "a number in [0, 1]"),
     "l1: rate": (optim.l1, "a finite number of at least 0"),
     "l2: rate": (optim.l2, "a finite number of at least 0"),
     "elastic_net: l1_rate": (lambda x: optim.elastic_net(x, 0.1), "a finite number of at least 0"),

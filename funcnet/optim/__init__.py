@@ -32,21 +32,33 @@ change. Updates have the dtypes of the parameters if `update` gets params, else 
 gradients; note that in float16 a step of 1e-8 is 0. If a gradient is None, so is its update. If it
 has dtype float0, as for an integer parameter, its step is 0.
 
+Parameters may be complex. In an optimizer, g ⊙ g is then |g|², which is real, as in Optax. For a
+real loss L of p = x + iy, `jax.grad` returns ∂L/∂x − i ∂L/∂y. Its conjugate is the direction of
+ascent, so give `update` the conjugate. The penalties take real parameters only.
+
 Updates can be differentiated with respect to the learning rate, the parameters or the gradients
 (meta-learning), also where gradients are 0.
 """
 
 from funcnet.ops.penalties import elastic_net_penalty, l1_penalty, l2_penalty
-from funcnet.optim.adam import AdamState, adam, adamw
-from funcnet.optim.adaptive import AdaGradState, RMSPropState, adagrad, rmsprop
+from funcnet.optim.adam import AdamState, AMSGradState, adam, adamw
+from funcnet.optim.adaptive import (
+    AdaGradState,
+    CenteredRMSPropState,
+    RMSPropState,
+    adagrad,
+    rmsprop,
+)
 from funcnet.optim.averaged import AveragedState, averaged
 from funcnet.optim.penalties import elastic_net, l1, l2
 from funcnet.optim.sgd import MomentumState, SGDState, momentum, nesterov, sgd
 
 __all__ = [
+    "AMSGradState",
     "AdaGradState",
     "AdamState",
     "AveragedState",
+    "CenteredRMSPropState",
     "MomentumState",
     "RMSPropState",
     "SGDState",

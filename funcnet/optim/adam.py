@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from funcnet._arguments import check_bool, check_function, check_number, describe
 from funcnet.optim.base import divide_by_root, leafwise
-from funcnet.optim.checks import check_choice, check_learning_rate
+from funcnet.optim.checks import check_choice, check_learning_rate, check_state_dtype
 
 EpsPlacement = Literal["outside", "inside", "eps_hat"]
 
@@ -24,6 +24,15 @@ class AdamState(NamedTuple):
     G: optax.Updates  # shapes of params, float32 or wider
 
 
+class AMSGradState(NamedTuple):
+    """State of `adam` and `adamw` with amsgrad=True."""
+
+    count: Any  # t, shape (), int32
+    M: optax.Updates  # shapes of params, float32 or wider
+    G: optax.Updates  # shapes of params, float32 or wider
+    G_max: optax.Updates  # Ĝ_max, shapes of params, float32 or wider
+
+
 def adam(
     learning_rate: ArrayLike | optax.Schedule,
     *,
@@ -32,6 +41,8 @@ def adam(
     eps: ArrayLike = 1e-8,
     eps_placement: EpsPlacement = "outside",
     bias_correction: bool = True,
+    amsgrad: bool = False,
+    mu_dtype: Any = None,
 ) -> optax.GradientTransformation:
     """Adam: momentum divided by the square root of RMSProp's average.
 
@@ -51,6 +62,9 @@ def adam(
 
     "eps_hat" equals "outside" with ε replaced by ε/√(1 − β₂ᵗ⁺¹), which is 32 ε at the first step.
 
+    AMSGrad never divides by less than before: Ĝ_max ← max(Ĝ_max, Ĝ) takes the place of Ĝ, as in
+    Optax. (The paper has no bias correction, and PyTorch takes the maximum of G.)
+
     Args:
       learning_rate: η ≥ 0, a number (it may be traced), or a schedule: step count -> η.
       b1: β₁ in [0, 1).
@@ -58,30 +72,44 @@ def adam(
       eps: ε ≥ 0. The defaults are those of Kingma & Ba, PyTorch and Optax.
       eps_placement: "outside", "inside" or "eps_hat"; see above.
       bias_correction: If False, M̂ = M and Ĝ = G, as in source D.
+      amsgrad: Whether to divide by Ĝ_max; see above.
+      mu_dtype: The dtype of M, such as jnp.bfloat16; None for that of the parameters, float32 at
+        least. The M of a complex parameter has the dtype of None.
 
     Returns:
-      An optimizer in Optax's protocol. Its state is an `AdamState`.
+      An optimizer in Optax's protocol. Its state is an `AdamState`, or an `AMSGradState`.
 
     Raises:
-      TypeError: If an argument that must be a number is not one.
+      TypeError: If an argument that must be a number is not one, a flag is not a boolean, or
+        mu_dtype is no real floating dtype.
       ValueError: If a number is not finite or out of range, or eps_placement is unknown.
 
     Reference: Source A 4.1.3; without bias correction source D 4.1.3. Kingma & Ba, Adam, 2015,
-    arXiv:1412.6980. Adam in the code of Deep Learning from Scratch, common/optimizer.py.
+    arXiv:1412.6980. Adam in the code of Deep Learning from Scratch, common/optimizer.py. Reddi,
+    Kale & Kumar, On the convergence of Adam and beyond, 2018, algorithm 2, arXiv:1904.09237.
 
     >>> optimizer = adam(0.5)
     >>> updates, state = optimizer.update(2.0, optimizer.init(1.0))
     >>> print(f"{updates:.2f}")
     -0.50
     """
-    _check("adam", learning_rate, b1, b2, eps, eps_placement, bias_correction)
+    _check("adam", learning_rate, b1, b2, eps, eps_placement, bias_correction, amsgrad)
 
-    def step(g, M, G, *, eta, t, b1, b2, eps):
-        M, G, ratio = _moments(g, M, G, t, b1, b2, eps, eps_placement, bias_correction)
-        return -eta * ratio, M, G
+    def step(g, *state, eta, t, b1, b2, eps):
+        ratio, state = _moments(g, state, t, b1, b2, eps, eps_placement, bias_correction)
+        return -eta * ratio, *state
 
     return leafwise(
-        "adam", AdamState, step, eta=learning_rate, t=lambda count: count, b1=b1, b2=b2, eps=eps
+        "adam",
+        AMSGradState if amsgrad else AdamState,
+        step,
+        real=("G", "G_max"),
+        dtypes={"M": check_state_dtype("adam", "mu_dtype", mu_dtype)},
+        eta=learning_rate,
+        t=lambda count: count,
+        b1=b1,
+        b2=b2,
+        eps=eps,
     )
 
 
@@ -93,6 +121,8 @@ def adamw(
     eps: ArrayLike = 1e-8,
     eps_placement: EpsPlacement = "outside",
     bias_correction: bool = True,
+    amsgrad: bool = False,
+    mu_dtype: Any = None,
     weight_decay: ArrayLike = 1e-4,
     mask: Any | Callable[[optax.Params], Any] | None = None,
 ) -> optax.GradientTransformation:
@@ -114,17 +144,18 @@ def adamw(
       eps: ε ≥ 0.
       eps_placement: "outside", "inside" or "eps_hat"; see `adam`.
       bias_correction: If False, M̂ = M and Ĝ = G.
+      amsgrad: As for `adam`.
+      mu_dtype: As for `adam`.
       weight_decay: λ ≥ 0. The default is Optax's.
       mask: Selects the leaves that decay: a tree of booleans with the structure of params or a
         prefix of it, or a function params -> such a tree. With None all leaves decay. The other
         leaves follow plain Adam.
 
     Returns:
-      An optimizer in Optax's protocol; `update` needs params. Its state is an `AdamState`.
+      An optimizer in Optax's protocol; `update` needs params. Its state is that of `adam`.
 
     Raises:
-      TypeError: If an argument that must be a number is not one; in `update`, if a leaf of mask is
-        not boolean.
+      TypeError: As for `adam`; in `update`, if a leaf of mask is not boolean.
       ValueError: If a number is not finite or out of range, or eps_placement is unknown; in
         `update`, if params are missing or mask does not match their structure.
 
@@ -136,17 +167,20 @@ def adamw(
     >>> print(f"{updates:.2f}")
     -0.10
     """
-    _check("adamw", learning_rate, b1, b2, eps, eps_placement, bias_correction)
+    _check("adamw", learning_rate, b1, b2, eps, eps_placement, bias_correction, amsgrad)
     check_number("adamw", "weight_decay", weight_decay, at_least=0)
 
-    def step(g, M, G, P, *, eta, t, b1, b2, eps, weight_decay):
-        M, G, ratio = _moments(g, M, G, t, b1, b2, eps, eps_placement, bias_correction)
-        return -eta * ratio - eta * weight_decay * P, M, G
+    def step(g, *leaves, eta, t, b1, b2, eps, weight_decay):
+        *state, P = leaves
+        ratio, state = _moments(g, state, t, b1, b2, eps, eps_placement, bias_correction)
+        return -eta * ratio - eta * weight_decay * P, *state
 
     return leafwise(
         "adamw",
-        AdamState,
+        AMSGradState if amsgrad else AdamState,
         step,
+        real=("G", "G_max"),
+        dtypes={"M": check_state_dtype("adamw", "mu_dtype", mu_dtype)},
         reads=lambda params: _decaying(mask, params),
         eta=learning_rate,
         t=lambda count: count,
@@ -157,17 +191,21 @@ def adamw(
     )
 
 
-def _moments(g, M, G, t, b1, b2, eps, eps_placement, bias_correction):
-    """Returns the new M and G of one leaf, and M̂/√Ĝ with ε placed by `eps_placement`."""
+def _moments(g, state, t, b1, b2, eps, eps_placement, bias_correction):
+    """Returns M̂/√Ĝ of one leaf, with ε placed by `eps_placement`, and the new state."""
+    M, G, *G_max = state
     M = b1 * M + (1 - b1) * g
-    G = b2 * G + (1 - b2) * g * g
+    G = b2 * G + jnp.real((1 - b2) * g * jnp.conj(g))
     c1 = _one_minus_power(b1, t + 1) if bias_correction else 1.0
     c2 = _one_minus_power(b2, t + 1) if bias_correction else 1.0
+    G_max = [jnp.maximum(largest, G / c2) for largest in G_max]
+    state = M, G, *G_max
     if eps_placement == "eps_hat":
-        return M, G, jnp.sqrt(c2) / c1 * divide_by_root(M, G, eps, "outside")
+        G = c2 * G_max[0] if G_max else G
+        return jnp.sqrt(c2) / c1 * divide_by_root(M, G, eps, "outside"), state
     M_hat = M / c1
-    G_hat = G / c2
-    return M, G, divide_by_root(M_hat, G_hat, eps, eps_placement)
+    G_hat = G_max[0] if G_max else G / c2
+    return divide_by_root(M_hat, G_hat, eps, eps_placement), state
 
 
 @functools.partial(jax.jit, inline=True)
@@ -205,10 +243,11 @@ def _decaying(mask: Any, params: optax.Params) -> optax.Params:
     return jax.tree.map(lambda decays, p: jnp.where(decays, p, jnp.zeros_like(p)), tree, params)
 
 
-def _check(function, learning_rate, b1, b2, eps, eps_placement, bias_correction):
+def _check(function, learning_rate, b1, b2, eps, eps_placement, bias_correction, amsgrad):
     check_learning_rate(function, learning_rate)
     check_number(function, "b1", b1, at_least=0, below=1)
     check_number(function, "b2", b2, at_least=0, below=1)
     check_number(function, "eps", eps, at_least=0)
     check_choice(function, "eps_placement", eps_placement, ("outside", "inside", "eps_hat"))
     check_bool(function, "bias_correction", bias_correction)
+    check_bool(function, "amsgrad", amsgrad)

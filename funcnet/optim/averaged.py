@@ -8,8 +8,8 @@ import optax
 from jax.typing import ArrayLike
 
 from funcnet._arguments import check_number, describe
-from funcnet.optim.base import widest
-from funcnet.optim.checks import check_params, check_state, is_floating
+from funcnet.optim.base import as_complex_as, widest
+from funcnet.optim.checks import check_params, check_state
 
 
 class AveragedState(NamedTuple):
@@ -70,10 +70,11 @@ def averaged(
 
     def widened(param):
         param = jnp.array(param)  # a copy, so that both buffers may be donated
-        return param.astype(widest(param)) if is_floating(param) else param
+        is_averaged = jnp.issubdtype(param.dtype, jnp.inexact)
+        return param.astype(as_complex_as(param, widest(param))) if is_averaged else param
 
     def mean(param, average):
-        if not is_floating(average):
+        if not jnp.issubdtype(average.dtype, jnp.inexact):
             return param
         step = 1 - jnp.asarray(decay, average.dtype)
         return optax.incremental_update(jnp.asarray(param, average.dtype), average, step)

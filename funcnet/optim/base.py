@@ -1,11 +1,13 @@
 """Shared code of the optimizers: wraps equations for one leaf in Optax's protocol."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
@@ -13,6 +15,7 @@ from funcnet._arguments import check_arrays
 from funcnet.optim.checks import (
     check_gradient,
     check_grads,
+    check_kept,
     check_params,
     check_scheduled,
     check_state,
@@ -25,6 +28,8 @@ def leafwise(
     step: Callable[..., tuple[jax.Array, ...]],
     *,
     initial: ArrayLike = 0.0,
+    real: tuple[str, ...] = (),
+    dtypes: Mapping[str, Any] = MappingProxyType({}),
     reads: Callable[[optax.Params], optax.Params] | None = None,
     **scalars: ArrayLike | optax.Schedule,
 ) -> optax.GradientTransformation:
@@ -35,6 +40,8 @@ def leafwise(
       State: A NamedTuple class with the step count and then any number of trees like params.
       step: `(g, *leaves of the state, **scalars) -> (update, *new leaves of the state)`.
       initial: The initial value of the trees of the state.
+      real: The names of the trees that are real even for complex parameters.
+      dtypes: The dtypes of trees by their names, for real parameters; None for that of `widest`.
       reads: A function params -> tree like params; `step` gets its leaves after those of the state.
         If it is None, `update` needs no params.
       **scalars: The hyperparameters; a callable is a schedule and is called with the step count.
@@ -45,8 +52,8 @@ def leafwise(
 
     def init(params: optax.Params) -> Any:
         check_arrays(function, "params", params)
-        trees = (_accumulators(params, initial) for _ in State._fields[1:])
-        return State(jnp.zeros((), jnp.int32), *trees)
+        tree = lambda name: _accumulators(params, initial, name in real, dtypes.get(name))
+        return State(jnp.zeros((), jnp.int32), *map(tree, State._fields[1:]))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         check_state(function, state, State)
@@ -82,7 +89,7 @@ def map_leaves(
 ) -> tuple[Any, ...]:
     """Maps `step(g, *leaves of state, *leaves of others, **scalars)` over the leaves.
 
-    All arguments of `step` are cast to one dtype, the widest among float32 and those of the leaves.
+    All arguments of `step` are cast to one precision, the widest among float32 and the leaves.
     If `is_step`, the first result is a step, which is cast to the dtype of the parameter, because
     the dtype of the gradient may be too narrow for it. Otherwise it is a changed gradient, which
     keeps the dtype of the gradient if the parameter has the same, and else is cast to the widest
@@ -106,12 +113,16 @@ def map_leaves(
         if getattr(g, "dtype", None) == jax.dtypes.float0:
             return g if params is None or not is_step else jnp.zeros_like(p), *old
         g, p, rest = jnp.asarray(g), jnp.asarray(p), tuple(map(jnp.asarray, rest))
-        check_gradient(function, path, g, p)
+        check_gradient(function, path, g, p, may_be_complex=is_step)
         dtype = widest(g, p, *rest)
-        cast = lambda x: jnp.asarray(x, dtype)
-        update, *new = step(cast(g), *map(cast, rest), **scalars_as(dtype))
-        update = update.astype(p.dtype if is_step or g.dtype == p.dtype else widest(g, p))
-        return update, *(n.astype(o.dtype) for n, o in zip(new, old, strict=True))
+        cast = lambda x: jnp.asarray(x, as_complex_as(x, dtype))
+        with jax.numpy_dtype_promotion("standard"):  # real numbers times complex arrays
+            results = step(cast(g), *map(cast, rest), **scalars_as(dtype))
+        first = p.dtype if is_step or g.dtype == p.dtype else widest(g, p)
+        dtypes = first, *(o.dtype for o in rest[: len(old)])
+        for result, kept in zip(results, dtypes, strict=True):
+            check_kept(function, path, g, result, kept)
+        return tuple(result.astype(kept) for result, kept in zip(results, dtypes, strict=True))
 
     like = grads if params is None else params
     rows = jax.tree.map_with_path(leaf, grads, like, *state, *others, is_leaf=is_none)
@@ -158,12 +169,25 @@ def _at(function: str, value: ArrayLike | optax.Schedule, count: jax.Array) -> A
     return value
 
 
-def _accumulators(params: optax.Params, value: ArrayLike) -> optax.Params:
+def _accumulators(params: optax.Params, value: ArrayLike, real: bool, dtype: Any) -> optax.Params:
     """Makes a tree like params in float32 or wider: in bfloat16, with 8 bits, 1 + 2⁻⁹ is 1."""
-    return jax.tree.map(lambda p: jnp.full_like(p, value, dtype=widest(jnp.asarray(p))), params)
+
+    def leaf(p: Any) -> jax.Array:
+        p = jnp.asarray(p)
+        if dtype is not None and not jnp.iscomplexobj(p):
+            return jnp.full_like(p, value, dtype=dtype)
+        wide = widest(p)
+        return jnp.full_like(p, value, dtype=wide if real else as_complex_as(p, wide))
+
+    return jax.tree.map(leaf, params)
 
 
 def widest(*arrays: jax.Array) -> Any:
-    """The widest floating dtype among float32 and those of `arrays`."""
-    dtypes = [x.dtype for x in arrays if jnp.issubdtype(x.dtype, jnp.floating)]
+    """The widest floating dtype among float32 and those of `arrays`, or of their parts."""
+    dtypes = [jnp.finfo(x.dtype).dtype for x in arrays if jnp.issubdtype(x.dtype, jnp.inexact)]
     return max([jnp.dtype("float32"), *dtypes], key=lambda dtype: jnp.finfo(dtype).bits)
+
+
+def as_complex_as(x: jax.Array, dtype: Any) -> Any:
+    """The floating dtype, or the complex dtype with such parts if x is complex."""
+    return np.result_type(dtype, np.complex64) if jnp.iscomplexobj(x) else dtype

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from funcnet._arguments import (
     check_arrays,
     check_count,
+    check_dtype,
     check_function,
     check_number,
     check_tree,
@@ -85,12 +86,32 @@ def _without(grads: Any, like: Any) -> Any:
         return jax.tree.map_with_path(lambda path, x: None if below(path) else x, like)
 
 
-def check_gradient(function: str, path: Any, g: jax.Array, p: jax.Array) -> None:
-    """Raises a TypeError unless g and p are real floats: an integer would truncate the step."""
+def check_gradient(
+    function: str, path: Any, g: jax.Array, p: jax.Array, *, may_be_complex: bool
+) -> None:
+    """Raises a TypeError unless g and p are floats: an integer would truncate the step."""
     for name, x in (("grads", g), ("params", p)):
-        if not is_floating(x):
+        if not (is_floating(x) or (may_be_complex and jnp.iscomplexobj(x))):
             name += jax.tree_util.keystr(path)
-            raise TypeError(f"{function}: {name} must be of a real floating dtype, got {x.dtype}")
+            floating = "floating" if may_be_complex else "real floating"
+            raise TypeError(f"{function}: {name} must be of a {floating} dtype, got {x.dtype}")
+
+
+def check_kept(function: str, path: Any, g: jax.Array, result: jax.Array, dtype: Any) -> None:
+    """Raises a TypeError if the cast of a step or a state to `dtype` would drop imaginary parts."""
+    if jnp.iscomplexobj(result) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        name = f"grads{jax.tree_util.keystr(path)}"
+        raise TypeError(f"{function}: {name} must be real, as params and state are, got {g.dtype}")
+
+
+def check_state_dtype(function: str, argument: str, dtype: Any) -> Any:
+    """Returns a real floating dtype as such, or None; raises a TypeError for anything else."""
+    if dtype is None:
+        return None
+    found = check_dtype(function, argument, dtype)
+    if not jnp.issubdtype(found, jnp.floating):
+        raise TypeError(f"{function}: {argument} must be a real floating dtype, got {found}")
+    return found
 
 
 def is_floating(x: jax.Array) -> bool:

@@ -2,12 +2,14 @@
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from funcnet._arguments import check_number
 from funcnet.optim.base import leafwise
-from funcnet.optim.checks import check_learning_rate
+from funcnet.optim.checks import check_learning_rate, check_state_dtype
 
 
 class SGDState(NamedTuple):
@@ -54,7 +56,11 @@ def sgd(learning_rate: ArrayLike | optax.Schedule) -> optax.GradientTransformati
 
 
 def momentum(
-    learning_rate: ArrayLike | optax.Schedule, *, momentum: ArrayLike = 0.9
+    learning_rate: ArrayLike | optax.Schedule,
+    *,
+    momentum: ArrayLike = 0.9,
+    dampening: ArrayLike = 0.0,
+    accumulator_dtype: Any = None,
 ) -> optax.GradientTransformation:
     """Gradient descent with momentum: the step is a velocity with friction.
 
@@ -66,18 +72,26 @@ def momentum(
     added to v, whereas in Optax it multiplies all of m. For Optax's behaviour, use
     `optax.chain(momentum(1.0, momentum=α), optax.scale_by_schedule(schedule))`.
 
+    With dampening τ, all gradients but the first count less, as in PyTorch:
+
+        v ← α v − (1 − τ) η g,   if v is not from the first step
+
     Args:
       learning_rate: η ≥ 0, a number (it may be traced), or a schedule: step count -> η.
       momentum: α in [0, 1), the fraction of v that friction leaves. The default is the book's.
+      dampening: τ in [0, 1].
+      accumulator_dtype: The dtype of v, such as jnp.bfloat16; None for that of the parameters,
+        float32 at least. The v of a complex parameter has the dtype of None.
 
     Returns:
       An optimizer in Optax's protocol. Its state is a `MomentumState`.
 
     Raises:
-      TypeError: If an argument is not a number.
-      ValueError: If it is negative or not finite, or momentum is outside [0, 1).
+      TypeError: If an argument that must be a number is not one, or accumulator_dtype is no real
+        floating dtype.
+      ValueError: If a number is not finite or out of range.
 
-    Reference: Source A 4.1.1, where v is M; source C 6.1.
+    Reference: Source A 4.1.1, where v is M; source C 6.1. `torch.optim.SGD` for the dampening.
 
     >>> optimizer = momentum(0.5)
     >>> updates, state = optimizer.update(2.0, optimizer.init(1.0))
@@ -87,16 +101,28 @@ def momentum(
     """
     check_learning_rate("momentum", learning_rate)
     check_number("momentum", "momentum", momentum, at_least=0, below=1)
+    check_number("momentum", "dampening", dampening, at_least=0, at_most=1)
+    dtypes = {"v": check_state_dtype("momentum", "accumulator_dtype", accumulator_dtype)}
+    scalars: dict[str, Any] = {"eta": learning_rate, "alpha": momentum}
 
     def step(g, v, *, eta, alpha):
         v = alpha * v - eta * g
         return v, v
 
-    return leafwise("momentum", MomentumState, step, eta=learning_rate, alpha=momentum)
+    def damped(g, v, *, eta, alpha, tau, t):
+        return step(g, v, eta=jnp.where(t == 0, eta, (1 - tau) * eta), alpha=alpha)
+
+    if not isinstance(dampening, Tracer) and dampening == 0:
+        return leafwise("momentum", MomentumState, step, dtypes=dtypes, **scalars)
+    scalars |= {"tau": dampening, "t": lambda count: count}
+    return leafwise("momentum", MomentumState, damped, dtypes=dtypes, **scalars)
 
 
 def nesterov(
-    learning_rate: ArrayLike | optax.Schedule, *, momentum: ArrayLike = 0.9
+    learning_rate: ArrayLike | optax.Schedule,
+    *,
+    momentum: ArrayLike = 0.9,
+    accumulator_dtype: Any = None,
 ) -> optax.GradientTransformation:
     """Nesterov's accelerated gradient: momentum that looks one step ahead.
 
@@ -121,13 +147,15 @@ def nesterov(
     Args:
       learning_rate: η ≥ 0, a number (it may be traced), or a schedule: step count -> η.
       momentum: α in [0, 1). The default is the book's.
+      accumulator_dtype: The dtype of v, as for `momentum`.
 
     Returns:
       An optimizer in Optax's protocol. Its state is a `MomentumState`.
 
     Raises:
-      TypeError: If an argument is not a number.
-      ValueError: If it is negative or not finite, or momentum is outside [0, 1).
+      TypeError: If an argument that must be a number is not one, or accumulator_dtype is no real
+        floating dtype.
+      ValueError: If a number is not finite or out of range.
 
     Reference: Sutskever, Martens, Dahl & Hinton, On the importance of initialization and momentum
     in deep learning, 2013, eqs. 3 and 4 (W). Bengio, Boulanger-Lewandowski & Pascanu, Advances in
@@ -141,9 +169,12 @@ def nesterov(
     """
     check_learning_rate("nesterov", learning_rate)
     check_number("nesterov", "momentum", momentum, at_least=0, below=1)
+    dtypes = {"v": check_state_dtype("nesterov", "accumulator_dtype", accumulator_dtype)}
 
     def step(g, v, *, eta, alpha):
         v = alpha * v - eta * g
         return alpha * v - eta * g, v
 
-    return leafwise("nesterov", MomentumState, step, eta=learning_rate, alpha=momentum)
+    return leafwise(
+        "nesterov", MomentumState, step, dtypes=dtypes, eta=learning_rate, alpha=momentum
+    )
