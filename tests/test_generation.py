@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from funcnet import generate, models
+from funcnet import generate, models, sharding
 from funcnet.layers import (
     Dense,
     Embedding,
@@ -108,6 +108,23 @@ def test_an_ensemble_of_temperatures():
     write = lambda t: generate(net, params, state, prompt, 5, key=KEY, temperature=t)[0]
     each = jax.vmap(write)(jnp.array([0.0, 1.0]))
     np.testing.assert_array_equal(each, [write(0.0), write(1.0)])
+
+
+@pytest.mark.slow
+def test_it_is_exported_and_divided_over_devices():
+    prompt = ids(8, 3)
+    net, params, state = started(rotary, prompt, 12)
+    write = lambda params, state, x: generate(net, params, state, x, 5, key=KEY)[0]
+    expected = jax.jit(write)(params, state, prompt)
+    made = jax.export.export(jax.jit(write), platforms=["cpu", "cuda", "tpu"])
+    again = jax.export.deserialize(made(params, state, prompt).serialize())
+    np.testing.assert_array_equal(again.call(params, state, prompt), expected)
+    mesh = jax.make_mesh((4, 2), ("data", "model"))
+    plan = sharding.fsdp(mesh, tensor="model")
+    with plan.active():
+        found = jax.jit(write)(plan.place(params), state, plan.examples(prompt))
+    np.testing.assert_array_equal(found, expected)
+    assert found.sharding.spec[0] == "data"
 
 
 @pytest.mark.slow
