@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from funcnet import generate, ops, optim, weights
+from funcnet import autodiff, generate, ops, optim, weights
 from funcnet.layers import (
     BatchNorm,
     Conv,
@@ -318,3 +318,99 @@ def test_a_translator_learns():
         for _ in range(400):
             state, record = step(state, x, labels)
     assert record["loss"] < 0.1
+
+
+# Networks with other losses ------------------------------------------------------------------
+
+
+def vae(width, latent, pixels):
+    """A variational auto-encoder (arXiv:1312.6114) from x to logits of x, mean and log variance."""
+    encoder, decoder = mlp(width, 2 * latent), mlp(width, pixels)
+
+    def init(key, x):
+        z = jax.ShapeDtypeStruct((*x.shape[:-1], latent), x.dtype)
+        of_encoder, of_decoder = jax.random.split(key)
+        return {
+            "encoder": encoder.init(of_encoder, x)[0],
+            "decoder": decoder.init(of_decoder, z)[0],
+        }
+
+    def apply(params, state, x, *, key=None, train=False):
+        stats, _ = encoder.apply(params["encoder"], ((),) * len(params["encoder"]), x)
+        mean, log_var = jnp.split(stats, 2, -1)
+        noise = jax.random.normal(key, mean.shape, mean.dtype) if train else 0.0
+        z = mean + noise * jnp.exp(log_var / 2)
+        logits, _ = decoder.apply(params["decoder"], ((),) * len(params["decoder"]), z)
+        return (logits, mean, log_var), state
+
+    return Layer(lambda key, x: (init(key, x), ()), apply, "vae")
+
+
+def evidence(y, x):
+    """The negative evidence lower bound of each example, equation 10 of the paper."""
+    logits, mean, log_var = y
+    divergence = 0.5 * (jnp.exp(log_var) + mean**2 - 1 - log_var).sum(-1)
+    return ops.sigmoid_binary_cross_entropy(logits, x).sum(-1) + divergence
+
+
+@pytest.mark.slow
+def test_a_vae_learns():
+    """Four prototypes with 5 % of their pixels flipped: fewer bits than independent pixels need."""
+    random = np.random.default_rng(0)
+    prototypes, kinds = random.random((4, 64)) < 0.5, random.integers(0, 4, 512)
+    x = jnp.asarray(prototypes[kinds] ^ (random.random((512, 64)) < 0.05), float)
+    net, optimizer = vae(64, 2, 64), optim.adam(3e-3)
+    state = TrainState.create(net, optimizer, KEY, x)
+    step = jax.jit(make_step(net, evidence, optimizer))
+    for _ in range(500):
+        state, record = step(state, x, x)
+    rate = np.asarray(x.mean(0), float)
+    independent = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)).sum()
+    best = 64 * -(0.05 * np.log(0.05) + 0.95 * np.log(0.95)) + np.log(4)
+    assert best < record["loss"] < (best + independent) / 2
+
+
+def meta_loss(net, params, tasks, rate=0.05):
+    """MAML (arXiv:1703.03400): the loss on new points after a step on the given ones, for tasks."""
+    loss = lambda params, x, y: ops.mean_squared_error(net.apply(params, STATE, x)[0], y).mean()
+
+    def of_task(given, new):
+        gradient = jax.grad(loss)(params, *given)
+        return loss(jax.tree.map(lambda p, g: p - rate * g, params, gradient), *new)
+
+    return jax.vmap(of_task)(*tasks).mean()
+
+
+STATE = ((),) * 5  # of a chain of five layers without state
+
+
+def waves(key, tasks, points=10):
+    """Points of sine waves of random amplitude and phase, (given, new), each of x and y."""
+    of_wave, *of_points = jax.random.split(key, 3)
+    amplitude, phase = jax.random.uniform(of_wave, (2, tasks, 1, 1), minval=0.5, maxval=3.0)
+    for k in of_points:
+        x = jax.random.uniform(k, (tasks, points, 1), minval=-5.0, maxval=5.0)
+        yield x, amplitude * jnp.sin(x - phase)
+
+
+@pytest.mark.slow
+def test_maml_learns_to_learn():
+    """A step on ten points of a wave helps on others; second derivatives are those of autodiff."""
+    net = chain(Dense(20), ops.tanh, Dense(20), ops.tanh, Dense(1))
+    params, _ = net.init(KEY, jnp.ones((1, 1)))
+    tasks, optimizer = tuple(waves(KEY, 4)), optim.adam(3e-3)
+    loss = functools.partial(meta_loss, net)
+    hand, auto = jax.grad(loss)(params, tasks), jax.grad(autodiff(loss))(params, tasks)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), hand, auto)
+
+    def step(carry, key):
+        params, state = carry
+        gradient = jax.grad(loss)(params, tuple(waves(key, 10)))
+        updates, state = optimizer.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    keys = jax.random.split(KEY, 500)
+    (after, _), _ = jax.jit(lambda p: jax.lax.scan(step, (p, optimizer.init(p)), keys))(params)
+    new = tuple(waves(jax.random.key(1), 200))
+    adapted, unadapted = loss(after, new), meta_loss(net, after, new, rate=0.0)
+    assert adapted < 0.7 * unadapted
