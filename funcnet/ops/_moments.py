@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcnet._arguments import check_number
-from funcnet._arrays import widen
+from funcnet._arrays import wide_dtype, widen
 
 
 def moments(
@@ -43,7 +43,7 @@ def check_norm(f: str, x: jax.Array, eps: float, **vectors: jax.Array | None) ->
 
 def or_ones(scale: jax.Array | None, x: jax.Array) -> jax.Array:
     """The scale in float32 at least; if it is None, one 1 per feature of x."""
-    return jnp.ones(x.shape[-1:], widen(x).dtype) if scale is None else widen(scale)
+    return jnp.ones(x.shape[-1:], wide_dtype(x.dtype)) if scale is None else widen(scale)
 
 
 def row(vector: jax.Array, ndim: int) -> jax.Array:

@@ -29,7 +29,16 @@ WINDOWS = [
     Case("empty", (np.zeros((0, 4, 2)),), {"window": (2,)}),
     Case("ceil", (normal(2, 6, 7, 2),), {"window": (3, 2), "strides": 2, "padding": "CEIL"}),
     Case("ceil, gaps", (normal(2, 6, 7, 1),), {"window": (2, 2), "strides": 3, "padding": "CEIL"}),
-    Case("ceil, one window", (normal(2, 2, 1, 1),), {"window": (3, 5), "padding": "CEIL"}),
+    Case(
+        "ceil, no rest",
+        (normal(7, 4, 1),),
+        {"window": (5, 2), "strides": (2, 1), "padding": "CEIL"},
+    ),
+    Case(
+        "ceil, one window",
+        (normal(2, 3, 1, 1),),
+        {"window": (5, 5), "strides": 2, "padding": "CEIL"},
+    ),
 ]
 GLOBAL = [
     Case("2d", (normal(4, 3, 2, 2),), shard=(True,)),
