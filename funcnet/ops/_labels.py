@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from funcnet._arguments import check_real
 from funcnet._arrays import explicit_sharding
 from funcnet.ops._masks import check_mask, keep
+from funcnet.ops._types import AnyArray
 
 
 def check_classes(f: str, name: str, y: jax.Array) -> None:
@@ -72,7 +73,7 @@ def visible(
     return counts if mask is None else mask & counts
 
 
-def not_ignored(labels: jax.Array, ignore: int | None) -> jax.Array:
+def not_ignored(labels: AnyArray, ignore: int | None) -> jax.Array:
     """Whether each label differs from `ignore`, which may be beyond the range of the dtype."""
     info = jnp.iinfo(labels.dtype)
     if ignore is None or not info.min <= ignore <= info.max:

@@ -17,20 +17,20 @@ from funcnet.ops._types import Real
 from funcnet.rule import rule
 
 
-def _bounds(x: Array, low: float, high: float) -> tuple[Array, Array]:
+def _bounds(x: Array, low: int | float, high: int | float) -> tuple[Array, Array]:
     """Both bounds in the dtype of x; a negative bound becomes 0 if it would wrap around."""
     if x.dtype == jnp.bool_ or jnp.issubdtype(x.dtype, jnp.unsignedinteger):
         low = max(low, 0)
     return jnp.full_like(x, low), jnp.full_like(x, high)
 
 
-def _clipped(x: Array, low: float, high: float) -> Array:
+def _clipped(x: Array, low: int | float, high: int | float) -> Array:
     """Clips x to [low, high]; at a bound, autodiff gives the derivative from the right."""
     least, most = _bounds(x, low, high)
     return jnp.where(x < least, least, jnp.where(x >= most, most, x))
 
 
-def _is_between(x: Array, low: float, high: float) -> Array:
+def _is_between(x: Array, low: int | float, high: int | float) -> Array:
     least, most = _bounds(x, low, high)
     return ~((x < least) | (x >= most))  # True for nan
 

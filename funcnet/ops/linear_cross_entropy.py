@@ -364,7 +364,7 @@ def _add_products(dw, h, dx, w, is_first, columns):
     return add(sums, classes - rest, rest) if rest else sums
 
 
-def _check(h: Array, w: Array, labels: Array) -> None:
+def _check(h: Array, w: Array, labels: AnyArray) -> None:
     f = "linear_cross_entropy"
     if w.ndim != 2 or w.shape[1] == 0:
         raise ValueError(f"{f}: w must have shape (d, V) with V > 0, got {w.shape}")
