@@ -66,6 +66,7 @@ def test_logits_with_a_cache_are_those_without(make, pieces):
     np.testing.assert_allclose(jnp.concatenate(found, 1), expected, rtol, rtol)
 
 
+@pytest.mark.slow
 @pytest.mark.few
 @pytest.mark.parametrize("make", [learned, rotary])
 def test_it_goes_on_with_the_likeliest_id(make):

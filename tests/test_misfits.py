@@ -294,6 +294,7 @@ def test_what_it_says(make, message):
     assert refused(make) == message
 
 
+@pytest.mark.third
 @pytest.mark.parametrize(("layer", "x"), LAYERS, ids=[layer.name for layer, _ in LAYERS])
 def test_an_empty_batch_fits(layer, x):
     params, state = layer.init(KEY, x[:0])

@@ -87,6 +87,7 @@ def test_the_final_state_of_one_starts_another(kind):
     equal(shared, back_of_joined(jnp.cos(y))[0], ulps=256)
 
 
+@pytest.mark.slow
 @every_kind
 def test_lengths_reach_each_layer(kind):
     """In both directions and two layers, a padded batch gives what each sequence gives alone."""

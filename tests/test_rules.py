@@ -166,6 +166,7 @@ def test_not_less_accurate_than_autodiff(name, case):
     assert gate.not_inferior(*errors, strict=True)
 
 
+@pytest.mark.third
 @pytest.mark.parametrize(("name", "case"), FIRST)
 def test_linear_in_the_cotangent(name, case):
     _, _, values, dout, by_hand, _ = setup(name, case)

@@ -107,12 +107,14 @@ def test_tangents_of_a_rule_that_refuses_float64(factor):
     assert [found.kind for found in report.findings] == ["gradient"] * (factor - 1)
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("factor", [1, 2])
 def test_custom_root(factor):
     report = check_rule(rooted(factor), jnp.abs(X), **QUICK)
     assert report.verdict == ("proved" if factor == 1 else "refuted"), report
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("transposed", [True, False])
 def test_custom_linear_solve(transposed):
     def f(a, b):
@@ -124,6 +126,7 @@ def test_custom_linear_solve(transposed):
     assert report.verdict == ("proved" if transposed else "refuted"), report
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("factor", [2, 3])
 def test_a_pallas_kernel(factor):
     def kernel(x, y):

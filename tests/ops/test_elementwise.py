@@ -10,6 +10,7 @@ from funcnet import RULES, ops
 DECLARED = [r for r in RULES.values() if r.fwd.__qualname__.startswith("elementwise.")]
 
 
+@pytest.mark.third
 @pytest.mark.parametrize("rule", DECLARED, ids=lambda rule: rule.name)
 def test_numbers_of_python(rule):
     """Python scalars reach the rule unconverted; a Python bool is not a mask, since ~True is -2."""

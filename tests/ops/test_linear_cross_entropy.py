@@ -326,6 +326,7 @@ def test_devices_share_the_batch(n):
     assert sum(sizes) <= 2 * w.size + 4 * n
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("scale", [1.0, np.arange(1.0, 9.0)], ids=["equal dL", "several dL"])
 @pytest.mark.parametrize("features", [8, 3])
 def test_the_devices_of_a_plan_do_not_matter(features, scale):

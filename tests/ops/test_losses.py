@@ -136,6 +136,7 @@ def test_an_impossible_label():
     assert ops.softmax_cross_entropy(jnp.array([-jnp.inf, 1.0]), jnp.array(0)) == jnp.inf
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("label_smoothing", [0.1, 0.9])
 def test_smoothing_of_every_form_of_labels(label_smoothing):
     """A class index, a one-hot label and the smoothed target give the same loss."""
@@ -323,6 +324,7 @@ def test_a_weight_of_another_shape():
     )
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("name", [n for n in MASKED if n not in ELEMENTS])
 def test_a_mask_of_examples_is_that_of_optax(name):
     """The mean over the examples that count is that of these examples alone."""
@@ -349,6 +351,7 @@ def test_a_class_that_does_not_count_is_no_label(f):
     assert not np.asarray(back(value)[0])[3:5].any()
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("f", [ops.cross_entropy, ops.softmax_cross_entropy])
 def test_an_index_out_of_range_gives_nan_with_every_option(f):
     y, index = np.asarray(ops.softmax(X)), np.array([0, 4, -1, 2, 9, 9])
