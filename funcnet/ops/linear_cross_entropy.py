@@ -277,6 +277,8 @@ def _by_platform(h, w, labels, dl, onto, *, ignore, at_once):
 def _number_of_chunks(n, most):
     """The number of chunks of at most `most` rows, of equal size if possible."""
     least = max(-(-n // most), 1)
+    if not isinstance(n, int):
+        return least  # n is a symbol of an export
     equal = [k for k in range(least, min(2 * least, n) + 1) if n % k == 0]
     return max(equal, key=lambda k: math.gcd(n // k, EVENLY), default=least)
 
