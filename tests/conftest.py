@@ -9,18 +9,9 @@ from pathlib import Path
 import jax
 import pytest
 
-# The tests compile thousands of small programs that run once or twice. XLA optimizes them as
-# always, but LLVM does not, and XLA generates code in its former way, which is quicker for small
-# programs. XLA_FLAGS="" gives the usual code.
-os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-)
-
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_num_cpu_devices", 8)  # for shard_map and sharded jit
-
-from cases import FIRST_OF_FAMILY  # noqa: E402  (arrays of cases need x64)
 
 from funcnet import RULES  # noqa: E402
 
@@ -57,6 +48,8 @@ def pytest_addoption(parser):
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects slow tests
 def pytest_collection_modifyitems(config, items):
     """Marks slow what `few`, `third` and `by_family` leave out; deselects all but a sample."""
+    from cases import FIRST_OF_FAMILY  # its arrays are made after XLA_FLAGS are set
+
     tried = collections.Counter()
     for item in items:
         test = item.path, getattr(item, "originalname", item.name)
@@ -100,12 +93,14 @@ def changed_ops(commit):
 def pytest_configure(config):
     """Makes compilation cheaper, since it takes most of the time of the default run.
 
-    XLA and LLVM do few optimizations, and compiled programs are kept in pytest's cache for the
-    other workers and the next run; `--cache-clear` deletes them. The slow tests, and any other
-    selection (`-m ""`), compile as users do.
+    XLA and LLVM do few optimizations, XLA:CPU generates the code of fusions in its former way,
+    which is quicker, and compiled programs are kept in pytest's cache for the other workers and
+    the next run; `--cache-clear` deletes them. The slow tests, and any other selection (`-m ""`),
+    compile as users do.
     """
     if config.option.markexpr != "not slow":
         return
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")  # nothing has run yet
     options = {"jax_disable_most_optimizations": True}
     if cache := getattr(config, "cache", None):  # None with `-p no:cacheprovider`
         options["jax_compilation_cache_dir"] = str(cache.mkdir("jax"))
