@@ -24,7 +24,8 @@ class Options(NamedTuple):
     def span(self) -> tuple[int | None, int | None]:
         """The numbers of earlier and later keys that a query sees; None if there is no limit."""
         w = self.window
-        before, after = (w, w) if w is None or isinstance(w, int) else w
+        pair = w if isinstance(w, tuple) else (w, w)
+        before, after = (None if n is None else int(n) for n in pair)  # not NumPy's
         return before, 0 if self.causal else after
 
     @property
@@ -95,14 +96,13 @@ def check(arrays: Arrays, options: Options, implementation: str | None, return_l
         raise ValueError(
             f"{f}: implementation must be None, 'tiles', 'cudnn' or 'xla', got {implementation!r}"
         )
-    only_tiles = {
-        "softcap": options.softcap is not None,
-        "dropout_rate": options.drops,
-        "return_lse": return_lse,
-    }
-    if implementation in LIBRARIES and any(only_tiles.values()):
-        name = next(name for name, is_used in only_tiles.items() if is_used)
-        raise ValueError(f"{f}: {name} cannot be used with implementation {implementation!r}")
+    for name, is_used in (
+        ("softcap", options.softcap is not None),
+        ("dropout_rate", options.drops),
+        ("return_lse", return_lse),
+    ):
+        if is_used and implementation in LIBRARIES:
+            raise ValueError(f"{f}: {name} cannot be used with implementation {implementation!r}")
 
 
 def _broadcasts(shape: tuple[Any, ...], whole: tuple[Any, ...]) -> bool:

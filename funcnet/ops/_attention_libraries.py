@@ -34,6 +34,7 @@ def is_for_cudnn(
 def by_library(arrays: Arrays, options: Options, implementation: Any) -> Array:
     """Calls `jax.nn.dot_product_attention` with the leading axes merged into one batch axis."""
     q, k, v, mask, lengths, bias, _ = arrays
+    window: Any = None if options.window is None else options.span
     t, u = q.shape[-3], k.shape[-3]
     if v.shape[-1] != k.shape[-1]:
         raise ValueError(
@@ -63,7 +64,7 @@ def by_library(arrays: Arrays, options: Options, implementation: Any) -> Array:
             if lengths is None
             else lengths.reshape(batch).astype("int32"),
             is_causal=options.causal,
-            local_window_size=options.window,
+            local_window_size=window,
             scale=options.scale,
             implementation=implementation,
         )

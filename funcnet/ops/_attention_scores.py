@@ -1,6 +1,5 @@
 """The scores of one tile of attention: scale, soft cap, bias, and which pairs count."""
 
-import functools
 from typing import Any
 
 import jax
@@ -88,7 +87,7 @@ class Scores:
             return lambda x: x
         key = jax.random.fold_in(self.dropout_key, i * self.tiles.counts[1] + j)
         kept = placed_like(draw(key, self.options.dropout_rate, like.shape), like)
-        return functools.partial(_where, kept)
+        return lambda x: jnp.where(kept, x, jnp.zeros_like(x))
 
     def of_bias(self, ds: Array, i: Any, j: Any) -> Array | None:
         """The sum of dSᵀ over the axes along which the tile of the bias was broadcast."""
@@ -121,10 +120,6 @@ class Scores:
 def _transposed(tile: Array) -> Array:
     """A tile (..., K, g, t, u) in the order of Sᵀ, (..., K, u, g, t)."""
     return jnp.moveaxis(tile, -1, -3)
-
-
-def _where(kept: Array, x: Array) -> Array:
-    return jnp.where(kept, x, jnp.zeros_like(x))
 
 
 def nan_where(flaw: Array, dtype: Any) -> Array:

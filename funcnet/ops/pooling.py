@@ -265,8 +265,8 @@ def avg_pool_bwd(empty, dy, *, window, strides, padding, count_include_pad):
 
         dx_pc = Σ_q dy_(i−q, c) / n_(i−q).                                                    (1)
 
-    The sum is computed along one axis after another; on a TPU it is the transpose of
-    `reduce_window`.
+    The sum is computed along one axis after another; on a TPU it is one `reduce_window` over dy/n
+    with s − 1 zeros between its elements.
     """
     at = _windows("avg_pool", empty, window, strides, padding)
     g = widen(fold(dy, len(at.sizes)))
