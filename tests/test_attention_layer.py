@@ -184,7 +184,7 @@ PIECES = [(3, 1, 1, 2), (7,), (1,) * 7, (1, 5, 1), (2, 2, 3)]
 
 
 def in_pieces(net, params, state, x, pieces):
-    """The outputs of calls with so many positions each, and the last state."""
+    """The outputs of several calls, given the number of positions of each, and the last state."""
     apply, ys, start = jax.jit(net.apply), [], 0
     for n in pieces:
         y, state = apply(params, state, x[..., start : start + n, :])
