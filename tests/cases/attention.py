@@ -67,9 +67,9 @@ CASES = {
             {"dropout_rate": 0.4, "return_lse": True},
         ),
         Case(
-            "all options by tiles",
-            (*_qkv((), 259, 3, d=1, e=1), None, None, normal(1, 3), jax.random.key(1)),
-            {"dropout_rate": 0.2, "window": 255, "softcap": 2.0},
+            "window, soft cap, bias by tiles",
+            (*_qkv((), 259, 3, d=1, e=1), None, None, normal(1, 3)),
+            {"window": 255, "softcap": 2.0},
         ),
         Case("empty", _qkv((0,), 2, 3)),
         Case("no keys", _qkv((2,), 2, 0)),
@@ -112,23 +112,12 @@ def _attention(
 
 
 def _kept(key, rate, shape, of_keys):
-    """The weights (..., H, T, U) that dropout keeps, drawn tile by tile of 256 by 512 at most."""
-    from funcnet.ops import _attention_tiles
+    """The weights (..., H, T, U) that dropout keeps, all in one tile."""
     from funcnet.ops.dropout import draw
 
     *batch, heads, t, u = shape
-    (bt, bu), (rows, columns) = _attention_tiles.tiles(t, u, (None, None), _attention_tiles.ON_CPU)[
-        2:4
-    ]
-    kept = np.zeros((*batch, heads, rows * bt, columns * bu), bool)
-    for i in range(rows):
-        for j in range(columns):
-            of_tile = jax.random.fold_in(key, i * columns + j)
-            drawn = draw(of_tile, rate, (*batch, of_keys, bu, heads // of_keys, bt))
-            drawn = np.moveaxis(np.asarray(drawn), -3, -1)  # (..., K, g, t, u)
-            drawn = drawn.reshape(*batch, heads, bt, bu)
-            kept[..., i * bt : (i + 1) * bt, j * bu : (j + 1) * bu] = drawn
-    return kept[..., :t, :u]
+    kept = draw(jax.random.fold_in(key, 0), rate, (*batch, of_keys, u, heads // of_keys, t))
+    return np.moveaxis(np.asarray(kept), -3, -1).reshape(shape)  # from (..., K, u, g, t)
 
 
 ORACLES = {
